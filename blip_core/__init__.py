@@ -1,0 +1,39 @@
+"""What BLIP is, without a framework: configurations, processors, the weight table, checkpoints, generation."""
+
+from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core.generation import GenerationConfig, GenerationOutput
+from blip_core.image_processing import BlipImageProcessor
+from blip_core.outputs import (
+    BlipForConditionalGenerationOutput,
+    BlipForImageTextRetrievalOutput,
+    BlipForQuestionAnsweringOutput,
+    BlipOutput,
+    BlipTextLMOutput,
+    BlipTextOutput,
+    BlipVisionOutput,
+    ModelOutput,
+)
+from blip_core.positions import bicubic_matrix
+from blip_core.processing import BlipProcessor
+from blip_core.tokenization import BlipTokenizer
+
+__version__ = "0.1.0"
+__all__ = [
+    "BlipConfig",
+    "BlipForConditionalGenerationOutput",
+    "BlipForImageTextRetrievalOutput",
+    "BlipForQuestionAnsweringOutput",
+    "BlipImageProcessor",
+    "BlipOutput",
+    "BlipProcessor",
+    "BlipTextConfig",
+    "BlipTextLMOutput",
+    "BlipTextOutput",
+    "BlipTokenizer",
+    "BlipVisionConfig",
+    "BlipVisionOutput",
+    "GenerationConfig",
+    "GenerationOutput",
+    "ModelOutput",
+    "bicubic_matrix",
+]

@@ -1,0 +1,40 @@
+"""From what a user types for a model to a folder on disk: a local path, or a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def resolve_folder(
+    name_or_path: str | Path, *, revision: str | None = None, patterns: Sequence[str], token: str | None = None
+) -> Path:
+    """Return the folder that holds a model's files.
+
+    A folder is returned as it is, a file gives the folder it lies in. Anything else is taken for a Hub repository
+    such as `Salesforce/blip-vqa-base`, of which the files that match `patterns` (shell style) are downloaded into the
+    usual cache; `revision` is a branch, tag or commit, `HF_HUB_OFFLINE=1` uses the cache alone.
+
+    Raises `OSError` where there is neither a path nor a repository of this name, or the Hub cannot be reached.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        return path.parent
+    name = str(name_or_path)
+    if not REPOSITORY.fullmatch(name) or name.startswith("."):
+        raise FileNotFoundError(f"There is no file or folder {name!r}; give a path that exists or a Hub repository id.")
+    from huggingface_hub import snapshot_download  # imported late: it takes longer than all of blip_core
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), token=token))
+    except Exception as error:  # the library raises its own, httpx's and requests' errors; users need one sentence
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"{name!r} is no local path and could not be had from the Hugging Face Hub: {reason} "
+            "Check the name and the network, or pass the path of a folder."
+        ) from error

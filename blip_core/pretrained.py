@@ -1,0 +1,139 @@
+"""From a checkpoint to a model's configuration and parameters: what both backends' `from_pretrained` share."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from blip_core.checkpoint import Checkpoint, open_checkpoint
+from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core.files import read_json
+from blip_core.generation import GenerationConfig
+from blip_core.matching import match
+from blip_core.originals import recover_config
+from blip_core.positions import resize_positions
+from blip_core.weights import AnyConfig, Parameter, initial_value
+
+CONFIGS: dict[str, type[AnyConfig]] = {
+    "BlipVisionModel": BlipVisionConfig,
+    "BlipTextModel": BlipTextConfig,
+    "BlipTextLMHeadModel": BlipTextConfig,
+}
+"""The configuration class of each model class that does not take `BlipConfig`."""
+
+
+class Pretrained:
+    """A model on disk, opened: its configuration, and its parameters one at a time.
+
+    Iterating gives every parameter with its value in PyTorch's layout; the arrays may be views of the mapped file.
+    A part that the checkpoint does not hold is drawn anew from `seed`, which one warning says.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        name_or_path: str | Path,
+        *,
+        config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
+        image_size: int | None = None,
+        revision: str | None = None,
+        seed: int = 0,
+    ):
+        self.checkpoint = open_checkpoint(name_or_path, revision=revision)
+        self.folder = self.checkpoint.path.parent
+        self.config = read_config(model, self.checkpoint, config)
+        if image_size is not None:
+            self.config = _with_image_size(self.config, image_size)
+        try:
+            resize = image_size is not None or config is not None
+            self._match = match(model, self.config, self.checkpoint.shapes, resize=resize)
+        except ValueError as error:
+            raise ValueError(f"{self.checkpoint.path}: {error}") from None
+        self._noise = np.random.default_rng(seed)
+        if self._match.new_parts:
+            warnings.warn(
+                f"{self.checkpoint.path} has no {', no '.join(self._match.new_parts)}: "
+                f"initialised at random for {model}; train it before use.",
+                stacklevel=3,
+            )
+
+    def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray]]:
+        for parameter in self._match.parameters:
+            source = self._match.sources.get(parameter.name)
+            if source is None:
+                yield parameter, initial_value(parameter, self.config, self._noise)
+                continue
+            array = self.checkpoint[source]
+            if array.dtype not in FLOATS:
+                raise ValueError(
+                    f"{self.checkpoint.path}: {source} is of type {array.dtype}; weights must be floating-point."
+                )
+            if array.shape != parameter.shape:
+                array = resize_positions(array, parameter.shape[1])
+            yield parameter, array
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type in which the checkpoint stores its weights."""
+        return self.checkpoint.dtypes[next(iter(self._match.sources.values()))]
+
+    def generation_config(self) -> GenerationConfig:
+        """The folder's `generation_config.json`, or the defaults."""
+        found = (self.folder / "generation_config.json").is_file()
+        return GenerationConfig.from_pretrained(self.folder) if found else GenerationConfig()
+
+
+FLOATS = {np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
+
+
+def read_config(
+    model: str, checkpoint: Checkpoint, given: AnyConfig | Mapping[str, Any] | str | Path | None
+) -> AnyConfig:
+    """Return the configuration for a model of a checkpoint: what `given` says, over `config.json`, over the tensors.
+
+    `given` is a whole configuration, a file of one, or a dictionary of the settings to override (nested for
+    `text_config` and `vision_config`). Raises `ValueError` where the three together leave something open.
+    """
+    kind = CONFIGS.get(model, BlipConfig)
+    if isinstance(given, kind):
+        return copy.deepcopy(given)
+    if isinstance(given, str | Path):
+        given = read_json(given)
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"config must be a {kind.__name__}, a dictionary or a file; got {type(given).__name__}.")
+    path = checkpoint.path.parent / "config.json"
+    given = dict(given or {})
+    if kind is not BlipConfig:
+        given = {"text_config" if kind is BlipTextConfig else "vision_config": given}
+    values = read_json(path) if path.is_file() else recover_config(checkpoint, given)
+    if values.get("model_type", "blip") in ("blip_text_model", "blip_vision_model"):
+        values = {values["model_type"].removeprefix("blip_").removesuffix("_model") + "_config": values}
+    elif values.get("model_type", "blip") != "blip":
+        raise ValueError(f"{path} describes a model of type {values['model_type']!r}, not a BLIP.")
+    try:
+        whole = BlipConfig.from_dict(_merge(values, given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path if path.is_file() else checkpoint.path}: {error}") from None
+    if kind is BlipTextConfig:
+        text = whole.text_config
+        if "vision_config" not in values:  # a text model by itself knows the width it attends to
+            text.encoder_hidden_size = (values["text_config"] | given["text_config"]).get("encoder_hidden_size", 768)
+        return text
+    return whole if kind is BlipConfig else whole.vision_config
+
+
+def _merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {k: _merge(values.get(k) or {}, v) for k, v in over.items() if isinstance(v, Mapping)}
+    return {**values, **over, **nested}
+
+
+def _with_image_size(config: AnyConfig, image_size: int) -> AnyConfig:
+    values = config.to_dict()
+    values.get("vision_config", values)["image_size"] = image_size
+    return type(config).from_dict(values)

@@ -1,0 +1,281 @@
+"""The weight table: every parameter of every BLIP model, under all its names, with its shape.
+
+The rows below are the only place that knows parameter names. A row gives a parameter's name in our modules (the same
+in PyTorch and TensorFlow), in a Hugging Face checkpoint and in an original Salesforce checkpoint; `{}` stands for the
+layer index. Shapes are written in symbols that `_sizes` takes from a configuration, in PyTorch's layout. `MODELS`
+joins groups of rows to models. What a checkpoint must hold, what it may hold besides, conversions between the names
+and the layouts, parameter counts and initial values all follow from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+
+AnyConfig = BlipConfig | BlipTextConfig | BlipVisionConfig
+
+TO_TENSORFLOW = {"linear": (1, 0), "conv": (2, 3, 1, 0)}
+"""Axes of the TensorFlow tensor by layout: a dense kernel is (in, out) there, a convolution (height, width, in, out)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `also` names tensors that a checkpoint may hold as copies of this one (tied)."""
+
+    name: str
+    hf: str
+    original: str
+    shape: tuple[str | int, ...]
+    init: str
+    layout: str = "plain"
+    also: tuple[str, ...] = ()
+
+
+def _linear(name: str, hf: str, original: str | None, out: str | int, into: str, bias: bool = True) -> list[Row]:
+    original = hf if original is None else original
+    rows = [Row(f"{name}.weight", f"{hf}.weight", f"{original}.weight", (out, into), "normal", "linear")]
+    return rows + [Row(f"{name}.bias", f"{hf}.bias", f"{original}.bias", (out,), "zeros")] * bias
+
+
+def _norm(name: str, hf: str, original: str | None, size: str) -> list[Row]:
+    original = hf if original is None else original
+    return [
+        Row(f"{name}.weight", f"{hf}.weight", f"{original}.weight", (size,), "ones"),
+        Row(f"{name}.bias", f"{hf}.bias", f"{original}.bias", (size,), "zeros"),
+    ]
+
+
+def _attention(name: str, hf: str, into: str) -> list[Row]:
+    """Text attention; `into` is the width that keys and values are computed from."""
+    return [
+        *_linear(f"{name}.query", f"{hf}.self.query", None, "text", "text"),
+        *_linear(f"{name}.key", f"{hf}.self.key", None, "text", into),
+        *_linear(f"{name}.value", f"{hf}.self.value", None, "text", into),
+        *_linear(f"{name}.projection", f"{hf}.output.dense", None, "text", "text"),
+        *_norm(f"{name}.norm", f"{hf}.output.LayerNorm", None, "text"),
+    ]
+
+
+# fmt: off
+VISION = (
+    Row("class_embedding", "embeddings.class_embedding", "cls_token", (1, 1, "vision"), "position"),
+    Row("position_embedding", "embeddings.position_embedding", "pos_embed", (1, "tokens", "vision"), "position"),
+    Row("patch_embedding.weight", "embeddings.patch_embedding.weight", "patch_embed.proj.weight",
+        ("vision", "channels", "patch", "patch"), "normal", "conv"),
+    Row("patch_embedding.bias", "embeddings.patch_embedding.bias", "patch_embed.proj.bias", ("vision",), "zeros"),
+    *_norm("blocks.{}.norm1", "encoder.layers.{}.layer_norm1", "blocks.{}.norm1", "vision"),
+    *_linear("blocks.{}.attention.qkv", "encoder.layers.{}.self_attn.qkv", "blocks.{}.attn.qkv", "qkv", "vision"),
+    *_linear("blocks.{}.attention.projection", "encoder.layers.{}.self_attn.projection", "blocks.{}.attn.proj",
+             "vision", "vision"),
+    *_norm("blocks.{}.norm2", "encoder.layers.{}.layer_norm2", "blocks.{}.norm2", "vision"),
+    *_linear("blocks.{}.mlp.fc1", "encoder.layers.{}.mlp.fc1", "blocks.{}.mlp.fc1", "vision_mlp", "vision"),
+    *_linear("blocks.{}.mlp.fc2", "encoder.layers.{}.mlp.fc2", "blocks.{}.mlp.fc2", "vision", "vision_mlp"),
+    *_norm("post_layernorm", "post_layernorm", "norm", "vision"),
+)
+TEXT = (
+    Row("word_embeddings.weight", "embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight",
+        ("vocab", "text"), "normal"),
+    Row("position_embeddings.weight", "embeddings.position_embeddings.weight", "embeddings.position_embeddings.weight",
+        ("positions", "text"), "normal"),
+    *_norm("embedding_norm", "embeddings.LayerNorm", None, "text"),
+    *_attention("blocks.{}.attention", "encoder.layer.{}.attention", "text"),
+    *_linear("blocks.{}.mlp.fc1", "encoder.layer.{}.intermediate.dense", None, "text_mlp", "text"),
+    *_linear("blocks.{}.mlp.fc2", "encoder.layer.{}.output.dense", None, "text", "text_mlp"),
+    *_norm("blocks.{}.mlp.norm", "encoder.layer.{}.output.LayerNorm", None, "text"),
+)
+CROSS = tuple(_attention("blocks.{}.cross_attention", "encoder.layer.{}.crossattention", "cross"))
+POOLER = tuple(_linear("pooler", "pooler.dense", None, "text", "text"))
+LM_HEAD = (
+    *_linear("lm_head.dense", "cls.predictions.transform.dense", None, "text", "text"),
+    *_norm("lm_head.norm", "cls.predictions.transform.LayerNorm", None, "text"),
+    Row("lm_head.bias", "cls.predictions.bias", "cls.predictions.bias", ("vocab",), "zeros",
+        also=("cls.predictions.decoder.bias",)),
+)
+TIED_PROJECTION = "cls.predictions.decoder.weight"  # the same tensor as the word embeddings
+RETRIEVAL = (
+    *_linear("vision_proj", "vision_proj", None, "itc", "vision"),
+    *_linear("text_proj", "text_proj", None, "itc", "text"),
+    *_linear("itm_head", "itm_head", None, 2, "text"),
+)
+PROJECTIONS = (
+    *_linear("visual_projection", "visual_projection", None, "projection", "vision", bias=False),
+    *_linear("text_projection", "text_projection", None, "projection", "text", bias=False),
+    Row("logit_scale", "logit_scale", "logit_scale", (), "logit_scale"),
+)
+# Rows of tensors that an original checkpoint may hold and that are not parameters: position numbers; the training
+# state of retrieval and pre-training (temperature, queues, and the momentum copies `visual_encoder_m.` ...).
+BUFFERS = ("embeddings.position_ids",)
+TRAINING_STATE = ("temp", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
+MOMENTUM = ("visual_encoder_m.", "vision_model_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.")
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that stand or fall together, under one prefix in our modules and several in checkpoints.
+
+    `prefixes` are the places of a checkpoint where the part may lie, the model's own Hugging Face one first. `cross`
+    is the symbol of the width that cross-attention reads.
+    """
+
+    label: str
+    prefix: str
+    rows: tuple[Row, ...]
+    prefixes: tuple[str, ...]
+    cross: str = "vision"
+
+
+def _vision(prefix: str = "vision_model.") -> Part:
+    return Part("vision encoder", prefix, VISION, tuple(dict.fromkeys((prefix, "vision_model.", ORIGINAL_VISION))))
+
+
+def _text(prefix: str, *elsewhere: str, cross: str = "cross") -> tuple[Part, Part]:
+    label = "text decoder" if "decoder" in prefix else "text encoder"
+    places = (prefix, *elsewhere)
+    return Part(label, prefix, TEXT, places, cross), Part(f"{label}'s cross-attention", prefix, CROSS, places, cross)
+
+
+def _decoder(prefix: str = "text_decoder.", cross: str = "cross") -> tuple[Part, ...]:
+    places = tuple(dict.fromkeys((prefix, "text_decoder.")))
+    bert = _text(*(f"{place}bert." for place in places), cross=cross)
+    return *bert, Part("language-modelling head", prefix, LM_HEAD, places)
+
+
+ORIGINAL_VISION = "visual_encoder."  # under this prefix alone, names are the rows' original ones
+MODELS: dict[str, tuple[Part, ...]] = {
+    "BlipVisionModel": (_vision(""),),
+    "BlipTextModel": (
+        *_text("", "text_model.", "text_encoder.", "bert.", "text_decoder.bert."),
+        Part("pooler", "", POOLER, ("", "text_model.")),
+    ),
+    "BlipTextLMHeadModel": _decoder(""),
+    "BlipModel": (
+        _vision(),
+        *_text("text_model.", "text_encoder."),
+        Part("pooler", "text_model.", POOLER, ("text_model.",)),
+        Part("projections", "", PROJECTIONS, ("",)),
+    ),
+    "BlipForConditionalGeneration": (_vision(), *_decoder()),
+    "BlipForQuestionAnswering": (_vision(), *_text("text_encoder.", "text_model."), *_decoder(cross="text")),
+    "BlipForImageTextRetrieval": (
+        _vision(),
+        *_text("text_encoder.", "text_model."),
+        Part("projections and matching head", "", RETRIEVAL, ("",)),
+    ),
+}
+"""The parts of each model by class name; the TensorFlow twin has the same."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A row made concrete: one tensor of one model with one configuration.
+
+    `name` is its name in our modules, `hf` the one in a Hugging Face checkpoint of the same model. `shape` is in
+    PyTorch's layout, which is that of every checkpoint but Keras HDF5. `layer` is None outside the blocks.
+    """
+
+    name: str
+    hf: str
+    shape: tuple[int, ...]
+    row: Row
+    part: Part
+    layer: int | None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The order in which TensorFlow's tensor takes the axes of PyTorch's."""
+        return TO_TENSORFLOW.get(self.row.layout, tuple(range(len(self.shape))))
+
+    def to_tensorflow(self, array: np.ndarray) -> np.ndarray:
+        """View an array of PyTorch's layout in TensorFlow's."""
+        return array.transpose(self.axes)
+
+    def from_tensorflow(self, array: np.ndarray) -> np.ndarray:
+        """View an array of TensorFlow's layout in PyTorch's."""
+        return array.transpose(np.argsort(self.axes)) if self.axes else array
+
+    def places(self, prefix: str) -> list[str]:
+        """Names that this tensor may have in a checkpoint whose part lies under `prefix`, the usual one first."""
+        usual = self.row.original if prefix == ORIGINAL_VISION else self.row.hf
+        tied = [prefix.removesuffix("bert.") + TIED_PROJECTION] * (self.row is TEXT[0] and prefix.endswith("bert."))
+        return [prefix + name.format(self.layer) for name in (usual, *self.row.also)] + tied
+
+
+def parameters(model: str, config: AnyConfig) -> list[Parameter]:
+    """List every parameter of the model class `model` (named without `TF`) for a configuration.
+
+    Raises `ValueError` where they do not fit: a model that reads images into text, configured without cross-attention.
+    """
+    text = getattr(config, "text_config", config)
+    crossing = getattr(text, "is_decoder", False)
+    if not crossing and model not in ("BlipVisionModel", "BlipTextModel", "BlipModel"):
+        raise ValueError(f"{model} needs cross-attention; set is_decoder=True in its text configuration.")
+    return [
+        parameter
+        for part in MODELS[model]
+        if crossing or part.rows is not CROSS
+        for parameter in _expand(part, _sizes(config))
+    ]
+
+
+def _expand(part: Part, sizes: dict[str, int]) -> Iterator[Parameter]:
+    sizes = {**sizes, "cross": sizes[part.cross]} if part.rows is CROSS else sizes
+    for row in part.rows:
+        layers = range(sizes["vision_layers" if part.rows is VISION else "text_layers"]) if "{}" in row.name else (None,)
+        for layer in layers:
+            name, hf = part.prefix + row.name.format(layer), part.prefixes[0] + row.hf.format(layer)
+            shape = tuple(sizes[size] if isinstance(size, str) else size for size in row.shape)
+            yield Parameter(name, hf, shape, row, part, layer)
+
+
+def _sizes(config: AnyConfig) -> dict[str, int]:
+    """The symbols of the rows' shapes, as far as this configuration defines them."""
+    sizes = {}
+    if not isinstance(config, BlipVisionConfig):
+        text = config.text_config if isinstance(config, BlipConfig) else config
+        sizes |= {
+            "text": text.hidden_size,
+            "text_mlp": text.intermediate_size,
+            "text_layers": text.num_hidden_layers,
+            "cross": text.encoder_hidden_size,
+            "vocab": text.vocab_size,
+            "positions": text.max_position_embeddings,
+        }
+    if not isinstance(config, BlipTextConfig):
+        vision = config.vision_config if isinstance(config, BlipConfig) else config
+        sizes |= {
+            "vision": vision.hidden_size,
+            "vision_mlp": vision.intermediate_size,
+            "vision_layers": vision.num_hidden_layers,
+            "qkv": 3 * vision.hidden_size,
+            "channels": vision.num_channels,
+            "patch": vision.patch_size,
+            "tokens": vision.num_positions,
+        }
+    if isinstance(config, BlipConfig):
+        sizes |= {"itc": config.image_text_hidden_size, "projection": config.projection_dim}
+    return sizes
+
+
+def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Generator) -> np.ndarray:
+    """Draw a new parameter: float32 in PyTorch's layout.
+
+    Weights are normal with the configuration's `initializer_range` (0.02 in a vision model by itself, whose own range
+    is that of the class token and the positions), biases 0, LayerNorm scales 1.
+    """
+    init, shape = parameter.row.init, parameter.shape
+    if init == "zeros":
+        return np.zeros(shape, np.float32)
+    if init == "ones":
+        return np.ones(shape, np.float32)
+    if init == "logit_scale":
+        return np.full(shape, config.logit_scale_init_value, np.float32)  # type: ignore[union-attr]
+    if init == "position":
+        std = getattr(config, "vision_config", config).initializer_range
+    else:
+        std = 0.02 if isinstance(config, BlipVisionConfig) else config.initializer_range
+    return noise.standard_normal(shape, np.float32) * np.float32(std)

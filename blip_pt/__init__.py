@@ -1,0 +1,34 @@
+"""BLIP in PyTorch."""
+
+from blip_core import (
+    BlipConfig,
+    BlipImageProcessor,
+    BlipProcessor,
+    BlipTextConfig,
+    BlipTokenizer,
+    BlipVisionConfig,
+    GenerationConfig,
+)
+from blip_pt.answering import BlipForQuestionAnswering
+from blip_pt.captioning import BlipForConditionalGeneration
+from blip_pt.contrastive import BlipModel
+from blip_pt.retrieval import BlipForImageTextRetrieval
+from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
+from blip_pt.vision import BlipVisionModel
+
+__all__ = [
+    "BlipConfig",
+    "BlipForConditionalGeneration",
+    "BlipForImageTextRetrieval",
+    "BlipForQuestionAnswering",
+    "BlipImageProcessor",
+    "BlipModel",
+    "BlipProcessor",
+    "BlipTextConfig",
+    "BlipTextLMHeadModel",
+    "BlipTextModel",
+    "BlipTokenizer",
+    "BlipVisionConfig",
+    "BlipVisionModel",
+    "GenerationConfig",
+]

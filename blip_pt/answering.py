@@ -1,0 +1,143 @@
+"""Visual question answering: pictures and questions -> answers.
+
+Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
+width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blip_core import BlipConfig, BlipForQuestionAnsweringOutput, GenerationConfig, GenerationOutput
+from blip_core.prompts import decoder_prompts
+from blip_pt.base import evaluating
+from blip_pt.decoding import search
+from blip_pt.image_model import BlipImageModel, check_pairs
+from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
+from blip_pt.vision import BlipVisionModel
+
+
+class BlipForQuestionAnswering(BlipImageModel):
+    """Visual question answering: the question is encoded with the picture, the answer decoded from the question.
+
+    Source: the original's `BLIP_VQA`. The answer decoder attends to the question's states, so its cross-attention is
+    of the text width.
+    """
+
+    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+        super().__init__(config)
+        self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = BlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.text_decoder = BlipTextLMHeadModel(config.answer_config(), initialize=False)
+        if initialize:
+            self.initialize()
+
+    def encode_question(self, embeds: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """Questions (B, L) grounded in image embeddings (B or 1, T, width) -> states (B, L, W)."""
+        if input_ids is None:
+            raise ValueError("Give the question as input_ids.")
+        check_pairs(embeds, input_ids)
+        ids = self.grounded_ids(input_ids)
+        return self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds).last_hidden_state
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        answer_counts: Sequence[int] | None = None,
+        answer_weights: Sequence[float] | Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BlipForQuestionAnsweringOutput:
+        """Predict answers (A, length) to questions (B, L); `labels` are the answers with -100 on the padding.
+
+        Without `decoder_input_ids` they are the labels with `[DEC]` in the first place. A question may have several
+        answers, `answer_counts[i]` of them next to each other, each with a weight (equal ones, of sum 1 for each
+        question, unless given); the loss is then the sum over all answers of weight x summed token loss, divided by
+        the number of questions (the original's), and otherwise the mean over tokens.
+        """
+        if labels is None and decoder_input_ids is None:
+            raise ValueError("Give labels to train, decoder_input_ids to score, or call generate to answer.")
+        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
+        question = self.encode_question(vision.last_hidden_state, input_ids, attention_mask)  # (B, L, W)
+        if decoder_input_ids is None:
+            text = self.config.text_config
+            filled = labels.masked_fill(labels == -100, text.pad_token_id)
+            decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], text.bos_token_id), filled[:, 1:]], dim=1)
+        states, states_mask, weights = question, attention_mask, None
+        if answer_counts is not None or answer_weights is not None:
+            counts, weights = answer_groups(answer_counts, answer_weights, len(question), len(decoder_input_ids))
+            counts = torch.as_tensor(counts, device=question.device)
+            states = question.repeat_interleave(counts, dim=0)  # (A, L, W)
+            states_mask = None if attention_mask is None else attention_mask.repeat_interleave(counts, dim=0)
+        elif len(decoder_input_ids) != len(question):
+            raise ValueError(f"{len(decoder_input_ids)} answers to {len(question)} questions need answer_counts.")
+        answer = self.text_decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=states_mask,
+            labels=labels,
+            reduction="mean" if weights is None else "none",
+            **outputs,
+        )
+        loss = answer.loss
+        if loss is not None and weights is not None:
+            loss = (loss * torch.as_tensor(weights).to(loss)).sum() / len(question)
+        return BlipForQuestionAnsweringOutput(
+            loss=loss,
+            image_embeds=vision.last_hidden_state,
+            last_hidden_state=vision.last_hidden_state,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+            logits=answer.logits,
+            question_embeds=question,
+            decoder_hidden_states=answer.hidden_states,
+            decoder_attentions=answer.attentions,
+            cross_attentions=answer.cross_attentions,
+        )
+
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | Sequence[int] | None = None,
+        stream: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Tensor | GenerationOutput:
+        """Answer questions (B, L) about pictures; the rest as `BlipForConditionalGeneration.generate`."""
+        with evaluating(self):
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+            question = self.encode_question(embeds, input_ids, attention_mask)
+            ids, mask = decoder_prompts(None, None, len(question), self.config.text_config)
+            config = generation_config or self.generation_config
+            return search(self.text_decoder, question, attention_mask, ids, mask, config, options, seed, stream)
+
+
+def answer_groups(
+    counts: Sequence[int] | None, weights: Sequence[float] | Tensor | None, questions: int, answers: int
+) -> tuple[list[int], Any]:
+    """How many answers each question has and what each weighs; `ValueError` where they do not add up."""
+    counts = [1] * questions if counts is None else [int(count) for count in counts]
+    if len(counts) != questions or sum(counts) != answers or min(counts) < 0:
+        raise ValueError(f"answer_counts must give {questions} numbers of sum {answers}, got {counts}.")
+    if weights is None:
+        weights = [1 / count for count in counts for _ in range(count)]
+    if len(weights) != answers:
+        raise ValueError(f"answer_weights must give one weight for each of {answers} answers, got {len(weights)}.")
+    return counts, weights

@@ -1,0 +1,168 @@
+"""What every model shares: loading, saving, initial values, where it lives and in what precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from blip_core import GenerationConfig
+from blip_core.pretrained import Pretrained
+from blip_core.saving import write_pretrained
+from blip_core.weights import AnyConfig, Parameter, initial_value, parameters
+
+
+class BlipPreTrainedModel(nn.Module):
+    """A `torch.nn.Module` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
+
+    A model made from a configuration alone has random weights, drawn after torch's global seed, and is in training
+    mode; one from `from_pretrained` is in evaluation mode.
+    """
+
+    config: Any
+
+    def __init__(self, config: AnyConfig):
+        super().__init__()
+        self.config = config
+        self.generation_config = GenerationConfig()
+        self.gradient_checkpointing = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
+
+    def table(self) -> list[Parameter]:
+        """This model's rows of the weight table."""
+        return parameters(type(self).__name__, self.config)
+
+    def num_parameters(self) -> int:
+        """The number of weights; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Draw all weights anew, reproducibly after `torch.manual_seed`."""
+        noise = np.random.default_rng(int(torch.randint(2**62, ())))
+        for parameter in self.table():
+            value = initial_value(parameter, self.config, noise)
+            self.get_parameter(parameter.name).copy_(torch.from_numpy(value))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
+        image_size: int | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
+
+        `config` replaces or overrides the checkpoint's `config.json` (a whole configuration, a file, or a dictionary
+        of settings); `image_size` in pixels resizes the position embeddings; `dtype` is that of the weights (float32
+        unless given; "auto" keeps the stored one); `revision` is a branch, tag or commit of the Hub.
+        On the CPU, weights of the stored type stay in the mapped file until they are used.
+        Raises `OSError` where nothing is found, and `ValueError` naming every tensor that is missing, unexpected or
+        of another shape, or saying what is wrong with a file. Warns of parts that the checkpoint lacks.
+        """
+        source = Pretrained(
+            cls.__name__,
+            name_or_path,
+            config=config,
+            image_size=image_size,
+            revision=revision,
+            seed=int(torch.randint(2**62, ())),
+        )
+        wanted = torch_dtype(source.dtype.name if dtype == "auto" else dtype)
+        with torch.device("meta"):
+            model = cls(source.config, initialize=False)
+        for parameter, array in source:
+            module, _, name = parameter.name.rpartition(".")
+            tensor = to_torch(array).to(device=device or "cpu", dtype=wanted)
+            setattr(model.get_submodule(module), name, nn.Parameter(tensor))
+        model.generation_config = source.generation_config()
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Write `config.json`, `model.safetensors` (or shards and index) and `generation_config.json` into a folder.
+
+        The layout is Hugging Face's. An interrupted save leaves the earlier files whole. Raises `OSError` where the
+        folder cannot be written.
+        """
+        write_pretrained(
+            folder,
+            type(self).__name__,
+            self.config,
+            self.table(),
+            lambda parameter: to_numpy(self.get_parameter(parameter.name)),
+            generation_config=self.generation_config if hasattr(self, "generate") else None,
+            max_shard_size=max_shard_size,
+        )
+
+    def gradient_checkpointing_enable(self, enable: bool = True) -> None:
+        """Compute each block's activations again in the backward pass instead of keeping them: less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, BlipPreTrainedModel):
+                module.gradient_checkpointing = enable
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        self.gradient_checkpointing_enable(False)
+
+
+def checkpointed(model: BlipPreTrainedModel, block: nn.Module, *args: Any) -> Any:
+    """Call a block, with gradient checkpointing where the model asks for it."""
+    if model.gradient_checkpointing and model.training and torch.is_grad_enabled():
+        return checkpoint(block, *args, use_reentrant=False)
+    return block(*args)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run without gradients and without dropout, whatever mode the model is in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """The floating-point type of a name such as "bfloat16"; None is float32. Raises `ValueError` for any other."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be float32, float16, bfloat16, float64 or 'auto', got {dtype!r}.")
+    return found
+
+
+def to_torch(array: np.ndarray) -> Tensor:
+    """A tensor in the memory of a NumPy array, bfloat16 included."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A NumPy array of a tensor, in the same memory where it lies on the CPU."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

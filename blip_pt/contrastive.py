@@ -1,0 +1,98 @@
+"""`BlipModel`: contrastive features of pictures and texts, as Hugging Face defined them.
+
+Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
+width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blip_core import BlipConfig, BlipOutput
+from blip_pt.image_model import BlipImageModel, check_pairs
+from blip_pt.nn import Linear
+from blip_pt.text import BlipTextModel
+from blip_pt.vision import BlipVisionModel
+
+
+class BlipModel(BlipImageModel):
+    """Contrastive features of pictures and texts through poolers and projections, as Hugging Face defined them.
+
+    Deprecated there and here: no published checkpoint trains its projections. `BlipForImageTextRetrieval` has the
+    features that can be compared.
+    """
+
+    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+        warnings.warn("BlipModel is deprecated; use BlipForImageTextRetrieval.", FutureWarning, stacklevel=2)
+        super().__init__(config)
+        self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
+        self.text_model = BlipTextModel(config.text_config, initialize=False)
+        self.visual_projection = Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        if initialize:
+            self.initialize()
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """Texts (B, L) -> projected pooled features (B, projection_dim), not normalised."""
+        return self.text_projection(self.text_model(input_ids, attention_mask, position_ids).pooler_output)
+
+    def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Pictures -> projected pooled features (B, projection_dim), not normalised."""
+        return self.visual_projection(self.vision_model(pixel_values, interpolate_pos_encoding).pooler_output)
+
+    def get_multimodal_features(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Texts grounded in pictures -> projected pooled features (B, projection_dim), not normalised."""
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding)
+        check_pairs(vision.last_hidden_state, input_ids)
+        text = self.text_model(input_ids, attention_mask, encoder_hidden_states=vision.last_hidden_state)
+        return self.text_projection(text.pooler_output)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        return_loss: bool = False,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BlipOutput:
+        """Compare all pictures with all texts; `return_loss` adds the contrastive loss of matching pairs."""
+        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        vision = self.vision_model(pixel_values, interpolate_pos_encoding, **outputs)
+        text = self.text_model(input_ids, attention_mask, position_ids, **outputs)
+        image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
+        text_embeds = F.normalize(self.text_projection(text.pooler_output), dim=-1)
+        logits_per_text = text_embeds @ image_embeds.T * self.logit_scale.exp()  # (texts, pictures)
+        return BlipOutput(
+            loss=contrastive_loss(logits_per_text) if return_loss else None,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text,
+            vision_model_output=vision,
+        )
+
+
+def contrastive_loss(logits_per_text: Tensor) -> Tensor:
+    """Cross-entropy of (B, B) similarities whose diagonal holds the matching pairs, averaged over both directions."""
+    if logits_per_text.shape[0] != logits_per_text.shape[1]:
+        raise ValueError(f"The loss needs as many pictures as texts, got similarities {tuple(logits_per_text.shape)}.")
+    logits, target = logits_per_text.float(), torch.arange(len(logits_per_text), device=logits_per_text.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -1,0 +1,151 @@
+"""The KV cache and the decoding session: what lets the search of `blip_core.generation` drive the text decoder.
+
+Shapes: R rows (texts under way), B' pictures, H heads, D head width, C capacity in tokens, S encoder states, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blip_core import GenerationConfig, GenerationOutput
+from blip_core.generation import generate
+from blip_pt.nn import additive_mask, causal_mask, over_heads
+
+if TYPE_CHECKING:
+    from blip_pt.text import BlipTextLMHeadModel
+
+
+class LayerCache:
+    """Keys and values of one layer: of the texts so far (R, H, C, D), and of the encoder states, `cross` (B', H, S, D).
+
+    The texts' are written into memory taken once; the encoder's are computed once for each picture and shared by all
+    of its rows.
+    """
+
+    def __init__(self, key: Tensor, value: Tensor, cross: tuple[Tensor, Tensor]):
+        self.key, self.value, self.cross = key, value, cross
+        self.length = 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values (R, H, L, D) of new tokens and return those of all tokens so far."""
+        end = self.length + key.shape[2]
+        self.key[:, :, self.length : end] = key
+        self.value[:, :, self.length : end] = value
+        self.length = end
+        return self.key[:, :, :end], self.value[:, :, :end]
+
+    def select(self, rows: Tensor, pictures: Tensor | None) -> None:
+        """Go on with these rows, and with these pictures where they change."""
+        if len(rows) > len(self.key):
+            self.key, self.value = self.key[rows], self.value[rows]
+        else:  # the usual case, every step of a beam search: only what is filled is moved, within the same memory
+            kept, end = slice(len(rows)), self.length
+            self.key[kept, :, :end] = self.key[rows, :, :end]
+            self.value[kept, :, :end] = self.value[rows, :, :end]
+            self.key, self.value = self.key[kept], self.value[kept]
+        if pictures is not None:
+            self.cross = self.cross[0][pictures], self.cross[1][pictures]
+
+
+class TextCache:
+    """What the text model needs beside the new tokens (R, L): the layers' caches and, set before each call, `mask`
+    (to be added to the scores; broadcasts to (R, H, L, tokens so far)) and `positions` (R, L) or (L,)."""
+
+    def __init__(self, layers: list[LayerCache], states_mask: Tensor | None):
+        self.layers = layers
+        self.states_mask = states_mask
+        self.mask: Tensor | None = None
+        self.positions = torch.zeros(0)
+
+
+class PyTorchSession:
+    """Decodes a batch of texts one token at a time (the `DecodingSession` of `blip_core.generation`).
+
+    Prompts of different lengths are padded on the right; a new token goes behind the padding of all rows, where `real`
+    hides the padding, while its position counts its own row's tokens. So each row is computed as it would be alone.
+    """
+
+    def __init__(self, decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, rows: int, capacity: int):
+        self.decoder = decoder
+        heads = decoder.config.num_attention_heads
+        shape = (rows, heads, capacity, decoder.config.hidden_size // heads)
+        with torch.inference_mode():
+            layers = [
+                LayerCache(states.new_empty(shape), states.new_empty(shape), block.cross_attention.keys_values(states))
+                for block in decoder.bert.blocks
+            ]
+            mask = None if states_mask is None else additive_mask(over_heads(states_mask), states.dtype)
+        self.cache = TextCache(layers, mask)
+        self.picture_of = torch.arange(len(states)).repeat_interleave(rows // len(states))  # (R,)
+
+    @torch.inference_mode()
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Read the prompts (R, L), padded on the right, and return the logits (R, V) after each one's last token."""
+        device = self.decoder.device
+        ids, real = torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
+        self.real = None if attention_mask.all() else real
+        self.lengths = real.sum(1)
+        self.cache.mask = causal_mask(self.real, ids.shape[1], device, self.decoder.dtype)
+        self.cache.positions = torch.arange(ids.shape[1], device=device)
+        hidden = self.decoder.bert(ids, cache=self.cache).last_hidden_state  # (R, L, W)
+        return self._logits(hidden[torch.arange(len(ids), device=device), self.lengths - 1])
+
+    @torch.inference_mode()
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """Read one more token of each row (R,) and return the logits (R, V) after it."""
+        ids = torch.from_numpy(tokens).to(self.decoder.device)[:, None]
+        if self.real is not None:
+            self.real = torch.cat([self.real, torch.ones_like(ids)], dim=1)
+            self.cache.mask = additive_mask(over_heads(self.real), self.decoder.dtype)
+        else:
+            self.cache.mask = None
+        self.cache.positions = self.lengths[:, None]
+        self.lengths = self.lengths + 1
+        return self._logits(self.decoder.bert(ids, cache=self.cache).last_hidden_state[:, 0])
+
+    @torch.inference_mode()
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows: row j continues what row rows[j] has been."""
+        index = torch.from_numpy(rows)
+        wanted = self.picture_of[index]
+        pictures, self.picture_of = torch.unique_consecutive(wanted, return_inverse=True)
+        changed = len(pictures) != len(self.cache.layers[0].cross[0])
+        index, pictures = index.to(self.decoder.device), pictures.to(self.decoder.device)
+        for layer in self.cache.layers:
+            layer.select(index, pictures if changed else None)
+        if changed and self.cache.states_mask is not None:
+            self.cache.states_mask = self.cache.states_mask[pictures]
+        self.lengths = self.lengths[index]
+        if self.real is not None:
+            self.real = self.real[index]
+
+    def _logits(self, hidden: Tensor) -> np.ndarray:
+        return self.decoder.logits(hidden).float().cpu().numpy()
+
+
+def search(
+    decoder: BlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray,
+    config: GenerationConfig,
+    options: dict[str, Any],
+    seed: int | Sequence[int] | None,
+    stream: Callable[[int, int], None] | None,
+) -> Tensor | GenerationOutput:
+    """Generate from prompts (B, L), padded on the right, attending to encoder states (B or 1, S, W)."""
+    text = decoder.config
+    tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
+    config = config.updated(**{**tokens, **options})
+    lengths = attention_mask.sum(1).tolist()
+    room = max(config.length_limits(length, text.max_position_embeddings)[1] - length for length in lengths)
+    session = PyTorchSession(decoder, states, states_mask, len(input_ids), input_ids.shape[1] + room)
+    output = generate(session, input_ids, attention_mask, config, seed=seed, stream=stream)
+    output = output.map(lambda array: torch.from_numpy(array).to(decoder.device))
+    return output if config.return_dict_in_generate else output.sequences

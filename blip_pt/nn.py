@@ -1,0 +1,100 @@
+"""The layers that BLIP is made of. Weights are drawn by the model (see `base.py`), not by the layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_python": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+class Linear(nn.Linear):
+    """x (..., in) -> (..., out). The weight is (out, in)."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises the last axis."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """ids (...) -> (..., width)."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class PatchEmbedding(nn.Conv2d):
+    """pictures (batch, channels, height, width) -> patches (batch, patches, out), row by row."""
+
+    def __init__(self, channels: int, out: int, patch_size: int):
+        super().__init__(channels, out, kernel_size=patch_size, stride=patch_size)
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).flatten(2).transpose(1, 2)  # (batch, patches, out)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, length, width) -> (batch, heads, length, head width)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(batch, heads, length, head width) -> (batch, length, width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def over_heads(mask: Tensor) -> Tensor:
+    """(batch, keys) or (batch, queries, keys) -> (batch, 1, 1 or queries, keys)."""
+    return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+
+
+def causal_mask(mask: Tensor | None, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Additive mask (batch or 1, 1, length, length): each token sees itself and the real tokens before it."""
+    causal = torch.ones(length, length, dtype=torch.long, device=device).tril()
+    return additive_mask(causal[None, None] if mask is None else causal * over_heads(mask).long(), dtype)
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 where to attend, 0 where not -> 0 and the lowest number of `dtype`, to be added to the scores."""
+    return (1 - mask.to(dtype)) * torch.finfo(dtype).min
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, output_attentions: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention on (batch, heads, length, head width), with the probabilities if asked for.
+
+    `mask` is added to the scores and broadcasts to (batch, heads, queries, keys).
+    """
+    if not output_attentions:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout), None
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    probabilities = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    return F.dropout(probabilities, dropout) @ value, probabilities

@@ -1,0 +1,286 @@
+"""The text transformer (BERT with cross-attention), as encoder and as decoder with a language-modelling head.
+
+Shapes: B texts, L tokens, W width, H heads, D = W / H, V vocabulary, S encoder states (image tokens) of B' pictures.
+One picture may serve several texts: the texts of a picture lie next to each other, and B is a multiple of B'.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blip_core import BlipTextConfig, BlipTextLMOutput, BlipTextOutput
+from blip_pt.base import BlipPreTrainedModel, checkpointed
+from blip_pt.decoding import LayerCache, TextCache
+from blip_pt.nn import (
+    ACTIVATIONS, Embedding, LayerNorm, Linear, additive_mask, attention, causal_mask, merge_heads, over_heads, split_heads,
+)  # fmt: skip
+
+
+class TextAttention(nn.Module):
+    """Attention of texts to themselves or to encoder states, with its residual connection and LayerNorm."""
+
+    def __init__(self, config: BlipTextConfig, states_width: int):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.hidden_dropout = config.hidden_dropout_prob
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(states_width, config.hidden_size)
+        self.value = Linear(states_width, config.hidden_size)
+        self.projection = Linear(config.hidden_size, config.hidden_size)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B', S, width) -> keys and values (B', H, S, D)."""
+        return split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
+
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, output_attentions: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        key, value = keys_values
+        texts = len(x) // len(key)  # of each picture: they are put one behind the other to read the same keys
+        query = split_heads(self.query(x).reshape(len(key), texts * x.shape[1], -1), self.heads)  # (B', H, texts * L, D)
+        dropout = self.dropout if self.training else 0.0
+        context, probabilities = attention(query, key, value, mask, dropout, output_attentions)
+        context = self.projection(merge_heads(context).reshape(x.shape))  # (B, L, W)
+        if probabilities is not None:
+            probabilities = probabilities.unflatten(2, (texts, -1)).transpose(1, 2).flatten(0, 1)  # (B, H, L, S)
+        return self.norm(x + F.dropout(context, self.hidden_dropout, self.training)), probabilities
+
+
+class TextMLP(nn.Module):
+    """The feed-forward network of a block, with its residual connection and LayerNorm."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.hidden_dropout = config.hidden_dropout_prob
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + F.dropout(self.fc2(self.activation(self.fc1(x))), self.hidden_dropout, self.training))
+
+
+class TextBlock(nn.Module):
+    """A post-norm transformer block: self-attention, cross-attention where encoder states are given, feed-forward."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.attention = TextAttention(config, config.hidden_size)
+        if config.is_decoder:
+            self.cross_attention = TextAttention(config, config.encoder_hidden_size)
+        self.mlp = TextMLP(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        states: Tensor | None,
+        states_mask: Tensor | None,
+        cache: LayerCache | None,
+        output_attentions: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        keys_values = self.attention.keys_values(x)
+        if cache is not None:
+            keys_values = cache.append(*keys_values)
+        x, probabilities = self.attention(x, keys_values, mask, output_attentions)
+        cross_probabilities = None
+        if cache is not None or states is not None:
+            keys_values = cache.cross if cache is not None else self.cross_attention.keys_values(states)
+            x, cross_probabilities = self.cross_attention(x, keys_values, states_mask, output_attentions)
+        return self.mlp(x), probabilities, cross_probabilities
+
+
+class BlipTextModel(BlipPreTrainedModel):
+    """Texts -> hidden states, by themselves or grounded in encoder states. Source: the original's `BertModel`."""
+
+    config: BlipTextConfig
+
+    def __init__(self, config: BlipTextConfig, add_pooling_layer: bool = True, *, initialize: bool = True):
+        super().__init__(config)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embedding_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.num_hidden_layers))
+        self.pooler = Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
+        if initialize:
+            self.initialize()
+
+    def check(self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None) -> None:
+        """Raise `ValueError` for texts that this model cannot take."""
+        batch, length = inputs.shape[:2] if inputs.ndim >= 2 else (0, 0)
+        if not batch or not length or (inputs.ndim == 2 and inputs.is_floating_point()):
+            raise ValueError(
+                f"input_ids must be integers of shape (batch, length), got {inputs.dtype} of shape "
+                f"{tuple(inputs.shape)}; make them with BlipProcessor."
+            )
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"The text has {length} tokens but the model takes at most {self.config.max_position_embeddings}; "
+                "shorten it, or pass truncation=True to the processor."
+            )
+        if inputs.ndim == 2 and inputs.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = torch.aminmax(inputs)
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(
+                    f"input_ids must lie between 0 and {self.config.vocab_size - 1}, got {int(low)} to {int(high)}; "
+                    "use the tokenizer that belongs to this checkpoint."
+                )
+        if attention_mask is not None and (attention_mask.ndim not in (2, 3) or len(attention_mask) != batch):
+            raise ValueError(
+                f"attention_mask must be of shape ({batch}, {length}) like the text, got {tuple(attention_mask.shape)}."
+            )
+        if states is not None and (states.ndim != 3 or states.shape[2] != self.config.encoder_hidden_size):
+            raise ValueError(
+                f"Encoder states (image_embeds) must be of shape (batch, tokens, {self.config.encoder_hidden_size}), "
+                f"got {tuple(states.shape)}."
+            )
+        if states is not None and batch % len(states):
+            raise ValueError(f"{batch} texts do not go with {len(states)} pictures; give one picture or one of each text.")
+        if states is not None and not self.config.is_decoder:
+            raise ValueError("This text model was configured with is_decoder=False and cannot read encoder states.")
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        is_decoder: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        cache: TextCache | None = None,
+    ) -> BlipTextOutput:
+        """Encode token ids (B, L), or `inputs_embeds` (B, L, W) in their place.
+
+        `attention_mask` (B, L) or (B, L, L) is 1 where to attend; `is_decoder` lets each token see only those before
+        it. `encoder_hidden_states` (B', S, encoder_hidden_size) are what cross-attention reads, their mask (B', S).
+        `cache` continues texts (see `decoding.py`); it brings the masks, positions and encoder states itself.
+        Returns states (B, L, W).
+        Raises `ValueError` for ids out of the vocabulary, texts that are too long, and batches that do not match.
+        """
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if inputs is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("Give either input_ids or inputs_embeds.")
+        if cache is not None:
+            mask, states_mask, position_ids = cache.mask, cache.states_mask, cache.positions
+        else:
+            self.check(inputs, attention_mask, encoder_hidden_states)
+            mask, states_mask = None, None
+            if is_decoder:
+                mask = causal_mask(attention_mask, inputs.shape[1], inputs.device, self.dtype)  # (B or 1, 1, L, L)
+            elif attention_mask is not None:
+                mask = additive_mask(over_heads(attention_mask), self.dtype)  # (B, 1, 1 or L, L)
+            if encoder_attention_mask is not None:
+                states_mask = additive_mask(over_heads(encoder_attention_mask), self.dtype)  # (B', 1, 1, S)
+        if encoder_hidden_states is not None:
+            encoder_hidden_states = encoder_hidden_states.to(self.dtype)
+        if position_ids is None:
+            position_ids = torch.arange(inputs.shape[1], device=inputs.device)
+        x = self.word_embeddings(input_ids) if input_ids is not None else inputs_embeds.to(self.dtype)  # (B, L, W)
+        x = self.embedding_norm(x + self.position_embeddings(position_ids))
+        x = F.dropout(x, self.config.hidden_dropout_prob, self.training)
+        hidden_states, attentions, cross_attentions = [x], [], []
+        for layer, block in enumerate(self.blocks):
+            layer_cache = cache.layers[layer] if cache is not None else None
+            x, own, cross = checkpointed(
+                self, block, x, mask, encoder_hidden_states, states_mask, layer_cache, output_attentions
+            )
+            hidden_states.append(x)
+            attentions.append(own)
+            cross_attentions.append(cross)
+        return BlipTextOutput(
+            last_hidden_state=x,
+            pooler_output=torch.tanh(self.pooler(x[:, 0])) if self.pooler is not None else None,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            cross_attentions=tuple(cross_attentions) if output_attentions and cross is not None else None,
+        )
+
+
+class LMHead(nn.Module):
+    """Hidden states (..., W) -> logits (..., V), through the word embeddings, which it shares."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.empty(config.vocab_size))
+
+    def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
+        return F.linear(self.norm(self.activation(self.dense(x))), word_embeddings, self.bias)
+
+
+class BlipTextLMHeadModel(BlipPreTrainedModel):
+    """The text decoder: predicts each next token. Source: the original's `BertLMHeadModel`."""
+
+    config: BlipTextConfig
+
+    def __init__(self, config: BlipTextConfig, *, initialize: bool = True):
+        super().__init__(config)
+        self.bert = BlipTextModel(config, add_pooling_layer=False, initialize=False)
+        self.lm_head = LMHead(config)
+        if initialize:
+            self.initialize()
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Hidden states (..., W) -> logits (..., V)."""
+        return self.lm_head(hidden_states, self.bert.word_embeddings.weight)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        is_decoder: bool = True,
+        reduction: str = "mean",
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BlipTextLMOutput:
+        """Predict the next token at each position; arguments as `BlipTextModel.forward`.
+
+        `labels` (B, L) are the tokens themselves, -100 where they do not count; the shift by one is done here. The
+        loss is the cross-entropy with `config.label_smoothing`: its mean over tokens, or with `reduction="none"` its
+        sum over each text's tokens, (B,), or with "sum" over all of them. Returns logits (B, L, V).
+        """
+        output = self.bert(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            is_decoder,
+            output_hidden_states,
+            output_attentions,
+        )
+        logits = self.logits(output.last_hidden_state)
+        return BlipTextLMOutput(
+            loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+        )
+
+
+def next_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float, reduction: str) -> Tensor:
+    """Cross-entropy of each token (B, L) under the logits (B, L, V) of the position before it, in float32."""
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(f"labels must be of shape {tuple(logits.shape[:2])} like the text, got {tuple(labels.shape)}.")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+    predicted, target = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    loss = F.cross_entropy(predicted, target, reduction=reduction, label_smoothing=label_smoothing)
+    return loss.view(len(labels), -1).sum(1) if reduction == "none" else loss
