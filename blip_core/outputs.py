@@ -6,9 +6,9 @@ indices and the tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 Tensor = Any
 """`torch.Tensor` or `tf.Tensor`."""
@@ -31,6 +31,10 @@ class ModelOutput:
         """The fields that are not None, in order; outputs inside become tuples too."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
+    def map(self, function: Callable[[Any], Any]) -> Self:
+        """A copy with the function applied to every tensor, those in tuples and in outputs inside included."""
+        return type(self)(**{name: _map(function, value) for name, value in self.items()})
+
     def get(self, name: str, default: Any = None) -> Any:
         return getattr(self, name) if name in self else default
 
@@ -49,6 +53,12 @@ class ModelOutput:
 
     def __len__(self) -> int:
         return len(self.keys())
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, ModelOutput):
+        return value.map(function)
+    return tuple(_map(function, item) for item in value) if isinstance(value, tuple) else function(value)
 
 
 @dataclass

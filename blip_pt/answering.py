@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipForQuestionAnsweringOutput, GenerationConfig, GenerationOutput
+from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
 from blip_core.prompts import decoder_prompts
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
-from blip_pt.image_model import BlipImageModel, check_pairs
+from blip_pt.image_model import BlipImageModel
 from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
@@ -38,9 +39,8 @@ class BlipForQuestionAnswering(BlipImageModel):
 
     def encode_question(self, embeds: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         """Questions (B, L) grounded in image embeddings (B or 1, T, width) -> states (B, L, W)."""
-        if input_ids is None:
-            raise ValueError("Give the question as input_ids.")
-        check_pairs(embeds, input_ids)
+        input_ids = given_texts(input_ids, "question")
+        check_pairs(len(embeds), len(input_ids))
         ids = self.grounded_ids(input_ids)
         return self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds).last_hidden_state
 
@@ -66,23 +66,21 @@ class BlipForQuestionAnswering(BlipImageModel):
         question, unless given); the loss is then the sum over all answers of weight x summed token loss, divided by
         the number of questions (the original's), and otherwise the mean over tokens.
         """
-        if labels is None and decoder_input_ids is None:
-            raise ValueError("Give labels to train, decoder_input_ids to score, or call generate to answer.")
+        if decoder_input_ids is None:
+            labels, text = given_answers(labels), self.config.text_config
+            filled = labels.masked_fill(labels.eq(-100), text.pad_token_id)
+            decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], text.bos_token_id), filled[:, 1:]], dim=1)
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
         question = self.encode_question(vision.last_hidden_state, input_ids, attention_mask)  # (B, L, W)
-        if decoder_input_ids is None:
-            text = self.config.text_config
-            filled = labels.masked_fill(labels == -100, text.pad_token_id)
-            decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], text.bos_token_id), filled[:, 1:]], dim=1)
         states, states_mask, weights = question, attention_mask, None
         if answer_counts is not None or answer_weights is not None:
             counts, weights = answer_groups(answer_counts, answer_weights, len(question), len(decoder_input_ids))
-            counts = torch.as_tensor(counts, device=question.device)
-            states = question.repeat_interleave(counts, dim=0)  # (A, L, W)
-            states_mask = None if attention_mask is None else attention_mask.repeat_interleave(counts, dim=0)
-        elif len(decoder_input_ids) != len(question):
-            raise ValueError(f"{len(decoder_input_ids)} answers to {len(question)} questions need answer_counts.")
+            repeats = torch.tensor(counts, device=question.device)
+            states = question.repeat_interleave(repeats, dim=0)  # (A, L, W)
+            states_mask = None if attention_mask is None else attention_mask.repeat_interleave(repeats, dim=0)
+        else:
+            check_one_answer_each(len(decoder_input_ids), len(question))
         answer = self.text_decoder(
             decoder_input_ids,
             decoder_attention_mask,
@@ -127,17 +125,3 @@ class BlipForQuestionAnswering(BlipImageModel):
             ids, mask = decoder_prompts(None, None, len(question), self.config.text_config)
             config = generation_config or self.generation_config
             return search(self.text_decoder, question, attention_mask, ids, mask, config, options, seed, stream)
-
-
-def answer_groups(
-    counts: Sequence[int] | None, weights: Sequence[float] | Tensor | None, questions: int, answers: int
-) -> tuple[list[int], Any]:
-    """How many answers each question has and what each weighs; `ValueError` where they do not add up."""
-    counts = [1] * questions if counts is None else [int(count) for count in counts]
-    if len(counts) != questions or sum(counts) != answers or min(counts) < 0:
-        raise ValueError(f"answer_counts must give {questions} numbers of sum {answers}, got {counts}.")
-    if weights is None:
-        weights = [1 / count for count in counts for _ in range(count)]
-    if len(weights) != answers:
-        raise ValueError(f"answer_weights must give one weight for each of {answers} answers, got {len(weights)}.")
-    return counts, weights

@@ -11,9 +11,12 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
-from blip_core import GenerationConfig
+from blip_core import GenerationConfig, ModelOutput
+from blip_core.checks import check_weight_type
+from blip_core.outputs import OUTPUTS
 from blip_core.pretrained import Pretrained
 from blip_core.saving import write_pretrained
 from blip_core.weights import AnyConfig, Parameter, initial_value, parameters
@@ -114,7 +117,7 @@ class BlipPreTrainedModel(nn.Module):
         )
 
     def gradient_checkpointing_enable(self, enable: bool = True) -> None:
-        """Compute each block's activations again in the backward pass instead of keeping them: less memory, more time."""
+        """Compute each block's activations again in the backward pass, not keep them: less memory, more time."""
         for module in self.modules():
             if isinstance(module, BlipPreTrainedModel):
                 module.gradient_checkpointing = enable
@@ -147,10 +150,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     """The floating-point type of a name such as "bfloat16"; None is float32. Raises `ValueError` for any other."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype must be float32, float16, bfloat16, float64 or 'auto', got {dtype!r}.")
-    return found
+    name = str(dtype or "float32").removeprefix("torch.")
+    check_weight_type(name)
+    return getattr(torch, name)
+
+
+def type_name(tensor: Tensor) -> str:
+    """The name of a tensor's type, such as "int64"."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def to_torch(array: np.ndarray) -> Tensor:
@@ -166,3 +173,19 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
+
+
+def register_output(kind: type[ModelOutput]) -> None:
+    """Let PyTorch look into an output's fields, as torch.export and data parallelism need it to."""
+    pytree.register_pytree_node(
+        kind,
+        lambda output: (list(output.values()), output.keys()),
+        lambda values, names: kind(**dict(zip(names, values, strict=True))),
+        serialized_type_name=f"blip_core.{kind.__name__}",
+        to_dumpable_context=list,
+        from_dumpable_context=tuple,
+    )
+
+
+for output_kind in OUTPUTS:
+    register_output(output_kind)

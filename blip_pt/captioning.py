@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipForConditionalGenerationOutput, GenerationConfig, GenerationOutput
+from blip_core.checks import check_pairs
 from blip_core.prompts import decoder_prompts
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
-from blip_pt.image_model import BlipImageModel, check_pairs
+from blip_pt.image_model import BlipImageModel
 from blip_pt.text import BlipTextLMHeadModel
 from blip_pt.vision import BlipVisionModel
 
@@ -53,7 +54,7 @@ class BlipForConditionalGeneration(BlipImageModel):
         if input_ids is None:
             bos = self.config.text_config.bos_token_id
             input_ids = torch.full((len(embeds), 1), bos, dtype=torch.long, device=embeds.device)
-        check_pairs(embeds, input_ids)
+        check_pairs(len(embeds), len(input_ids))
         text = self.text_decoder(
             input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs
         )
@@ -93,6 +94,6 @@ class BlipForConditionalGeneration(BlipImageModel):
             ids = None if input_ids is None else input_ids.cpu().numpy()
             mask = None if attention_mask is None else attention_mask.cpu().numpy()
             ids, mask = decoder_prompts(ids, mask, len(embeds), self.config.text_config)
-            check_pairs(embeds, ids)
+            check_pairs(len(embeds), len(ids))
             config = generation_config or self.generation_config
             return search(self.text_decoder, embeds, None, ids, mask, config, options, seed, stream)

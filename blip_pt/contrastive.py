@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipOutput
-from blip_pt.image_model import BlipImageModel, check_pairs
+from blip_core.checks import check_pairs, check_similarities, given_texts
+from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear
 from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -56,8 +57,9 @@ class BlipModel(BlipImageModel):
         image_embeds: Tensor | None = None,
     ) -> Tensor:
         """Texts grounded in pictures -> projected pooled features (B, projection_dim), not normalised."""
+        input_ids = given_texts(input_ids)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding)
-        check_pairs(vision.last_hidden_state, input_ids)
+        check_pairs(len(vision.last_hidden_state), len(input_ids))
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=vision.last_hidden_state)
         return self.text_projection(text.pooler_output)
 
@@ -92,7 +94,6 @@ class BlipModel(BlipImageModel):
 
 def contrastive_loss(logits_per_text: Tensor) -> Tensor:
     """Cross-entropy of (B, B) similarities whose diagonal holds the matching pairs, averaged over both directions."""
-    if logits_per_text.shape[0] != logits_per_text.shape[1]:
-        raise ValueError(f"The loss needs as many pictures as texts, got similarities {tuple(logits_per_text.shape)}.")
+    check_similarities(logits_per_text.shape)
     logits, target = logits_per_text.float(), torch.arange(len(logits_per_text), device=logits_per_text.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

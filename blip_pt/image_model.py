@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipVisionOutput
+from blip_core.checks import check_image_source
 from blip_pt.base import BlipPreTrainedModel
 from blip_pt.vision import BlipVisionModel
 
@@ -24,20 +25,13 @@ class BlipImageModel(BlipPreTrainedModel):
         self, pixel_values: Tensor | None, image_embeds: Tensor | None, interpolate_pos_encoding: bool, **outputs: bool
     ) -> BlipVisionOutput:
         """Run the vision encoder, or take the embeddings that it gave before."""
-        if (pixel_values is None) == (image_embeds is None):
-            raise ValueError("Give either pixel_values or image_embeds.")
-        if pixel_values is not None:
-            return self.vision_model(pixel_values, interpolate_pos_encoding, **outputs)
-        return BlipVisionOutput(last_hidden_state=image_embeds.to(self.dtype))
+        check_image_source(pixel_values, image_embeds)
+        if image_embeds is not None:
+            return BlipVisionOutput(last_hidden_state=image_embeds.to(self.dtype))
+        return self.vision_model(pixel_values, interpolate_pos_encoding, **outputs)
 
     def grounded_ids(self, input_ids: Tensor) -> Tensor:
         """The token ids (B, L) of image-grounded text: they begin with `config.enc_token_id`, where that is set."""
         if self.config.enc_token_id is None:
             return input_ids
         return torch.cat([torch.full_like(input_ids[:, :1], self.config.enc_token_id), input_ids[:, 1:]], dim=1)
-
-
-def check_pairs(images: Tensor, texts: Tensor) -> None:
-    """Raise `ValueError` unless there are as many pictures as texts, or one picture for all."""
-    if len(images) not in (1, len(texts)):
-        raise ValueError(f"{len(images)} pictures do not go with {len(texts)} texts; give one of each, or one picture.")

@@ -41,7 +41,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Embedding(nn.Embedding):
-    """ids (...) -> (..., width)."""
+    """ids (...) -> (..., width). The vector of `padding_idx` is never trained by what it is read for."""
 
     def reset_parameters(self) -> None:
         pass

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
-from blip_pt.image_model import BlipImageModel, check_pairs
+from blip_core.checks import check_pairs, given_texts
+from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear
 from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -62,13 +63,12 @@ class BlipForImageTextRetrieval(BlipImageModel):
         `itm_score` holds logits (B, 2) of which index 1 is "they match"; with `use_itm_head=False` it holds the
         cosine similarities of all pictures with all texts, (pictures, texts).
         """
-        if input_ids is None:
-            raise ValueError("Give the texts as input_ids.")
+        input_ids = given_texts(input_ids)
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
         embeds = vision.last_hidden_state
         if use_itm_head:
-            check_pairs(embeds, input_ids)
+            check_pairs(len(embeds), len(input_ids))
             ids = self.grounded_ids(input_ids)
             text = self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, **outputs)
             score = self.itm_head(text.last_hidden_state[:, 0])  # (B, 2)

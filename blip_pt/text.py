@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipTextConfig, BlipTextLMOutput, BlipTextOutput
-from blip_pt.base import BlipPreTrainedModel, checkpointed
+from blip_core.checks import check_ids, check_labels, check_mask, check_states, check_texts, text_source
+from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
 from blip_pt.decoding import LayerCache, TextCache
 from blip_pt.nn import (
     ACTIVATIONS, Embedding, LayerNorm, Linear, additive_mask, attention, causal_mask, merge_heads, over_heads, split_heads,
@@ -102,7 +103,7 @@ class BlipTextModel(BlipPreTrainedModel):
 
     def __init__(self, config: BlipTextConfig, add_pooling_layer: bool = True, *, initialize: bool = True):
         super().__init__(config)
-        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
         self.embedding_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.num_hidden_layers))
@@ -110,39 +111,18 @@ class BlipTextModel(BlipPreTrainedModel):
         if initialize:
             self.initialize()
 
-    def check(self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None) -> None:
+    def check(
+        self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
+    ) -> None:
         """Raise `ValueError` for texts that this model cannot take."""
-        batch, length = inputs.shape[:2] if inputs.ndim >= 2 else (0, 0)
-        if not batch or not length or (inputs.ndim == 2 and inputs.is_floating_point()):
-            raise ValueError(
-                f"input_ids must be integers of shape (batch, length), got {inputs.dtype} of shape "
-                f"{tuple(inputs.shape)}; make them with BlipProcessor."
-            )
-        if length > self.config.max_position_embeddings:
-            raise ValueError(
-                f"The text has {length} tokens but the model takes at most {self.config.max_position_embeddings}; "
-                "shorten it, or pass truncation=True to the processor."
-            )
+        check_texts(inputs.shape, type_name(inputs), self.config)
         if inputs.ndim == 2 and inputs.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = torch.aminmax(inputs)
-            if low < 0 or high >= self.config.vocab_size:
-                raise ValueError(
-                    f"input_ids must lie between 0 and {self.config.vocab_size - 1}, got {int(low)} to {int(high)}; "
-                    "use the tokenizer that belongs to this checkpoint."
-                )
-        if attention_mask is not None and (attention_mask.ndim not in (2, 3) or len(attention_mask) != batch):
-            raise ValueError(
-                f"attention_mask must be of shape ({batch}, {length}) like the text, got {tuple(attention_mask.shape)}."
-            )
-        if states is not None and (states.ndim != 3 or states.shape[2] != self.config.encoder_hidden_size):
-            raise ValueError(
-                f"Encoder states (image_embeds) must be of shape (batch, tokens, {self.config.encoder_hidden_size}), "
-                f"got {tuple(states.shape)}."
-            )
-        if states is not None and batch % len(states):
-            raise ValueError(f"{batch} texts do not go with {len(states)} pictures; give one picture or one of each text.")
-        if states is not None and not self.config.is_decoder:
-            raise ValueError("This text model was configured with is_decoder=False and cannot read encoder states.")
+            check_ids(int(low), int(high), self.config)
+        if attention_mask is not None:
+            check_mask(attention_mask.shape, inputs.shape)
+        if states is not None:
+            check_states(states.shape, None if states_mask is None else states_mask.shape, len(inputs), self.config)
 
     def forward(
         self,
@@ -165,13 +145,11 @@ class BlipTextModel(BlipPreTrainedModel):
         Returns states (B, L, W).
         Raises `ValueError` for ids out of the vocabulary, texts that are too long, and batches that do not match.
         """
-        inputs = inputs_embeds if input_ids is None else input_ids
-        if inputs is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("Give either input_ids or inputs_embeds.")
+        inputs = text_source(input_ids, inputs_embeds)
         if cache is not None:
             mask, states_mask, position_ids = cache.mask, cache.states_mask, cache.positions
         else:
-            self.check(inputs, attention_mask, encoder_hidden_states)
+            self.check(inputs, attention_mask, encoder_hidden_states, encoder_attention_mask)
             mask, states_mask = None, None
             if is_decoder:
                 mask = causal_mask(attention_mask, inputs.shape[1], inputs.device, self.dtype)  # (B or 1, 1, L, L)
@@ -183,7 +161,7 @@ class BlipTextModel(BlipPreTrainedModel):
             encoder_hidden_states = encoder_hidden_states.to(self.dtype)
         if position_ids is None:
             position_ids = torch.arange(inputs.shape[1], device=inputs.device)
-        x = self.word_embeddings(input_ids) if input_ids is not None else inputs_embeds.to(self.dtype)  # (B, L, W)
+        x = self.word_embeddings(inputs) if inputs_embeds is None else inputs_embeds.to(self.dtype)  # (B, L, W)
         x = self.embedding_norm(x + self.position_embeddings(position_ids))
         x = F.dropout(x, self.config.hidden_dropout_prob, self.training)
         hidden_states, attentions, cross_attentions = [x], [], []
@@ -277,10 +255,7 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
 
 def next_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float, reduction: str) -> Tensor:
     """Cross-entropy of each token (B, L) under the logits (B, L, V) of the position before it, in float32."""
-    if labels.shape != logits.shape[:2]:
-        raise ValueError(f"labels must be of shape {tuple(logits.shape[:2])} like the text, got {tuple(labels.shape)}.")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+    check_labels(labels.shape, logits.shape[:2], reduction)
     predicted, target = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
     loss = F.cross_entropy(predicted, target, reduction=reduction, label_smoothing=label_smoothing)
     return loss.view(len(labels), -1).sum(1) if reduction == "none" else loss

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
-from blip_pt.base import BlipPreTrainedModel, checkpointed
+from blip_core.checks import check_pixel_values
+from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
 from blip_pt.nn import ACTIVATIONS, LayerNorm, Linear, PatchEmbedding, attention, merge_heads, split_heads
 
 
@@ -86,19 +87,7 @@ class BlipVisionModel(BlipPreTrainedModel):
 
     def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
         """Raise `ValueError` for pictures that this model cannot take."""
-        shape, config = tuple(pixel_values.shape), self.config
-        if len(shape) != 4 or shape[1] != config.num_channels or not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values must be floating-point numbers of shape (batch, {config.num_channels}, height, width), "
-                f"got {pixel_values.dtype} of shape {shape}; make them with BlipProcessor."
-            )
-        if not interpolate_pos_encoding and shape[2:] != (config.image_size, config.image_size):
-            raise ValueError(
-                f"pixel_values are {shape[2]} x {shape[3]} pixels but the model was made for {config.image_size} x "
-                f"{config.image_size}; resize them, load it with image_size=, or pass interpolate_pos_encoding=True."
-            )
-        if min(shape[2:]) < config.patch_size:
-            raise ValueError(f"pixel_values of {shape[2]} x {shape[3]} are smaller than a patch of {config.patch_size}.")
+        check_pixel_values(pixel_values.shape, type_name(pixel_values), self.config, interpolate_pos_encoding)
 
     def forward(
         self,

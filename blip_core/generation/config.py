@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import sys
 import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -42,7 +43,7 @@ class GenerationConfig:
     one with greedy search.
 
     Length, in tokens: `max_length` and `min_length` count the prompt, `max_new_tokens` and `min_new_tokens` do not and
-    win over them. `max_length` left at its default means 20 tokens after the prompt; a given one, 20 as well, counts it.
+    win over them. `max_length` left at its default means 20 tokens after the prompt; a given one, be it 20, counts it.
 
     Beams: a finished text scores sum of log-probabilities / new tokens ** `length_penalty`. `early_stopping` ends the
     search as soon as `num_beams` texts are finished (True), when the best running beam would score no better if it
@@ -156,7 +157,7 @@ class GenerationConfig:
         if self.max_new_tokens is not None:
             longest, said = prompt_length + self.max_new_tokens, f"max_new_tokens={self.max_new_tokens}"
         elif self._length_left_out and self.max_length == DEFAULT_LENGTH:
-            longest, said = min(prompt_length + DEFAULT_LENGTH, max_positions or math.inf), "the default length"
+            longest, said = min(prompt_length + DEFAULT_LENGTH, max_positions or sys.maxsize), "the default length"
         else:
             longest, said = self.max_length, f"max_length={self.max_length}"
         if max_positions is not None and longest > max_positions:
@@ -176,7 +177,7 @@ class GenerationConfig:
                 f"{name}={getattr(self, name)} asks for {shortest} tokens (prompt included), but {said} ends a text at "
                 f"{longest}; lower the one or raise the other."
             )
-        return shortest, int(longest)
+        return shortest, longest
 
     def updated(self, **overrides: Any) -> Self:
         """Return a copy with other values, as the keywords of `generate` give them.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from blip_core.generation.config import GenerationConfig
 from blip_core.generation.logits import LogitsProcessor
 from blip_core.generation.search import Beams, Chains, Search
+from blip_core.outputs import ModelOutput
 
 
 class DecodingSession(Protocol):
@@ -39,7 +40,7 @@ class DecodingSession(Protocol):
 
 
 @dataclass
-class GenerationOutput:
+class GenerationOutput(ModelOutput):
     """The texts found. `rows` are items x num_return_sequences, an item's texts together and best first.
 
     `sequences`: int64 (rows, longest); each row its own prompt without padding, its new tokens with the end token,
@@ -59,11 +60,11 @@ class GenerationOutput:
     ended before.
     """
 
-    sequences: np.ndarray
-    sequences_scores: np.ndarray | None = None
-    token_log_probs: np.ndarray | None = None
-    beam_indices: np.ndarray | None = None
-    scores: tuple[np.ndarray, ...] | None = None
+    sequences: Any = None
+    sequences_scores: Any = None
+    token_log_probs: Any = None
+    beam_indices: Any = None
+    scores: tuple[Any, ...] | None = None
 
 
 def generate(
@@ -96,7 +97,7 @@ def generate(
     seeds = item_seeds(seed, len(prompts)) if config.do_sample else [None] * len(prompts)
     kind = Beams if config.num_beams > 1 else Chains
     limits = [config.length_limits(len(prompt), max_positions) for prompt in prompts]
-    searches = [kind(p, config, limit, s) for p, limit, s in zip(prompts, limits, seeds, strict=True)]
+    searches: list[Search] = [kind(p, config, limit, s) for p, limit, s in zip(prompts, limits, seeds, strict=True)]
 
     recorded: list[np.ndarray] = []
     live = list(enumerate(searches))
@@ -105,7 +106,7 @@ def generate(
     while True:
         scores = advance([search for _, search in live], logits, config, processor)
         if config.output_scores:
-            recorded.append(record(scores, live, len(prompts), config))
+            recorded.append(record(scores, len(recorded), live, len(prompts), config))
         if stream:
             for item, search in live:
                 stream(item, search.texts[0].tokens[-1])
@@ -149,9 +150,7 @@ def advance(
     return scores
 
 
-def check_prompts(
-    input_ids: np.ndarray, attention_mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+def check_prompts(input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """Return both arrays as int64, and each item's tokens without padding; `ValueError` where they do not fit."""
     input_ids, attention_mask = np.asarray(input_ids), np.asarray(attention_mask)
     if input_ids.ndim != 2 or not input_ids.size or input_ids.dtype.kind not in "iu":
@@ -173,23 +172,25 @@ def item_seeds(seed: int | Sequence[int] | None, items: int) -> list[int]:
     """Return one seed per item."""
     if seed is None:
         return [secrets.randbits(64) for _ in range(items)]
-    seeds = [seed] * items if isinstance(seed, int | np.integer) else list(seed)
-    if len(seeds) != items:
-        raise ValueError(f"seed must be one number or one per item: got {len(seeds)} for {items} items.")
+    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * items
     if not all(isinstance(s, int | np.integer) and s >= 0 for s in seeds):
         raise ValueError(f"seed must be whole numbers of at least 0, got {seed!r}.")
+    if len(seeds) != items:
+        raise ValueError(f"seed must be one number or one per item: got {len(seeds)} for {items} items.")
     return [int(s) for s in seeds]
 
 
 def record(
-    scores: np.ndarray, live: list[tuple[int, Search]], items: int, config: GenerationConfig
+    scores: np.ndarray, step: int, live: list[tuple[int, Search]], items: int, config: GenerationConfig
 ) -> np.ndarray:
     """Return the scores of one step with a place for every row of every item, NaN where the row had ended."""
     rows = max(config.num_beams, config.num_return_sequences)
     width = len(scores) // len(live)
     everything = np.full((items, rows, scores.shape[1]), np.nan, np.float32)
-    for i, (item, _) in enumerate(live):
+    for i, (item, search) in enumerate(live):
         everything[item] = scores[i * width : (i + 1) * width]
+        if config.num_beams == 1:
+            everything[item, [len(text.rows) <= step for text in search.texts]] = np.nan
     return everything.reshape(items * rows, -1)
 
 
@@ -209,7 +210,7 @@ def collect(searches: list[Search], config: GenerationConfig, recorded: list[np.
 
 def padded(rows: Sequence[Sequence[float]], filler: float, dtype: type) -> np.ndarray:
     """Return rows of unlike length as one array, filled up on the right."""
-    array = np.full((len(rows), max(map(len, rows))), filler, dtype)
+    array: np.ndarray = np.full((len(rows), max(map(len, rows))), filler, dtype)
     for target, row in zip(array, rows, strict=True):
         target[: len(row)] = row
     return array

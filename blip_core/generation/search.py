@@ -6,6 +6,7 @@ knows nothing of other items, so a text is the same alone and in any batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +32,7 @@ class Hypothesis:
         return replace(self, tokens=[*self.tokens, token], log_probs=known, rows=[*self.rows, row])
 
 
-class Search:
+class Search(ABC):
     """What greedy search, sampling and beam search share.
 
     `texts` are the rows: one, the prompt, at first. After `advance`, `parents` says which row each new row continues.
@@ -46,15 +47,16 @@ class Search:
         self.done = False
         # A stream of random numbers of its own for each returned text (one for all beams), in every NumPy alike.
         streams = range(config.num_return_sequences if config.num_beams == 1 else 1)
-        self.noise = [] if seed is None else [np.random.Generator(np.random.Philox([seed, i])) for i in streams]
+        keys = [np.random.SeedSequence(seed, spawn_key=(i,)) for i in streams] if seed is not None else []
+        self.noise = [np.random.Generator(np.random.Philox(key)) for key in keys]
 
+    @abstractmethod
     def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
         """Choose the next token of each row.
 
         `scores`: float32 (rows, vocabulary), after all rules. `log_probs`: the same shape, the model's own
         distribution, or None if nobody asks. Raises `ValueError` where no token is allowed.
         """
-        raise AssertionError("a search has its own way to advance")
 
     def results(self) -> list[Hypothesis]:
         """Return the `num_return_sequences` texts found, best first, once `done`."""
@@ -78,11 +80,7 @@ class Chains(Search):
         text = self.texts[row]
         if text.finished:
             return text
-        if self.noise:
-            chosen = draw(scores[row], [self.noise[index].random()])
-        else:
-            best = scores[row].argmax()
-            chosen = np.array([best])[np.isfinite(scores[row, best : best + 1])]
+        chosen = draw(scores[row], [self.noise[index].random()]) if self.noise else largest(scores[row], 1)
         if not chosen.size:
             raise nothing_allowed(text.tokens)
         text = text.extended(int(chosen[0]), row, log_probs)
@@ -106,22 +104,26 @@ class Beams(Search):
     def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
         beams, vocab = self.config.num_beams, scores.shape[1]
         totals = (scores + self.totals[:, None]).ravel()
-        chosen = draw(totals, self.noise[0].random(self.candidates)) if self.noise else largest(totals, self.candidates)
-        running: list[tuple[np.float32, Hypothesis]] = []
+        if self.noise:
+            chosen = draw(totals, self.noise[0].random(self.candidates).tolist())
+        else:
+            chosen = largest(totals, self.candidates)
+        running: list[tuple[float, Hypothesis]] = []
         for rank, index in enumerate(chosen):
             row, token = divmod(int(index), vocab)
+            total = float(totals[index])
             text = self.texts[row].extended(token, row, log_probs)
             if not self.ends(text):
-                running.append((totals[index], text))
+                running.append((total, text))
             elif rank < beams:
-                self.finished.append(replace(text, score=self._score(totals[index], len(text.rows)), finished=True))
+                self.finished.append(replace(text, score=self._score(total, len(text.rows)), finished=True))
         running = sorted(running, key=lambda pair: -pair[0])[:beams]
         self.finished = sorted(self.finished, key=lambda text: -text.score)[:beams]
         self.done = not running or self._enough(running[0])
         if self.done:
             self._require_results()
             return
-        running += [(np.float32(-np.inf), running[0][1])] * (beams - len(running))
+        running += [(-np.inf, running[0][1])] * (beams - len(running))
         self.totals = np.array([total for total, _ in running], np.float32)
         self.texts = [text for _, text in running]
         self.parents = [text.rows[-1] for text in self.texts]
@@ -130,9 +132,9 @@ class Beams(Search):
         return self.finished[: self.config.num_return_sequences]
 
     def _score(self, total: float, new_tokens: int) -> float:
-        return float(total) / new_tokens**self.config.length_penalty
+        return total / new_tokens**self.config.length_penalty
 
-    def _enough(self, best: tuple[np.float32, Hypothesis]) -> bool:
+    def _enough(self, best: tuple[float, Hypothesis]) -> bool:
         """Say whether the running beams can be given up: by `early_stopping`, or as they can improve nothing."""
         if len(self.finished) < self.config.num_beams:
             return False
@@ -156,6 +158,6 @@ class Beams(Search):
 def nothing_allowed(tokens: Sequence[int]) -> ValueError:
     """The error for a text that no token may follow."""
     return ValueError(
-        f"No token may follow {list(tokens)}: bad_words_ids, no_repeat_ngram_size and the least length ban all of them; "
+        f"No token may follow {list(tokens)}: bad_words_ids, no_repeat_ngram_size and the least length ban them all; "
         "relax one of these options."
     )

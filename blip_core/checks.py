@@ -1,0 +1,164 @@
+"""What users may give to the models: checks on shapes and types, with the same messages in both frameworks.
+
+A size is None where it is not known yet, while TensorFlow traces a graph; it is then not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from blip_core.config import BlipTextConfig, BlipVisionConfig
+
+Shape = Sequence[int | None]
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Something given to a model does not fit it or the rest."""
+
+
+def _differ(*sizes: int | None) -> bool:
+    return len({size for size in sizes if size is not None}) > 1
+
+
+def check_pixel_values(shape: Shape, dtype: str, config: BlipVisionConfig, interpolate_pos_encoding: bool) -> None:
+    """Refuse pictures that a vision model cannot take."""
+    shape, size = tuple(shape), config.image_size
+    if len(shape) != 4 or _differ(shape[1], config.num_channels) or "float" not in dtype:
+        raise InputError(
+            f"pixel_values must be floating-point numbers of shape (batch, {config.num_channels}, height, width), "
+            f"got {dtype} of shape {shape}; make them with BlipProcessor."
+        )
+    if not interpolate_pos_encoding and _differ(*shape[2:], size):
+        raise InputError(
+            f"pixel_values are {shape[2]} x {shape[3]} pixels but the model was made for {size} x {size}; "
+            "resize them, load it with image_size=, or pass interpolate_pos_encoding=True."
+        )
+    if interpolate_pos_encoding and None in shape[2:]:
+        raise InputError("interpolate_pos_encoding needs to know the height and width of pixel_values in a graph.")
+    if any(size is not None and size < config.patch_size for size in shape[2:]):
+        raise InputError(f"pixel_values of {shape[2]} x {shape[3]} are smaller than a patch of {config.patch_size}.")
+
+
+def check_image_source(pixel_values: Any, image_embeds: Any) -> None:
+    """Refuse both and neither."""
+    if (pixel_values is None) == (image_embeds is None):
+        raise InputError("Give either pixel_values or image_embeds.")
+
+
+def text_source(input_ids: T | None, inputs_embeds: T | None) -> T:
+    """Return the one that is given, and refuse both and neither."""
+    given = [source for source in (input_ids, inputs_embeds) if source is not None]
+    if len(given) != 1:
+        raise InputError("Give either input_ids or inputs_embeds.")
+    return given[0]
+
+
+def check_texts(shape: Shape, dtype: str, config: BlipTextConfig) -> None:
+    """Refuse token ids (batch, length), or embeddings (batch, length, width), that a text model cannot take."""
+    shape = tuple(shape)
+    if len(shape) not in (2, 3) or 0 in shape[:2] or (len(shape) == 2) == ("float" in dtype):
+        raise InputError(
+            f"input_ids must be integers of shape (batch, length), got {dtype} of shape {shape}; "
+            "make them with BlipProcessor."
+        )
+    if shape[1] is not None and shape[1] > config.max_position_embeddings:
+        raise InputError(
+            f"The text has {shape[1]} tokens but the model takes at most {config.max_position_embeddings}; "
+            "shorten it, or pass truncation=True to the processor."
+        )
+
+
+def check_ids(low: int, high: int, config: BlipTextConfig) -> None:
+    """Refuse token ids from `low` to `high` that are out of the vocabulary."""
+    if low < 0 or high >= config.vocab_size:
+        raise InputError(
+            f"input_ids must lie between 0 and {config.vocab_size - 1}, got {low} to {high}; "
+            "use the tokenizer that belongs to this checkpoint."
+        )
+
+
+def check_mask(shape: Shape, texts: Shape) -> None:
+    """Refuse an attention mask that does not go with texts (batch, length ...)."""
+    batch, length = texts[:2]
+    if len(shape) not in (2, 3) or _differ(shape[0], batch) or any(_differ(size, length) for size in shape[1:]):
+        raise InputError(f"attention_mask must be of shape ({batch}, {length}) like the text, got {tuple(shape)}.")
+
+
+def check_states(shape: Shape, mask: Shape | None, batch: int | None, config: BlipTextConfig) -> None:
+    """Refuse encoder states, or a mask of theirs, that `batch` texts cannot attend to."""
+    if not config.is_decoder:
+        raise InputError("This text model was configured with is_decoder=False and cannot read encoder states.")
+    if len(shape) != 3 or _differ(shape[2], config.encoder_hidden_size):
+        raise InputError(
+            f"Encoder states (image_embeds) must be of shape (batch, tokens, {config.encoder_hidden_size}), "
+            f"got {tuple(shape)}."
+        )
+    if batch is not None and shape[0] is not None and (not shape[0] or batch % shape[0]):
+        raise InputError(f"{batch} texts do not go with {shape[0]} pictures; give one picture or one of each text.")
+    if mask is not None and (len(mask) != 2 or _differ(mask[0], shape[0]) or _differ(mask[1], shape[1])):
+        raise InputError(
+            f"encoder_attention_mask must be of shape {tuple(shape[:2])} like the states, got {tuple(mask)}."
+        )
+
+
+def check_pairs(pictures: int | None, texts: int | None) -> None:
+    """Refuse other numbers than as many pictures as texts, or one picture for all."""
+    if pictures != 1 and _differ(pictures, texts):
+        raise InputError(f"{pictures} pictures do not go with {texts} texts; give one of each, or one picture.")
+
+
+def given_texts(input_ids: T | None, what: str = "texts") -> T:
+    """Return texts, and refuse missing ones."""
+    if input_ids is None:
+        raise InputError(f"Give the {what} as input_ids.")
+    return input_ids
+
+
+def given_answers(labels: T | None) -> T:
+    """Return the answers that a question answerer shall predict, and refuse missing ones."""
+    if labels is None:
+        raise InputError("Give labels to train, decoder_input_ids to score, or call generate to answer.")
+    return labels
+
+
+def check_labels(shape: Shape, texts: Shape, reduction: str) -> None:
+    """Refuse labels that are not of the texts' shape (batch, length), and an unknown reduction."""
+    if len(shape) != 2 or any(_differ(*sizes) for sizes in zip(shape, texts, strict=True)):
+        raise InputError(f"labels must be of shape {tuple(texts)} like the text, got {tuple(shape)}.")
+    if reduction not in ("mean", "sum", "none"):
+        raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+
+
+def check_similarities(shape: Shape) -> None:
+    """Refuse similarities that are not square, of which no diagonal can hold the matching pairs."""
+    if _differ(*shape):
+        raise InputError(f"The loss needs as many pictures as texts, got similarities {tuple(shape)}.")
+
+
+def answer_groups(counts: Sequence[int] | None, weights: Any, questions: int, answers: int) -> tuple[list[int], Any]:
+    """How many answers each question has and what each weighs; `ValueError` where they do not add up.
+
+    Without counts there is one answer to each question; without weights those of a question weigh the same, 1 in all.
+    """
+    counts = [1] * questions if counts is None else [int(count) for count in counts]
+    if len(counts) != questions or sum(counts) != answers or min(counts) < 0:
+        raise InputError(f"answer_counts must give {questions} numbers of sum {answers}, got {counts}.")
+    if weights is None:
+        weights = [1 / count for count in counts for _ in range(count)]
+    if len(weights) != answers:
+        raise InputError(f"answer_weights must give one weight for each of {answers} answers, got {len(weights)}.")
+    return counts, weights
+
+
+def check_one_answer_each(answers: int | None, questions: int | None) -> None:
+    """Refuse another number of answers than questions, where no counts say whose they are."""
+    if _differ(answers, questions):
+        raise InputError(f"{answers} answers to {questions} questions need answer_counts.")
+
+
+def check_weight_type(name: str) -> None:
+    """Refuse a type that weights cannot have."""
+    if name not in ("float16", "bfloat16", "float32", "float64"):
+        raise InputError(f"dtype must be float32, float16, bfloat16, float64 or 'auto', got {name!r}.")
