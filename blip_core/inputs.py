@@ -1,0 +1,84 @@
+"""What the processors return: a dictionary of lists or tensors that goes straight into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+FRAMEWORKS = ("np", "pt", "tf")
+
+
+class BlipInputs(dict[str, Any]):
+    """Inputs of a model by name, also readable as attributes: `model(**inputs)`, `inputs.pixel_values`.
+
+    Holds some of `pixel_values`, `input_ids`, `attention_mask` and `labels`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"These inputs have no {name!r}, only {', '.join(self) or 'nothing'}.") from None
+
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
+        """Move the tensors to `device` and cast the floating-point ones to `dtype`, in place; returns itself.
+
+        `dtype` is one of the tensors' framework or its name ("float16"), and may be given alone:
+        `inputs.to(torch.float16)`. NumPy arrays stay where they are, so that they know no device but "cpu".
+        Raises `ValueError` for lists, which `return_tensors` turns into tensors.
+        """
+        if device is not None and not isinstance(device, str | int) and type(device).__name__ != "device":
+            device, dtype = None, device
+        for name, value in self.items():
+            self[name] = _move(name, value, device, dtype)
+        return self
+
+
+def _move(name: str, value: Any, device: Any, dtype: Any) -> Any:
+    if hasattr(value, "detach"):
+        import torch
+
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, np.ndarray):
+        if device not in (None, "cpu"):
+            raise ValueError(f"{name} is a NumPy array, which cannot be moved to {device!r}; use return_tensors='pt'.")
+        return value.astype(dtype, copy=False) if dtype is not None and value.dtype.kind == "f" else value
+    if hasattr(value, "numpy"):
+        import tensorflow as tf
+
+        with tf.device(device):
+            return tf.cast(value, dtype) if dtype is not None and value.dtype.is_floating else tf.identity(value)
+    raise ValueError(f"{name} holds lists, not tensors; call the processor with return_tensors='pt', 'tf' or 'np'.")
+
+
+def check_framework(return_tensors: str | None) -> None:
+    """Raise `ValueError` unless `return_tensors` is None, "np", "pt" or "tf"."""
+    if return_tensors is not None and return_tensors not in FRAMEWORKS:
+        raise ValueError(f"return_tensors must be None, 'np', 'pt' or 'tf', got {return_tensors!r}.")
+
+
+def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: str) -> Any:
+    """Join rows of one shape to a tensor whose first dimension is the batch; None leaves the list as it is.
+
+    Whole numbers become int64, in TensorFlow int32. Rows of different shapes are a `ValueError` that tells `remedy`.
+    """
+    check_framework(return_tensors)
+    if return_tensors is None:
+        return rows
+    arrays = [np.asarray(row) if len(row) else np.empty(0, np.int64) for row in rows]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(f"{name} of shapes {shapes[0]} and {shapes[-1]} do not make one tensor; {remedy}.")
+    batch = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+    if return_tensors == "np":
+        return batch
+    if return_tensors == "pt":
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(batch))
+    import tensorflow as tf
+
+    return tf.constant(batch.astype(np.int32) if batch.dtype == np.int64 else batch)
