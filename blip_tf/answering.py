@@ -1,0 +1,139 @@
+"""Visual question answering: pictures and questions -> answers.
+
+Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
+width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipConfig, BlipForQuestionAnsweringOutput, GenerationConfig, GenerationOutput
+from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
+from blip_core.prompts import decoder_prompts
+from blip_tf.decoding import search
+from blip_tf.image_model import TFBlipImageModel
+from blip_tf.nn import sizes
+from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
+from blip_tf.vision import TFBlipVisionModel
+
+
+@keras.saving.register_keras_serializable("blip")
+class TFBlipForQuestionAnswering(TFBlipImageModel):
+    """Visual question answering: the question is encoded with the picture, the answer decoded from the question.
+
+    Source: the original's `BLIP_VQA`. The answer decoder attends to the question's states, so its cross-attention is
+    of the text width.
+    """
+
+    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+        super().__init__(config)
+        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.text_decoder = TFBlipTextLMHeadModel(config.answer_config(), initialize=False)
+        if initialize:
+            self.initialize()
+
+    def encode_question(
+        self, embeds: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, training: bool = False
+    ) -> Tensor:
+        """Questions (B, L) grounded in image embeddings (B or 1, T, width) -> states (B, L, W)."""
+        input_ids = given_texts(input_ids, "question")
+        check_pairs(embeds.shape[0], input_ids.shape[0])
+        ids = self.grounded_ids(input_ids)
+        return self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, training=training).last_hidden_state
+
+    def call(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        answer_counts: Sequence[int] | Tensor | None = None,
+        answer_weights: Sequence[float] | Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool = False,
+    ) -> BlipForQuestionAnsweringOutput:
+        """Predict answers (A, length) to questions (B, L); `labels` are the answers with -100 on the padding.
+
+        Without `decoder_input_ids` they are the labels with `[DEC]` in the first place. A question may have several
+        answers, `answer_counts[i]` of them next to each other, each with a weight (equal ones, of sum 1 for each
+        question, unless given); the loss is then the sum over all answers of weight x summed token loss, divided by
+        the number of questions (the original's), and otherwise the mean over tokens.
+        """
+        if decoder_input_ids is None:
+            labels, text = given_answers(labels), self.config.text_config
+            filled = tf.where(labels == -100, tf.cast(text.pad_token_id, labels.dtype), labels)
+            first = tf.fill(tf.shape(labels[:, :1]), tf.cast(text.bos_token_id, labels.dtype))
+            decoder_input_ids = tf.concat([first, filled[:, 1:]], axis=1)
+        outputs = {
+            "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
+        }  # fmt: skip
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
+        question = self.encode_question(vision.last_hidden_state, input_ids, attention_mask, training)  # (B, L, W)
+        states, states_mask, weights = question, attention_mask, None
+        repeats: Any
+        if answer_counts is not None or answer_weights is not None:
+            numbers = question.shape[0], decoder_input_ids.shape[0]
+            if tf.is_symbolic_tensor(answer_counts) or None in numbers:  # known when the graph runs
+                repeats = tf.ones(sizes(question)[:1], tf.int32) if answer_counts is None else tf.stack(answer_counts)
+                weights = tf.repeat(1 / repeats, repeats) if answer_weights is None else answer_weights
+            else:
+                repeats, weights = answer_groups(answer_counts, answer_weights, *numbers)
+            states = tf.repeat(question, repeats, axis=0)  # (A, L, W)
+            states_mask = None if attention_mask is None else tf.repeat(attention_mask, repeats, axis=0)
+        else:
+            check_one_answer_each(decoder_input_ids.shape[0], question.shape[0])
+        answer = self.text_decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=states_mask,
+            labels=labels,
+            reduction="mean" if weights is None else "none",
+            **outputs,
+        )
+        loss = answer.loss
+        if loss is not None and weights is not None:
+            loss = tf.reduce_sum(loss * tf.cast(weights, loss.dtype)) / tf.cast(sizes(question)[0], loss.dtype)
+        return BlipForQuestionAnsweringOutput(
+            loss=loss,
+            image_embeds=vision.last_hidden_state,
+            last_hidden_state=vision.last_hidden_state,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+            logits=answer.logits,
+            question_embeds=question,
+            decoder_hidden_states=answer.hidden_states,
+            decoder_attentions=answer.attentions,
+            cross_attentions=answer.cross_attentions,
+        )
+
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | Sequence[int] | None = None,
+        stream: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Tensor | GenerationOutput:
+        """Answer questions (B, L) about pictures; the rest as `TFBlipForConditionalGeneration.generate`."""
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        question = self.encode_question(embeds, input_ids, attention_mask)
+        ids, mask = decoder_prompts(None, None, len(question), self.config.text_config)
+        config = generation_config or self.generation_config
+        return search(self.text_decoder, question, attention_mask, ids, mask, config, options, seed, stream)

@@ -1,0 +1,203 @@
+"""What every model shares: loading, saving, initial values, where it lives and in what precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+import optree
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import GenerationConfig, ModelOutput
+from blip_core.checks import InputError, check_weight_type
+from blip_core.outputs import OUTPUTS
+from blip_core.pretrained import Pretrained
+from blip_core.saving import write_pretrained
+from blip_core.weights import AnyConfig, Parameter, initial_value, parameters
+from blip_tf.keras_model import KerasModel, dtype_policy, model_name
+from blip_tf.nn import dropout_seed
+
+
+class TFBlipPreTrainedModel(KerasModel):
+    """A `keras.Model` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
+
+    A model made from a configuration alone has random weights, drawn after TensorFlow's global seed. As in all of
+    Keras, dropout needs `training=True` in the call (`fit` passes it), and the precision is that of Keras's global
+    dtype policy at the time the model is made.
+    """
+
+    config: Any
+
+    def __init__(self, config: AnyConfig):
+        super().__init__()
+        self.built = True
+        self.config = config
+        self.generation_config = GenerationConfig()
+        self.gradient_checkpointing = False
+
+    @property
+    def device(self) -> str:
+        """The device of the weights."""
+        return self.weights[0].value.device
+
+    def table(self) -> list[Parameter]:
+        """This model's rows of the weight table."""
+        return parameters(model_name(type(self)), self.config)
+
+    def num_parameters(self) -> int:
+        """The number of weights; tied ones count once."""
+        return self.count_params()
+
+    def get_parameter(self, name: str) -> keras.Variable:
+        """The weight with a name of the table, such as `blocks.0.mlp.fc1.weight`."""
+        steps = name.split(".")
+        return reduce(lambda at, step: at[int(step)] if step.isdecimal() else getattr(at, step), steps, self)
+
+    def initialize(self) -> None:
+        """Draw all weights anew, reproducibly after `tf.random.set_seed`."""
+        noise = np.random.default_rng(random_seed())
+        for parameter in self.table():
+            value = initial_value(parameter, self.config, noise)
+            self.get_parameter(parameter.name).assign(parameter.to_tensorflow(value))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
+        image_size: int | None = None,
+        dtype: tf.DType | str | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
+
+        `config` replaces or overrides the checkpoint's `config.json` (a whole configuration, a file, or a dictionary
+        of settings); `image_size` in pixels resizes the position embeddings; `dtype` is that of the weights ("auto"
+        keeps the stored one), or a Keras policy such as "mixed_float16" (the global policy, float32, unless given);
+        `device` is one of TensorFlow's, such as "GPU:0"; `revision` is a branch, tag or commit of the Hub.
+        Raises `OSError` where nothing is found, and `ValueError` naming every tensor that is missing, unexpected or
+        of another shape, or saying what is wrong with a file. Warns of parts that the checkpoint lacks.
+        """
+        source = Pretrained(
+            model_name(cls),
+            name_or_path,
+            config=config,
+            image_size=image_size,
+            revision=revision,
+            seed=random_seed(),
+        )
+        wanted = tf_dtype(source.dtype.name if dtype == "auto" else dtype)
+        with dtype_policy(wanted), tf.device(tf_device(device)):
+            model = cls(source.config, initialize=False)  # type: ignore[call-arg]
+            for parameter, array in source:
+                variable = model.get_parameter(parameter.name)
+                variable.assign(to_tensorflow(parameter.to_tensorflow(array), variable.dtype))
+        model.generation_config = source.generation_config()
+        return model
+
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+        """Write `config.json`, `model.safetensors` (or shards and index) and `generation_config.json` into a folder.
+
+        The layout is Hugging Face's. An interrupted save leaves the earlier files whole. Raises `OSError` where the
+        folder cannot be written.
+        """
+        write_pretrained(
+            folder,
+            model_name(type(self)),
+            self.config,
+            self.table(),
+            lambda parameter: parameter.from_tensorflow(to_numpy(self.get_parameter(parameter.name))),
+            generation_config=self.generation_config if hasattr(self, "generate") else None,
+            max_shard_size=max_shard_size,
+        )
+
+    def gradient_checkpointing_enable(self, enable: bool = True) -> None:
+        """Compute each block's activations again in the backward pass, not keep them: less memory, more time."""
+        for module in self._flatten_layers():
+            if isinstance(module, TFBlipPreTrainedModel):
+                module.gradient_checkpointing = enable
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        self.gradient_checkpointing_enable(False)
+
+
+def checkpointed(model: TFBlipPreTrainedModel, block: keras.layers.Layer, x: Tensor, **options: Any) -> Any:
+    """Call a block, with gradient checkpointing where the model asks for it."""
+    if not (model.gradient_checkpointing and options["training"]):
+        return block(x, **options)
+    names = [name for name, value in options.items() if tf.is_tensor(value)]
+    seed = tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32)
+    missing: list[int] = []
+
+    @tf.recompute_grad
+    def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        with dropout_seed(seed):
+            outputs = block(x, **{**options, **dict(zip(names, tensors, strict=True))})
+        missing[:] = [index for index, output in enumerate(outputs) if output is None]
+        return tuple(output for output in outputs if output is not None)
+
+    outputs: list[Tensor | None] = list(run(x, *(options[name] for name in names)))
+    for index in missing:
+        outputs.insert(index, None)
+    return tuple(outputs)
+
+
+def tf_dtype(dtype: tf.DType | str | None) -> Any:
+    """The Keras policy of a type or a name such as "bfloat16"; None is the global one. `ValueError` for any other."""
+    if dtype is None or isinstance(dtype, keras.DTypePolicy):
+        return dtype or keras.config.dtype_policy()
+    name = dtype.name if isinstance(dtype, tf.DType) else dtype
+    if name not in ("mixed_float16", "mixed_bfloat16"):
+        check_weight_type(name)
+    return name
+
+
+def tf_device(device: str | None) -> str | None:
+    """TensorFlow's name of a device, which may be given as in PyTorch ("cuda", "cuda:1", "cpu")."""
+    return None if device is None else device.replace("cuda", "GPU")
+
+
+def random_seed() -> int:
+    """A seed that follows TensorFlow's global one."""
+    return int(tf.random.uniform((), maxval=2**62, dtype=tf.int64))
+
+
+def type_name(tensor: Tensor) -> str:
+    """The name of a tensor's type, such as "int64"."""
+    return tf.as_dtype(tensor.dtype).name
+
+
+def to_tensorflow(array: np.ndarray, dtype: str) -> Tensor:
+    """A tensor with the values of a NumPy array."""
+    return tf.cast(tf.convert_to_tensor(np.asarray(array, order="C")), dtype)
+
+
+def to_numpy(variable: keras.Variable) -> np.ndarray:
+    """A NumPy array of a weight."""
+    return variable.value.numpy()
+
+
+def register_output(kind: type[ModelOutput]) -> None:
+    """Let Keras and TensorFlow look into an output's fields, so that it can come out of a `tf.function`."""
+
+    def flatten(output: Any) -> tuple[Any, Any, Any]:
+        return output.values(), output.keys(), output.keys()
+
+    def unflatten(names: Any, values: Any) -> ModelOutput:
+        return kind(**dict(zip(names, values, strict=True)))
+
+    optree.register_pytree_node(kind, flatten, unflatten, namespace="keras")
+    kind.__tf_flatten__ = lambda output: (output.keys(), output.values())  # type: ignore[attr-defined]
+    kind.__tf_unflatten__ = staticmethod(unflatten)  # type: ignore[attr-defined]
+
+
+for output_kind in OUTPUTS:
+    register_output(output_kind)
+InputError._keras_call_info_injected = True  # type: ignore[attr-defined]  # or Keras writes a page around the message

@@ -1,0 +1,100 @@
+"""Captioning: pictures -> text.
+
+Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
+width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipConfig, BlipForConditionalGenerationOutput, GenerationConfig, GenerationOutput
+from blip_core.checks import check_pairs
+from blip_core.prompts import decoder_prompts
+from blip_tf.decoding import search
+from blip_tf.image_model import TFBlipImageModel
+from blip_tf.text import TFBlipTextLMHeadModel
+from blip_tf.vision import TFBlipVisionModel
+
+
+@keras.saving.register_keras_serializable("blip")
+class TFBlipForConditionalGeneration(TFBlipImageModel):
+    """Captioning: a vision encoder and a text decoder that attends to it. Source: the original's `BLIP_Decoder`."""
+
+    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+        super().__init__(config)
+        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
+        self.text_decoder = TFBlipTextLMHeadModel(config.text_config, initialize=False)
+        if initialize:
+            self.initialize()
+
+    def call(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool = False,
+    ) -> BlipForConditionalGenerationOutput:
+        """Predict each next token of captions (B, L) that begin with `[DEC]`; without any, that of `[DEC]` alone.
+
+        `labels` (B, L) are the captions with -100 on the prompt and the padding, as the processor makes them with
+        `return_labels=True`; the loss is the mean over the remaining tokens.
+        """
+        outputs = {
+            "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
+        }  # fmt: skip
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
+        embeds = vision.last_hidden_state
+        if input_ids is None:
+            input_ids = tf.fill((tf.shape(embeds)[0], 1), tf.constant(self.config.text_config.bos_token_id, tf.int64))
+        check_pairs(embeds.shape[0], input_ids.shape[0])
+        text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
+        return BlipForConditionalGenerationOutput(
+            loss=text.loss,
+            logits=text.logits,
+            image_embeds=embeds,
+            last_hidden_state=embeds,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+            decoder_hidden_states=text.hidden_states,
+            decoder_attentions=text.attentions,
+            cross_attentions=text.cross_attentions,
+        )
+
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | Sequence[int] | None = None,
+        stream: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Tensor | GenerationOutput:
+        """Caption pictures, going on from tokenized prompts where given: `[CLS] a picture of [SEP]` and padding.
+
+        `options` are fields of `GenerationConfig` (`num_beams=3`, `max_new_tokens=20`, `do_sample=True` ...) over
+        those of `generation_config` or of the model's own. `seed` fixes the samples, `stream(item, token)` sees
+        each new token at once. Each picture's caption is the same alone and in any batch.
+        Returns int64 tokens (B, length), or a `GenerationOutput` with `return_dict_in_generate=True`.
+        """
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        ids = None if input_ids is None else np.asarray(input_ids)
+        mask = None if attention_mask is None else np.asarray(attention_mask)
+        ids, mask = decoder_prompts(ids, mask, len(embeds), self.config.text_config)
+        check_pairs(len(embeds), len(ids))
+        config = generation_config or self.generation_config
+        return search(self.text_decoder, embeds, None, ids, mask, config, options, seed, stream)

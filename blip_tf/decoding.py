@@ -1,0 +1,205 @@
+"""The KV cache and the decoding session: what lets the search of `blip_core.generation` drive the text decoder.
+
+Shapes: R rows (texts under way), B' pictures, L new tokens, H heads, D head width, C capacity in tokens, S encoder
+states, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import GenerationConfig, GenerationOutput
+from blip_core.generation import generate
+from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
+
+if TYPE_CHECKING:
+    from blip_tf.text import TFBlipTextLMHeadModel
+
+BLOCK = 32  # capacities are multiples of it, so that few shapes come up
+
+
+class LayerCache:
+    """Keys and values of one layer: of the texts (R, H, C, D), and of the encoder states, `cross` (B', H, S, D).
+
+    The texts' have room for all tokens to come, `length` of which are filled; the encoder's are computed once for each
+    picture and shared by all of its rows.
+    """
+
+    def __init__(self, key: Tensor, value: Tensor, cross: tuple[Tensor, Tensor], length: int | Tensor = 0):
+        self.key, self.value, self.cross = key, value, cross
+        self.length = length
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the keys and values (R, H, L, D) of new tokens and return those of all C places."""
+        self.key, self.value = (
+            tf.ensure_shape(
+                tf.concat([old[:, :, : self.length], new, old[:, :, self.length + sizes(new)[2] :]], axis=2), old.shape
+            )
+            for old, new in ((self.key, key), (self.value, value))
+        )
+        return self.key, self.value
+
+    def select(self, rows: Tensor, pictures: Tensor | None) -> None:
+        """Go on with these rows, and with these pictures where they change."""
+        self.key, self.value = tf.gather(self.key, rows), tf.gather(self.value, rows)
+        if pictures is not None:
+            self.cross = tf.gather(self.cross[0], pictures), tf.gather(self.cross[1], pictures)
+
+
+class TextCache:
+    """What the text model needs beside the new tokens (R, L): the layers' caches, `mask` (to be added to the scores;
+    broadcasts to (R, H, L, C)), `states_mask` likewise (B', H, L, S), and `positions` (R, L)."""
+
+    def __init__(self, layers: list[LayerCache], states_mask: Tensor, mask: Tensor, positions: Tensor):
+        self.layers = layers
+        self.states_mask = states_mask
+        self.mask = mask
+        self.positions = positions
+
+
+class DecodingGraphs:
+    """The two compiled functions of a text decoder. Each is traced once, for all numbers of rows and tokens.
+
+    `begin`: encoder states (B', S, width) -> keys and values of each layer's cross-attention.
+    `extend`: new tokens -> logits, and the layers' new keys and values. Prefill and step are the same function.
+    """
+
+    def __init__(self, decoder: TFBlipTextLMHeadModel):
+        config, kind = decoder.config, decoder.compute_dtype
+        heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        keys = tf.TensorSpec((None, heads, None, width), kind)
+        whole = tf.TensorSpec((None, None), tf.int64)
+        self.decoder = decoder
+        self.begin = tf.function(
+            self._begin, [tf.TensorSpec((None, None, config.encoder_hidden_size), kind)], autograph=False
+        )
+        self.extend = tf.function(
+            self._extend,
+            input_signature=[
+                whole,
+                whole,
+                whole,
+                tf.TensorSpec((), tf.int32),
+                tf.TensorSpec((None,), tf.int64),
+                [((keys, keys), (keys, keys))] * config.num_hidden_layers,
+                whole,
+            ],
+            autograph=False,
+        )
+
+    def _begin(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [block.cross_attention.keys_values(states) for block in self.decoder.bert.blocks]
+
+    def _extend(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        real: Tensor,
+        length: Tensor,
+        last: Tensor,
+        layers: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]],
+        states_mask: Tensor,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Read tokens (R, L) behind the `length` tokens that the caches hold.
+
+        `real` (R, C) says which tokens of each row, the new ones included, are no padding; `last` (R,) which new
+        token the logits (R, V) are wanted of.
+        """
+        kind = self.decoder.compute_dtype
+        caches = [LayerCache(*own, cross, length) for own, cross in layers]
+        cache = TextCache(
+            caches,
+            states_mask=additive_mask(over_heads(states_mask), kind),
+            mask=causal_mask(real, sizes(ids)[1], kind, start=length),
+            positions=positions,
+        )
+        hidden = self.decoder.bert(ids, cache=cache).last_hidden_state  # (R, L, W)
+        logits = self.decoder.logits(tf.gather(hidden, last, batch_dims=1))  # (R, V)
+        return tf.cast(logits, tf.float32), [(cache.key, cache.value) for cache in caches]
+
+
+class TensorFlowSession:
+    """Decodes a batch of texts one token at a time (the `DecodingSession` of `blip_core.generation`).
+
+    Prompts of different lengths are padded on the right; a new token goes behind the padding of all rows, where `real`
+    hides the padding, while its position counts its own row's tokens. So each row is computed as it would be alone.
+    """
+
+    def __init__(
+        self, decoder: TFBlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, rows: int, capacity: int
+    ):
+        self.graphs = decoder.decoding_graphs
+        config = decoder.config
+        heads = config.num_attention_heads
+        capacity = -(-capacity // BLOCK) * BLOCK
+        empty = tf.zeros((rows, heads, capacity, config.hidden_size // heads), decoder.compute_dtype)
+        states = tf.cast(states, decoder.compute_dtype)
+        self.layers = [LayerCache(empty, empty, cross) for cross in self.graphs.begin(states)]
+        self.states_mask = (
+            tf.ones(states.shape[:2], tf.int64) if states_mask is None else tf.cast(states_mask, tf.int64)
+        )
+        self.real = np.zeros((rows, capacity), np.int64)
+        self.picture_of = np.arange(len(states)).repeat(rows // len(states))  # (R,)
+
+    def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Read the prompts (R, L), padded on the right, and return the logits (R, V) after each one's last token."""
+        self.length = 0
+        self.lengths = attention_mask.sum(1)
+        positions = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
+        return self._extend(input_ids, attention_mask, positions, self.lengths - 1)
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """Read one more token of each row (R,) and return the logits (R, V) after it."""
+        positions = self.lengths[:, None]
+        self.lengths = self.lengths + 1
+        return self._extend(tokens[:, None], np.ones_like(positions), positions, np.zeros_like(tokens))
+
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with these rows: row j continues what row rows[j] has been."""
+        wanted = self.picture_of[rows]
+        pictures, self.picture_of = np.unique(wanted, return_inverse=True)
+        changed = len(pictures) != len(self.states_mask)
+        for layer in self.layers:
+            layer.select(rows, pictures if changed else None)
+        if changed:
+            self.states_mask = tf.gather(self.states_mask, pictures)
+        self.lengths, self.real = self.lengths[rows], self.real[rows]
+
+    def _extend(self, ids: np.ndarray, real: np.ndarray, positions: np.ndarray, last: np.ndarray) -> np.ndarray:
+        end = self.length + ids.shape[1]
+        self.real[:, self.length : end] = real
+        layers = [((layer.key, layer.value), layer.cross) for layer in self.layers]
+        whole = (tf.constant(array, tf.int64) for array in (ids, positions, self.real))
+        logits, new = self.graphs.extend(*whole, tf.constant(self.length), tf.constant(last), layers, self.states_mask)
+        for layer, (key, value) in zip(self.layers, new, strict=True):
+            layer.key, layer.value = key, value
+        self.length = end
+        return logits.numpy()
+
+
+def search(
+    decoder: TFBlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray,
+    config: GenerationConfig,
+    options: dict[str, Any],
+    seed: int | Sequence[int] | None,
+    stream: Callable[[int, int], None] | None,
+) -> Tensor | GenerationOutput:
+    """Generate from prompts (B, L), padded on the right, attending to encoder states (B or 1, S, W)."""
+    text = decoder.config
+    tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
+    config = config.updated(**{**tokens, **options})
+    lengths = attention_mask.sum(1).tolist()
+    room = max(config.length_limits(length, text.max_position_embeddings)[1] - length for length in lengths)
+    session = TensorFlowSession(decoder, states, states_mask, len(input_ids), input_ids.shape[1] + room)
+    output = generate(session, input_ids, attention_mask, config, seed=seed, stream=stream)
+    output = output.map(tf.convert_to_tensor)
+    return output if config.return_dict_in_generate else output.sequences

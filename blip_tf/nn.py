@@ -1,0 +1,183 @@
+"""The layers that BLIP is made of. Weights exist with the layer; they are drawn by the model (see `base.py`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import keras
+import tensorflow as tf
+from tensorflow import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": tf.nn.gelu,
+    "gelu_python": tf.nn.gelu,
+    "gelu_new": lambda x: tf.nn.gelu(x, approximate=True),
+    "gelu_fast": lambda x: tf.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
+    "relu": tf.nn.relu,
+    "silu": tf.nn.silu,
+    "swish": tf.nn.silu,
+    "mish": lambda x: x * tf.tanh(tf.nn.softplus(x)),
+    "tanh": tf.tanh,
+    "sigmoid": tf.sigmoid,
+    "linear": lambda x: x,
+}
+
+
+class Layer(keras.layers.Layer):
+    """A Keras layer that is built by its constructor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.built = True
+
+
+class Linear(Layer):
+    """x (..., in) -> (..., out). The weight is (in, out)."""
+
+    def __init__(self, into: int, out: int, bias: bool = True):
+        super().__init__()
+        self.weight = self.add_weight(name="weight", shape=(into, out), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(out,), initializer="zeros") if bias else None
+
+    def call(self, x: Tensor) -> Tensor:
+        *rest, into = sizes(x)
+        product = tf.matmul(tf.reshape(x, (-1, into)), self.weight)  # one matrix product, whatever the rank of x
+        product = product if self.bias is None else tf.nn.bias_add(product, self.bias)
+        return tf.reshape(product, (*rest, self.weight.shape[1]))
+
+
+class LayerNorm(Layer):
+    """Normalises the last axis, in float32 at least."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = self.add_weight(name="weight", shape=(width,), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(width,), initializer="zeros")
+
+    def call(self, x: Tensor) -> Tensor:
+        centred = wide(x)
+        centred -= tf.reduce_mean(centred, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        return tf.cast(centred * tf.math.rsqrt(variance + self.eps), x.dtype) * self.weight + self.bias
+
+
+class Embedding(Layer):
+    """ids (...) -> (..., width). The vector of `padding_idx` is never trained by what it is read for."""
+
+    def __init__(self, count: int, width: int, padding_idx: int | None = None):
+        super().__init__()
+        self.padding_idx = padding_idx
+        self.weight = self.add_weight(name="weight", shape=(count, width), initializer="zeros")
+
+    def call(self, ids: Tensor) -> Tensor:
+        x = tf.gather(tf.convert_to_tensor(self.weight), ids)
+        return x if self.padding_idx is None else tf.where((ids == self.padding_idx)[..., None], tf.stop_gradient(x), x)
+
+
+class PatchEmbedding(Layer):
+    """pictures (batch, channels, height, width) -> patches (batch, patches, out), row by row."""
+
+    def __init__(self, channels: int, out: int, patch_size: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.weight = self.add_weight(name="weight", shape=(patch_size, patch_size, channels, out), initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=(out,), initializer="zeros")
+
+    def call(self, x: Tensor) -> Tensor:
+        x = tf.transpose(x, (0, 2, 3, 1))  # (batch, height, width, channels)
+        x = tf.nn.bias_add(tf.nn.conv2d(x, self.weight, strides=self.patch_size, padding="VALID"), self.bias)
+        return tf.reshape(x, (sizes(x)[0], -1, self.bias.shape[0]))  # (batch, patches, out)
+
+
+def sizes(x: Tensor) -> list[int | Tensor]:
+    """The shape of a tensor: numbers, and tensors where a size is not known while a graph is traced."""
+    if None not in x.shape:
+        return list(x.shape)
+    traced = tf.shape(x)
+    return [traced[axis] if size is None else size for axis, size in enumerate(x.shape)]
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision becomes float32."""
+    return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
+
+
+def normalize(x: Tensor) -> Tensor:
+    """x / its length on the last axis, at least 1e-12."""
+    return x / tf.maximum(tf.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+SEEDS: ContextVar[Iterator[Tensor] | None] = ContextVar("SEEDS", default=None)
+
+
+@contextmanager
+def dropout_seed(seed: Tensor) -> Iterator[None]:
+    """Make dropout a function of `seed` (2,), so that the same activations can be computed again."""
+    token = SEEDS.set(tf.random.fold_in(seed, i) for i in range(1000))
+    try:
+        yield
+    finally:
+        SEEDS.reset(token)
+
+
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """In training, drop numbers at random and scale up the others; the seed is TensorFlow's global one."""
+    if not training or not rate:
+        return x
+    seeds = SEEDS.get()
+    if seeds is None:
+        return tf.nn.dropout(x, rate)
+    return tf.nn.experimental.stateless_dropout(x, rate, seed=next(seeds))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, length, width) -> (batch, heads, length, head width)."""
+    batch, length, width = sizes(x)
+    return tf.transpose(tf.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(batch, heads, length, head width) -> (batch, length, width)."""
+    batch, heads, length, width = sizes(x)
+    return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (batch, length, heads * width))
+
+
+def over_heads(mask: Tensor) -> Tensor:
+    """(batch, keys) or (batch, queries, keys) -> (batch, 1, 1 or queries, keys)."""
+    return mask[:, None, None] if len(mask.shape) == 2 else mask[:, None]
+
+
+def causal_mask(mask: Tensor | None, length: int | Tensor, dtype: str, start: int | Tensor = 0) -> Tensor:
+    """Additive mask (batch or 1, 1, length, keys): each token sees itself and the real tokens before it.
+
+    `start` tokens come before the first of these `length`; `mask` has a place for all, and may have more.
+    """
+    keys = start + length if mask is None else sizes(mask)[-1]
+    causal = tf.range(keys)[None] <= start + tf.range(length)[:, None]  # (length, keys)
+    causal = tf.cast(causal, tf.int32)[None, None]
+    return additive_mask(causal if mask is None else causal * tf.cast(over_heads(mask), tf.int32), dtype)
+
+
+def additive_mask(mask: Tensor, dtype: str) -> Tensor:
+    """1 where to attend, 0 where not -> 0 and the lowest number of `dtype`, to be added to the scores."""
+    return (1 - tf.cast(mask, dtype)) * tf.as_dtype(dtype).min
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rate: float, output_attentions: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Scaled dot-product attention on (batch, heads, length, head width), with the probabilities if asked for.
+
+    `mask` is added to the scores and broadcasts to (batch, heads, queries, keys); `rate` is that of dropout.
+    """
+    scores = tf.matmul(query * (1 / math.sqrt(query.shape[-1])), key, transpose_b=True)
+    probabilities = tf.nn.softmax(wide(scores if mask is None else scores + mask))
+    probabilities = tf.cast(probabilities, query.dtype)
+    context = tf.matmul(dropout(probabilities, rate, training=True), value)
+    return context, probabilities if output_attentions else None

@@ -1,0 +1,139 @@
+"""The vision transformer (ViT) that turns pictures into image embeddings.
+
+Shapes: B pictures, N patches, T = N + 1 tokens (the class token first), W width, H heads, D = W / H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import keras
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
+from blip_core.checks import check_pixel_values
+from blip_tf.base import TFBlipPreTrainedModel, checkpointed, type_name
+from blip_tf.nn import ACTIVATIONS, Layer, LayerNorm, Linear, PatchEmbedding, attention, merge_heads, split_heads
+
+
+class VisionAttention(Layer):
+    """Self-attention with one matrix product for queries, keys and values."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.projection = Linear(config.hidden_size, config.hidden_size)
+
+    def call(self, x: Tensor, output_attentions: bool = False, training: bool = False) -> tuple[Tensor, Tensor | None]:
+        query, key, value = (
+            split_heads(part, self.heads) for part in tf.split(self.qkv(x), 3, axis=-1)
+        )  # (B, H, T, D)
+        dropout = self.dropout if training else 0.0
+        context, probabilities = attention(query, key, value, None, dropout, output_attentions)
+        return self.projection(merge_heads(context)), probabilities  # (B, T, W)
+
+
+class VisionMLP(Layer):
+    """The feed-forward network of a block."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class VisionBlock(Layer):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = VisionAttention(config)
+        self.norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+
+    def call(self, x: Tensor, output_attentions: bool = False, training: bool = False) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.attention(self.norm1(x), output_attentions=output_attentions, training=training)
+        x = x + attended
+        return x + self.mlp(self.norm2(x)), probabilities  # (B, T, W)
+
+
+@keras.saving.register_keras_serializable("blip")
+class TFBlipVisionModel(TFBlipPreTrainedModel):
+    """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last block."""
+
+    config: BlipVisionConfig
+
+    def __init__(self, config: BlipVisionConfig, *, initialize: bool = True):
+        super().__init__(config)
+        width = config.hidden_size
+        self.class_embedding = self.add_weight(name="class_embedding", shape=(1, 1, width), initializer="zeros")
+        self.position_embedding = self.add_weight(
+            name="position_embedding", shape=(1, config.num_positions, width), initializer="zeros"
+        )
+        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
+        self.blocks = [VisionBlock(config) for _ in range(config.num_hidden_layers)]
+        self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if initialize:
+            self.initialize()
+
+    def positions(self, height: int | None, width: int | None) -> Tensor:
+        """Position embeddings (1, T, W) for pictures of any size, in pixels: the grid is resized bicubically."""
+        side, patch = self.config.image_size // self.config.patch_size, self.config.patch_size
+        positions = tf.convert_to_tensor(self.position_embedding)
+        if height is None or width is None or (height // patch, width // patch) == (side, side):
+            return positions
+        rows, columns = (tf.cast(bicubic_matrix(side, size // patch), positions.dtype) for size in (height, width))
+        grid = tf.reshape(positions[0, 1:], (side, side, -1))  # (side, side, W)
+        grid = tf.einsum("ij,kl,jlw->ikw", rows, columns, grid)
+        return tf.concat([positions[:, :1], tf.reshape(grid, (1, -1, grid.shape[-1]))], axis=1)  # (1, T, W)
+
+    @cached_property
+    def encoding_graph(self) -> Callable[[Tensor], Tensor]:
+        """Pictures of the configured size -> embeddings (B, T, W), compiled when first used, once for all batches."""
+        config = self.config
+        pictures = tf.TensorSpec((None, config.num_channels, config.image_size, config.image_size), self.compute_dtype)
+        return tf.function(lambda x: self(x).last_hidden_state, input_signature=[pictures], autograph=False)
+
+    def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
+        """Raise `ValueError` for pictures that this model cannot take."""
+        check_pixel_values(pixel_values.shape, type_name(pixel_values), self.config, interpolate_pos_encoding)
+
+    def call(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool = False,
+    ) -> BlipVisionOutput:
+        """Encode pictures: float (B, channels, height, width), normalised as `BlipImageProcessor` does.
+
+        `interpolate_pos_encoding` takes pictures of another size than `config.image_size`. Returns embeddings
+        (B, T, W). Raises `ValueError` for a wrong shape or size.
+        """
+        self.check(pixel_values, interpolate_pos_encoding)
+        patches = self.patch_embedding(tf.cast(pixel_values, self.compute_dtype))  # (B, N, W)
+        first = tf.repeat(tf.convert_to_tensor(self.class_embedding), tf.shape(patches)[0], axis=0)
+        x = tf.concat([first, patches], axis=1)  # (B, T, W)
+        x = x + self.positions(*pixel_values.shape[2:])
+        hidden_states, attentions = [x], []
+        for block in self.blocks:
+            x, probabilities = checkpointed(self, block, x, output_attentions=output_attentions, training=training)
+            hidden_states.append(x)
+            attentions.append(probabilities)
+        x = self.post_layernorm(x)
+        return BlipVisionOutput(
+            last_hidden_state=x,
+            pooler_output=self.post_layernorm(x[:, 0]),
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
