@@ -1,0 +1,81 @@
+"""Arguments that several subcommands have, and the checks of their values."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+from blip_core.generation import GenerationConfig
+
+DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is run."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", required=True, help="a folder, a weight file, or a Hub repository")
+    group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    group.add_argument(
+        "--framework", choices=["pt", "tf"], help="PyTorch or TensorFlow (PyTorch where it is installed)"
+    )
+    group.add_argument("--device", help="such as cpu, cuda or cuda:1 (a GPU where the framework finds one)")
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="type of the weights; auto: as stored (float32)"
+    )
+
+
+def add_length_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a text is searched for: beams and length."""
+    parser.add_argument("--beams", type=whole(1), metavar="N", help="beam search with N beams (1: greedy)")
+    parser.add_argument("--min-tokens", type=whole(0), metavar="N", help="at least N new tokens")
+    parser.add_argument("--max-tokens", type=whole(1), metavar="N", help="at most N new tokens (20)")
+
+
+def add_result_arguments(parser: argparse.ArgumentParser, batch: str) -> None:
+    """How much at a time, and how the results are printed."""
+    parser.add_argument("--recursive", action="store_true", help="look for pictures in folders below as well")
+    parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help=f"{batch} at a time (8)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers of at least `least`."""
+    return _number(int, lambda value: value >= least, f"a whole number of at least {least}")
+
+
+def probability(text: str) -> float:
+    """Parse a number above 0 and up to 1."""
+    return _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")(text)
+
+
+def positive(text: str) -> float:
+    """Parse a number above 0."""
+    return _number(float, lambda value: 0 < value < math.inf, "a number above 0")(text)
+
+
+def generation_options(parser: argparse.ArgumentParser, **options: Any) -> dict[str, Any]:
+    """The keywords of `generate`: what was given, and for the rest the model's own generation config decides.
+
+    Ends the command with exit code 2 where options contradict each other.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        GenerationConfig(**options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options | {"num_return_sequences": 1, "return_dict_in_generate": True}
+
+
+def _number(kind: type, good: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not good(value):
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
+        return value
+
+    return parse

@@ -1,0 +1,126 @@
+"""The model of a run, in one framework or the other, so that no subcommand needs to know which."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from blip_core.processing import BlipProcessor
+
+FRAMEWORKS = {"pt": ("torch", "blip_pt", ""), "tf": ("tensorflow", "blip_tf", "TF")}
+"""For each framework its package, ours, and what our class names begin with."""
+
+
+class Backend:
+    """A model and its processor, loaded as the arguments say; raises `ValueError` or `OSError` where that fails."""
+
+    def __init__(self, head: str, args: argparse.Namespace):
+        self.framework = args.framework or default_framework()
+        package, ours, prefix = FRAMEWORKS[self.framework]
+        if find_spec(package) is None:
+            raise ValueError(
+                f"--framework {self.framework} needs {package}, which is not installed: pip install {package}"
+            )
+        with quiet() if self.framework == "tf" else nullcontext():
+            model_class = getattr(importlib.import_module(ours), prefix + head)
+        self.processor = BlipProcessor.from_pretrained(args.model, revision=args.revision)
+        with warnings.catch_warnings():
+            # Training may begin with random weights, but what they say of a picture means nothing.
+            warnings.filterwarnings("error", message=".*initialised at random")
+            try:
+                self.model: Any = model_class.from_pretrained(
+                    args.model, dtype=args.dtype, device=args.device or self._gpu(), revision=args.revision
+                )
+            except UserWarning as warning:
+                raise ValueError(f"--model does not fit this command: {warning}") from None
+            except (RuntimeError, AssertionError) as error:
+                raise ValueError(f"--device {args.device} does not work: {str(error).splitlines()[0]}") from None
+        if self.framework == "pt":
+            self.model.requires_grad_(False)
+
+    def _gpu(self) -> str | None:
+        """The device to take where none is asked for; TensorFlow finds a GPU by itself."""
+        if self.framework == "pt" and importlib.import_module("torch").cuda.is_available():
+            return "cuda"
+        return None
+
+    def read_picture(self, path: str) -> np.ndarray:
+        """Read and prepare a picture: float32 (3, height, width). Raises `ValueError` or `OSError`."""
+        return self.processor(images=path, return_tensors="np")["pixel_values"][0]
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """An array as a tensor of the framework, where the model is."""
+        if self.framework == "tf":
+            return importlib.import_module("tensorflow").constant(array)
+        return importlib.import_module("torch").from_numpy(array).to(self.model.device)
+
+    def tokens(self, texts: list[str]) -> dict[str, Any]:
+        """Tokenized texts, padded to the longest: `input_ids` and `attention_mask` for a model's call."""
+        encoded = self.processor(text=texts, padding=True, return_tensors="np")
+        return {name: self.tensor(encoded[name]) for name in ("input_ids", "attention_mask")}
+
+    def embeds(self, picture: np.ndarray) -> Any:
+        """The image embeddings (1, tokens, width) of one picture, to be used for any number of texts."""
+        return self.model.vision_model(self.tensor(picture[None])).last_hidden_state
+
+    def texts(self, output: Any) -> list[tuple[str, dict[str, Any]]]:
+        """The text of each row of a `GenerationOutput`, and its scores.
+
+        `log_prob` is the log-probability of the text (after the prompt, its end token included) under the model's own
+        distribution, natural logarithm; `confidence` the geometric mean of its tokens' probabilities, 0 to 1, which
+        long and short texts can be compared by; `tokens` and `token_log_probs` say it token by token.
+        """
+        sequences, log_probs = to_numpy(output.sequences), to_numpy(output.token_log_probs)
+        new = sequences[:, sequences.shape[1] - log_probs.shape[1] :]  # all rows have prompts of the same length
+        decoded = self.processor.batch_decode(sequences, skip_special_tokens=True)
+        found = []
+        for text, ids, row in zip(decoded, new, log_probs, strict=True):
+            real = ~np.isnan(row)
+            scores = {
+                "confidence": float(np.exp(row[real].mean())),
+                "log_prob": float(row[real].sum()),
+                "tokens": self.processor.tokenizer.convert_ids_to_tokens(ids[real].tolist()),
+                "token_log_probs": row[real].tolist(),
+            }
+            found.append((text.strip(), scores))
+        return found
+
+
+def default_framework() -> str:
+    """PyTorch where it is installed, else TensorFlow; `ValueError` where neither is."""
+    for name, (package, _, _) in FRAMEWORKS.items():
+        if find_spec(package) is not None:
+            return name
+    raise ValueError("Neither PyTorch nor TensorFlow is installed: pip install torch (or tensorflow).")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what native code prints: TensorFlow remarks on the machine while it is imported, whatever it is told."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of either framework as a NumPy array; half precision becomes float32."""
+    if hasattr(tensor, "detach"):  # PyTorch
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    array = np.asarray(tensor)
+    return array if array.dtype.kind in "iu" else array.astype(np.float32)

@@ -1,0 +1,44 @@
+"""`blip match`: pictures and texts -> how well they go together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from blip_core.cli.backend import Backend, to_numpy
+from blip_core.cli.pairs import Work, add_arguments, run_pairs
+
+
+def add_command(commands: Any) -> None:
+    """Add `match` to the command line."""
+    parser = commands.add_parser("match", help="say how well texts describe a picture", description=__doc__)
+    add_arguments(parser, "TEXT")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Match pictures with texts; returns the exit code.
+
+    `itm` is the probability, 0 to 1, that picture and text match, by the classifier that reads both together; `itc`
+    the cosine similarity, -1 to 1, of their separate features.
+    """
+
+    def prepare(backend: Backend, texts: list[Any]) -> Work:
+        features = [to_numpy(backend.model.get_text_features(**tokens)) for _, tokens in texts]
+
+        def work(embeds: Any) -> Iterator[tuple[dict[str, Any], str]]:
+            image_features = to_numpy(backend.model.get_image_features(image_embeds=embeds))[0]
+            for (part, tokens), text_features in zip(texts, features, strict=True):
+                logits = to_numpy(backend.model(image_embeds=embeds, **tokens).itm_score).astype(np.float64)
+                itm = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))  # the softmax of two
+                itc = text_features @ image_features
+                for text, *scores in zip(part, itm.tolist(), itc.tolist(), strict=True):
+                    entry = {"text": text, "itm": scores[0], "itc": scores[1]}
+                    yield entry, f"{text} (itm {scores[0]:.3f}, itc {scores[1]:.3f})"
+
+        return work
+
+    return run_pairs(args, "BlipForImageTextRetrieval", prepare)
