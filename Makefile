@@ -1,0 +1,45 @@
+# `make demo` and `make test` set everything up by themselves; all that they need is Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+ORACLE ?= .venv-oracle
+RUN = $(VENV)/bin/python
+export TF_CPP_MIN_LOG_LEVEL = 3
+
+.PHONY: demo test test-slow check format oracle clean
+
+demo: $(VENV)/ready
+	$(RUN) tests/demo/demo.py
+
+test: $(VENV)/ready
+	$(RUN) -m pytest -q
+
+test-slow: $(VENV)/ready
+	$(RUN) -m pytest -q -m slow
+
+check: $(VENV)/ready
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: $(VENV)/ready
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+oracle: $(ORACLE)/ready
+	$(ORACLE)/bin/python -m pytest -q -m oracle tests/oracle
+
+# The versions of constraints.txt; torch 2.13.0 by name, of which the plain wheel is the small CPU build.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pt,tf,dev]"
+	touch $@
+
+$(ORACLE)/ready: pyproject.toml
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[pt,tf,oracle]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(ORACLE) .demo .pytest_cache .mypy_cache .ruff_cache

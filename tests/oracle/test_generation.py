@@ -1,0 +1,260 @@
+"""Generation search against `generate` of transformers, on single examples of a tiny random text decoder."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers")
+import torch
+from transformers import BlipTextConfig, BlipTextLMHeadModel
+from transformers import GenerationConfig as TheirConfig
+from transformers.modeling_outputs import CausalLMOutput
+
+from blip_core.generation import GenerationConfig, generate
+from blip_core.generation.logits import draw
+from tests.test_generation import REFERENCE, TABLE
+
+pytestmark = pytest.mark.oracle
+VOCAB, END, PAD = 64, 7, 0
+
+
+class Session:
+    """A decoding session that runs the whole text through the model at every step."""
+
+    def __init__(self, model, states):
+        self.model, self.states = model, states
+
+    def prefill(self, input_ids, attention_mask):
+        assert attention_mask.all()
+        self.texts = torch.tensor(input_ids)
+        return self.logits()
+
+    def step(self, tokens):
+        self.texts = torch.cat([self.texts, torch.tensor(tokens)[:, None]], dim=1)
+        return self.logits()
+
+    def select(self, rows):
+        assert not np.array_equal(rows, np.arange(len(self.texts)))
+        self.texts = self.texts[torch.tensor(rows)]
+
+    def logits(self):
+        states = self.states.expand(len(self.texts), -1, -1)
+        with torch.no_grad():
+            return self.model(self.texts, encoder_hidden_states=states, is_decoder=True).logits[:, -1].float().numpy()
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Decoders whose end token comes early, now and then, and hardly ever.
+
+    They compute in float64, so that the KV cache of the one and the whole texts of the other give the same float32.
+    """
+
+    def build(seed, end_bias, scale):
+        torch.manual_seed(seed)
+        config = BlipTextConfig(
+            vocab_size=VOCAB, hidden_size=16, encoder_hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, sep_token_id=END,
+        )  # fmt: skip
+        model = BlipTextLMHeadModel(config).double().eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_(std=scale if "decoder" in name else 1.0)
+            model.cls.predictions.bias[END] += end_bias
+        return model
+
+    return [build(1, 2.2, 0.3), build(2, 4.0, 0.6), build(3, 5.0, 1.0), build(4, -5.0, 0.3)]
+
+
+def options(rng, beams, sample):
+    """Random options that can work together."""
+    chosen = {"num_beams": beams, "do_sample": sample, "pad_token_id": PAD, "eos_token_id": END}
+    prompt = [rng.randrange(8, VOCAB) for _ in range(rng.randint(1, 6))]
+    maybe = lambda chance=0.3: rng.random() < chance  # noqa: E731
+    length = rng.choice(["max_length", "max_new_tokens", None])
+    room = rng.randint(1, 16)
+    if length:
+        chosen[length] = room + (len(prompt) if length == "max_length" else 0)
+    if maybe():
+        chosen["min_new_tokens"] = rng.randint(0, room)
+    if maybe():
+        chosen["min_length"] = rng.randint(0, len(prompt) + room)
+    if maybe(0.2):
+        chosen["eos_token_id"] = rng.choice([None, [END, 9], [END]])
+    if maybe():
+        chosen["repetition_penalty"] = rng.choice([1.1, 1.5, 0.8])
+    if maybe():
+        chosen["no_repeat_ngram_size"] = rng.choice([1, 2, 3])
+    if maybe():
+        words = [[rng.randrange(VOCAB) for _ in range(rng.randint(1, 2))] for _ in range(rng.randint(1, 25))]
+        chosen["bad_words_ids"] = [*words, [END], prompt[-2:]]
+    if beams > 1:
+        if maybe(0.6):
+            chosen["length_penalty"] = rng.choice([-1.0, 0.0, 0.5, 2.0, -0.3])
+        chosen["early_stopping"] = rng.choice([False, True, "never"])
+        chosen["num_return_sequences"] = rng.randint(1, beams)
+    if sample:
+        chosen["top_k"] = rng.choice([0, 50, 20, 12])
+        chosen["temperature"] = rng.choice([1.0, 0.7, 1.4])
+        chosen["top_p"] = rng.choice([1.0, 0.9, 0.5])
+        if beams == 1:
+            chosen["num_return_sequences"] = rng.randint(1, 3)
+    return prompt, chosen
+
+
+def compare(model, prompt, chosen, seed=None):
+    torch.manual_seed(len(prompt))
+    states = torch.randn(1, 5, 16, dtype=torch.float64)
+    chosen = {**chosen, "output_scores": True, "return_dict_in_generate": True}
+    theirs = model.generate(torch.tensor([prompt]), encoder_hidden_states=states, **chosen)
+    ids = np.array([prompt])
+    ours = generate(Session(model, states), ids, np.ones_like(ids), GenerationConfig().updated(**chosen), seed=seed)
+    lengths = len(prompt) + (~np.isnan(ours.token_log_probs)).sum(axis=1)
+    ends = ours.sequences.shape[1]
+    assert theirs.sequences.shape == ours.sequences.shape, (prompt, chosen, theirs.sequences, ours.sequences)
+    for mine, other, length in zip(ours.sequences, theirs.sequences.numpy(), lengths, strict=True):
+        assert mine[:length].tolist() == other[:length].tolist(), (prompt, chosen)
+        assert (mine[length:] == PAD).all()
+        # transformers' beam search takes a pad_token_id of 0 for none and fills with the end token
+        assert set(other[length:]) <= {PAD, END}
+    assert ends == lengths.max()
+    assert len(ours.scores) == len(theirs.scores)
+    for mine, other in zip(ours.scores, theirs.scores, strict=True):
+        live = ~np.isnan(mine).any(axis=1)
+        mine, other = mine[live], other.numpy()[live]
+        assert np.array_equal(np.isinf(mine), np.isinf(other)), (prompt, chosen)
+        mine, other = mine[np.isfinite(mine)], other[np.isfinite(mine)]
+        error = float(np.abs(mine - other).max(initial=0) / np.abs(other).max(initial=1e-9))
+        assert error <= 1e-6, (prompt, chosen)
+    if chosen["num_beams"] > 1:
+        np.testing.assert_allclose(ours.sequences_scores, theirs.sequences_scores.numpy(), rtol=1e-5, atol=1e-6)
+        assert np.array_equal(ours.beam_indices, theirs.beam_indices.numpy())
+    return ours
+
+
+SINGLE = [
+    {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"min_length": 12}, {"min_new_tokens": 9},
+    {"max_new_tokens": 1}, {"max_length": 20}, {"eos_token_id": [END, 9, 11]}, {"eos_token_id": None},
+    {"bad_words_ids": [[20], [21, 22], [END]]}, {},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("option", SINGLE, ids=str)
+def test_each_option_alone(models, beams, option):
+    for model in models:
+        compare(model, [1, 12, 31], {"num_beams": beams, "pad_token_id": PAD, "eos_token_id": END, **option})
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.5])
+def test_beam_options(models, early_stopping, length_penalty):
+    for model in models:
+        for beams in (2, 4):
+            chosen = {"length_penalty": length_penalty, "early_stopping": early_stopping, "max_new_tokens": 15}
+            chosen |= {"num_beams": beams, "num_return_sequences": beams, "eos_token_id": END, "pad_token_id": PAD}
+            compare(model, [1, 40], chosen)
+
+
+@pytest.mark.parametrize("block", range(10))
+@pytest.mark.filterwarnings("ignore")
+def test_random_combinations(models, block):
+    rng = random.Random(block)
+    ended = 0
+    for _ in range(60):
+        prompt, chosen = options(rng, rng.randint(1, 5), sample=False)
+        ours = compare(rng.choice(models), prompt, chosen)
+        ended += (ours.sequences == END).any()
+    assert 15 < ended < 60
+
+
+class NotEnough(Exception):
+    """Fewer tokens have a probability than are to be drawn; what transformers does then is not defined."""
+
+
+@pytest.mark.parametrize("block", range(8))
+@pytest.mark.filterwarnings("ignore")
+def test_sampling_with_the_same_noise(models, block, monkeypatch):
+    """With our random numbers put under `torch.multinomial`, sampling and beam sampling are equal token for token."""
+    rng = random.Random(1000 + block)
+    compared = 0
+    for case in range(40):
+        streams = {}
+
+        def multinomial(probabilities, num_samples, case=case, streams=streams):
+            rows = []
+            for i, row in enumerate(probabilities.numpy()):
+                key = np.random.SeedSequence(case, spawn_key=(i,))
+                stream = streams.setdefault(i, np.random.Generator(np.random.Philox(key)))
+                with np.errstate(divide="ignore"):
+                    rows.append(draw(np.log(row), stream.random(num_samples)))
+                if len(rows[-1]) < num_samples:
+                    raise NotEnough
+            return torch.tensor(np.array(rows))
+
+        monkeypatch.setattr(torch, "multinomial", multinomial)
+        prompt, chosen = options(rng, rng.choice([1, 1, 2, 3, 4]), sample=True)
+        try:
+            compare(rng.choice(models), prompt, chosen, seed=case)
+            compared += 1
+        except NotEnough:
+            pass
+    assert compared > 20
+
+
+class Table(BlipTextLMHeadModel):
+    """A model whose logits depend on the last token only: a row of the table of tests/test_generation.py."""
+
+    def forward(self, input_ids, **kwargs):
+        return CausalLMOutput(logits=torch.tensor(TABLE)[input_ids])
+
+
+def reference():
+    """What transformers finds with the table, for the tests that run without it."""
+    model = Table(BlipTextConfig(vocab_size=len(TABLE), hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    rng, cases = random.Random(0), []
+    while len(cases) < 40:
+        prompt, chosen = options(rng, rng.choice([1, 2, 3, 4]), sample=False)
+        prompt = [token % len(TABLE) for token in prompt]
+        if "bad_words_ids" in chosen:
+            words = [[token % len(TABLE) for token in word] for word in chosen["bad_words_ids"][:4]]
+            chosen["bad_words_ids"] = [word for word in words if word]
+        asked = {**chosen, "output_scores": True, "return_dict_in_generate": True}
+        found = model.generate(torch.tensor([prompt]), use_cache=False, **asked)
+        texts = found.sequences[:, len(prompt) :].tolist()
+        scores = found.sequences_scores.tolist() if chosen["num_beams"] > 1 else None
+        cases.append({"prompt": prompt, "options": chosen, "texts": texts, "scores": scores})
+    return cases
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_stored_reference_is_what_transformers_finds():
+    """`python -m tests.oracle.test_generation` writes the file anew."""
+    stored = json.loads(REFERENCE.read_text())
+    found = reference()
+    assert len(stored) == len(found)
+    for old, new in zip(stored, found, strict=True):
+        assert {**old, "scores": None} == {**new, "scores": None}
+        assert old["scores"] == (new["scores"] and pytest.approx(new["scores"], rel=1e-6))
+
+
+def test_files_are_understood_by_both(tmp_path):
+    TheirConfig(num_beams=3, max_new_tokens=9, eos_token_id=102, pad_token_id=0).save_pretrained(tmp_path)
+    ours = GenerationConfig.from_pretrained(tmp_path)
+    assert (ours.num_beams, ours.max_new_tokens, ours.eos_token_id, ours.max_length) == (3, 9, 102, 20)
+    ours.updated(length_penalty=0.5, bad_words_ids=[[4]], max_length=30).save_pretrained(tmp_path)
+    theirs = TheirConfig.from_pretrained(tmp_path)
+    assert (theirs.num_beams, theirs.length_penalty, theirs.bad_words_ids, theirs.max_length) == (3, 0.5, [[4]], 30)
+
+
+def test_defaults():
+    ours, theirs = GenerationConfig(), TheirConfig()
+    for name in ours.to_dict() | {"max_length": 20}:
+        assert getattr(ours, name) == getattr(theirs, name), name
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text("[\n" + ",\n".join(json.dumps(case) for case in reference()) + "\n]\n")
