@@ -65,7 +65,9 @@ class SafetensorsCheckpoint(Checkpoint):
             with safe_open(path, framework="np"):  # checks the whole header: sizes, offsets, overlaps
                 pass
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a whole safetensors file ({error}); restore or download it again.") from None
+            raise ValueError(
+                f"{path} is not a whole safetensors file ({error}); restore or download it again."
+            ) from None
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header: dict[str, Any] = json.loads(file.read(length))
@@ -171,12 +173,16 @@ def _load_torch(path: Path) -> dict[str, Any]:
     try:
         import torch
     except ImportError:
-        raise ValueError(f"{path} can only be read with PyTorch: pip install torch, or use model.safetensors.") from None
+        raise ValueError(
+            f"{path} can only be read with PyTorch: pip install torch, or use model.safetensors."
+        ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} holds more than tensors and was not loaded, as it could run code ({reason}).") from None
+        raise ValueError(
+            f"{path} holds more than tensors and was not loaded, as it could run code ({reason})."
+        ) from None
     except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is damaged or not a PyTorch checkpoint ({reason}); download it again.") from None

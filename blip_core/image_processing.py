@@ -94,9 +94,7 @@ class BlipImageProcessor:
             if value is not None and value not in FORMATS:
                 raise ValueError(f"{name} must be 'channels_first', 'channels_last' or None, got {value!r}.")
         settings = replace(self, **{name: value for name, value in overrides.items() if value is not None})
-        pixels = [
-            settings._prepare(image, name, input_data_format, data_format) for name, image in flatten(images)
-        ]
+        pixels = [settings._prepare(image, name, input_data_format, data_format) for name, image in flatten(images)]
         if not pixels:
             raise ValueError("images is empty; pass at least one picture.")
         remedy = "pass do_resize=True, or one picture at a time"

@@ -54,7 +54,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a PIL image of any mode as PIL does: alpha is dropped, 16-bit values above 255 are cut to 255."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I") and image.getextrema()[1] > 255:
+    if image.mode.startswith("I") and np.asarray(image).max() > 255:
         warnings.warn(
             "A picture of more than 8 bits becomes white wherever its values exceed 255, as in transformers; "
             "divide it by 256 to keep the picture.",

@@ -8,9 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blip_core.weights import (
-    BUFFERS, LM_HEAD, MODELS, MOMENTUM, ORIGINAL_VISION, TIED_PROJECTION, TRAINING_STATE, VISION,
-    AnyConfig, Parameter, Part, parameters,
-)  # fmt: skip
+    BUFFERS,
+    LM_HEAD,
+    MODELS,
+    MOMENTUM,
+    ORIGINAL_VISION,
+    TIED_PROJECTION,
+    TRAINING_STATE,
+    VISION,
+    AnyConfig,
+    Parameter,
+    Part,
+    parameters,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,9 @@ def _patterns(part: Part, prefix: str) -> set[str]:
     return names | {prefix + TIED_PROJECTION} if part.rows is LM_HEAD else names
 
 
-KNOWN = {name for parts in MODELS.values() for part in parts for prefix in part.prefixes for name in _patterns(part, prefix)}
+KNOWN = {
+    name for parts in MODELS.values() for part in parts for prefix in part.prefixes for name in _patterns(part, prefix)
+}
 
 
 def match(model: str, config: AnyConfig, shapes: Mapping[str, tuple[int, ...]], *, resize: bool = False) -> Match:
@@ -77,12 +89,7 @@ def match(model: str, config: AnyConfig, shapes: Mapping[str, tuple[int, ...]], 
 
 
 def _known(name: str) -> bool:
-    return (
-        _pattern(name) in KNOWN
-        or name.endswith(BUFFERS)
-        or name in TRAINING_STATE
-        or name.startswith(MOMENTUM)
-    )
+    return _pattern(name) in KNOWN or name.endswith(BUFFERS) or name in TRAINING_STATE or name.startswith(MOMENTUM)
 
 
 def _resizable(parameter: Parameter, shape: tuple[int, ...]) -> bool:

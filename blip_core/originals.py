@@ -18,7 +18,9 @@ def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str
     Head counts leave no trace in the tensors: the original's are width/64 for vision and 12 for text.
     """
     shapes = checkpoint.shapes
-    text = next((p for p in ("text_decoder.bert.", "text_encoder.") if f"{p}embeddings.word_embeddings.weight" in shapes), None)
+    text = next(
+        (p for p in ("text_decoder.bert.", "text_encoder.") if f"{p}embeddings.word_embeddings.weight" in shapes), None
+    )
     if f"{ORIGINAL_VISION}patch_embed.proj.weight" not in shapes or text is None:
         raise FileNotFoundError(
             f"{checkpoint.path.parent / 'config.json'} is missing, and {checkpoint.path.name} is not an original BLIP "
@@ -55,7 +57,9 @@ def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str
             )
     base = {"text_config": BlipTextConfig.base().to_dict() | text_config, "enc_token_id": vocab - 1}
     base["vision_config"] = BlipVisionConfig.base().to_dict() | vision_config
-    return base | ({"image_text_hidden_size": shapes["vision_proj.weight"][0]} if "vision_proj.weight" in shapes else {})
+    return base | (
+        {"image_text_hidden_size": shapes["vision_proj.weight"][0]} if "vision_proj.weight" in shapes else {}
+    )
 
 
 def _layers(shapes: Mapping[str, Any], prefix: str) -> int:

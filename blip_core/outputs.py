@@ -64,8 +64,8 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
 @dataclass
 class BlipVisionOutput(ModelOutput):
     """`last_hidden_state` (batch, tokens, width) after the final LayerNorm; `pooler_output` (batch, width) is that
-    LayerNorm applied once more to the class token. `hidden_states`: the patch embedding and each block's output, before the
-    final LayerNorm. `attentions`: one (batch, heads, tokens, tokens) of each block."""
+    LayerNorm applied once more to the class token. `hidden_states`: the patch embedding and each block's output,
+    before the final LayerNorm. `attentions`: one (batch, heads, tokens, tokens) of each block."""
 
     last_hidden_state: Tensor = None
     pooler_output: Tensor = None
@@ -114,7 +114,8 @@ class BlipOutput(ModelOutput):
 @dataclass
 class BlipForConditionalGenerationOutput(ModelOutput):
     """`loss` scalar, `logits` (batch, length, vocabulary), `image_embeds` (batch, tokens, width) to use again in place
-    of the picture; `hidden_states` and `attentions` are the vision encoder's, the `decoder_` ones the text decoder's."""
+    of the picture; `hidden_states` and `attentions` are the vision encoder's, those with `decoder_` the text
+    decoder's."""
 
     loss: Tensor = None
     logits: Tensor = None

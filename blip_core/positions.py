@@ -29,7 +29,7 @@ def _cubic(x: float, a: float = -0.75) -> float:
 
 
 def resize_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
-    """Resize (1, side² + 1, width) position embeddings to `tokens` = new side² + 1; the class token's stays as it is."""
+    """Resize (1, side² + 1, width) position embeddings to `tokens` = new side² + 1, keeping the class token's."""
     old, new = math.isqrt(positions.shape[1] - 1), math.isqrt(tokens - 1)
     matrix = bicubic_matrix(old, new)
     grid = positions[0, 1:].reshape(old, old, -1).astype(np.float32)

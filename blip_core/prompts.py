@@ -25,7 +25,9 @@ def decoder_prompts(
     if attention_mask is None:
         attention_mask = input_ids != config.pad_token_id
     if attention_mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask must be of shape {input_ids.shape} like input_ids, got {attention_mask.shape}.")
+        raise ValueError(
+            f"attention_mask must be of shape {input_ids.shape} like input_ids, got {attention_mask.shape}."
+        )
     rows = [ids[real.astype(bool)] for ids, real in zip(input_ids, attention_mask, strict=True)]
     rows = [row[:-1] if len(row) > 1 and row[-1] == config.sep_token_id else row for row in rows]
     rows = [np.concatenate([[config.bos_token_id], row[1:]]) for row in rows]

@@ -32,8 +32,9 @@ def write_pretrained(
 ) -> None:
     """Write `config.json`, `generation_config.json` and the weights of a model in the Hugging Face layout.
 
-    `tensors` gives the value of one of the `wanted` parameters in PyTorch's layout; one is asked for at a time. New files take the
-    place of old ones only when they are whole, so that a save that is interrupted leaves the earlier model readable.
+    `tensors` gives the value of one of the `wanted` parameters in PyTorch's layout; one is asked for at a time. New
+    files take the place of old ones only when they are whole, so that a save that is interrupted leaves the earlier
+    model readable.
     Raises `OSError` where the folder cannot be written.
     """
     folder = Path(folder)
@@ -61,7 +62,11 @@ def write_safetensors(
             shards.append({})
             header.append({})
             size = 0
-        entry = {"dtype": SAFE_NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [size, size + array.nbytes]}
+        entry = {
+            "dtype": SAFE_NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [size, size + array.nbytes],
+        }
         header[-1][name], shards[-1][name] = entry, read
         size += array.nbytes
     old = [*folder.glob("model-*.safetensors"), folder / "model.safetensors", folder / "model.safetensors.index.json"]

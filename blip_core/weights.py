@@ -19,99 +19,7 @@ from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 AnyConfig = BlipConfig | BlipTextConfig | BlipVisionConfig
 
 TO_TENSORFLOW = {"linear": (1, 0), "conv": (2, 3, 1, 0)}
-"""Axes of the TensorFlow tensor by layout: a dense kernel is (in, out) there, a convolution (height, width, in, out)."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. `also` names tensors that a checkpoint may hold as copies of this one (tied)."""
-
-    name: str
-    hf: str
-    original: str
-    shape: tuple[str | int, ...]
-    init: str
-    layout: str = "plain"
-    also: tuple[str, ...] = ()
-
-
-def _linear(name: str, hf: str, original: str | None, out: str | int, into: str, bias: bool = True) -> list[Row]:
-    original = hf if original is None else original
-    rows = [Row(f"{name}.weight", f"{hf}.weight", f"{original}.weight", (out, into), "normal", "linear")]
-    return rows + [Row(f"{name}.bias", f"{hf}.bias", f"{original}.bias", (out,), "zeros")] * bias
-
-
-def _norm(name: str, hf: str, original: str | None, size: str) -> list[Row]:
-    original = hf if original is None else original
-    return [
-        Row(f"{name}.weight", f"{hf}.weight", f"{original}.weight", (size,), "ones"),
-        Row(f"{name}.bias", f"{hf}.bias", f"{original}.bias", (size,), "zeros"),
-    ]
-
-
-def _attention(name: str, hf: str, into: str) -> list[Row]:
-    """Text attention; `into` is the width that keys and values are computed from."""
-    return [
-        *_linear(f"{name}.query", f"{hf}.self.query", None, "text", "text"),
-        *_linear(f"{name}.key", f"{hf}.self.key", None, "text", into),
-        *_linear(f"{name}.value", f"{hf}.self.value", None, "text", into),
-        *_linear(f"{name}.projection", f"{hf}.output.dense", None, "text", "text"),
-        *_norm(f"{name}.norm", f"{hf}.output.LayerNorm", None, "text"),
-    ]
-
-
-# fmt: off
-VISION = (
-    Row("class_embedding", "embeddings.class_embedding", "cls_token", (1, 1, "vision"), "position"),
-    Row("position_embedding", "embeddings.position_embedding", "pos_embed", (1, "tokens", "vision"), "position"),
-    Row("patch_embedding.weight", "embeddings.patch_embedding.weight", "patch_embed.proj.weight",
-        ("vision", "channels", "patch", "patch"), "normal", "conv"),
-    Row("patch_embedding.bias", "embeddings.patch_embedding.bias", "patch_embed.proj.bias", ("vision",), "zeros"),
-    *_norm("blocks.{}.norm1", "encoder.layers.{}.layer_norm1", "blocks.{}.norm1", "vision"),
-    *_linear("blocks.{}.attention.qkv", "encoder.layers.{}.self_attn.qkv", "blocks.{}.attn.qkv", "qkv", "vision"),
-    *_linear("blocks.{}.attention.projection", "encoder.layers.{}.self_attn.projection", "blocks.{}.attn.proj",
-             "vision", "vision"),
-    *_norm("blocks.{}.norm2", "encoder.layers.{}.layer_norm2", "blocks.{}.norm2", "vision"),
-    *_linear("blocks.{}.mlp.fc1", "encoder.layers.{}.mlp.fc1", "blocks.{}.mlp.fc1", "vision_mlp", "vision"),
-    *_linear("blocks.{}.mlp.fc2", "encoder.layers.{}.mlp.fc2", "blocks.{}.mlp.fc2", "vision", "vision_mlp"),
-    *_norm("post_layernorm", "post_layernorm", "norm", "vision"),
-)
-TEXT = (
-    Row("word_embeddings.weight", "embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight",
-        ("vocab", "text"), "normal"),
-    Row("position_embeddings.weight", "embeddings.position_embeddings.weight", "embeddings.position_embeddings.weight",
-        ("positions", "text"), "normal"),
-    *_norm("embedding_norm", "embeddings.LayerNorm", None, "text"),
-    *_attention("blocks.{}.attention", "encoder.layer.{}.attention", "text"),
-    *_linear("blocks.{}.mlp.fc1", "encoder.layer.{}.intermediate.dense", None, "text_mlp", "text"),
-    *_linear("blocks.{}.mlp.fc2", "encoder.layer.{}.output.dense", None, "text", "text_mlp"),
-    *_norm("blocks.{}.mlp.norm", "encoder.layer.{}.output.LayerNorm", None, "text"),
-)
-CROSS = tuple(_attention("blocks.{}.cross_attention", "encoder.layer.{}.crossattention", "cross"))
-POOLER = tuple(_linear("pooler", "pooler.dense", None, "text", "text"))
-LM_HEAD = (
-    *_linear("lm_head.dense", "cls.predictions.transform.dense", None, "text", "text"),
-    *_norm("lm_head.norm", "cls.predictions.transform.LayerNorm", None, "text"),
-    Row("lm_head.bias", "cls.predictions.bias", "cls.predictions.bias", ("vocab",), "zeros",
-        also=("cls.predictions.decoder.bias",)),
-)
-TIED_PROJECTION = "cls.predictions.decoder.weight"  # the same tensor as the word embeddings
-RETRIEVAL = (
-    *_linear("vision_proj", "vision_proj", None, "itc", "vision"),
-    *_linear("text_proj", "text_proj", None, "itc", "text"),
-    *_linear("itm_head", "itm_head", None, 2, "text"),
-)
-PROJECTIONS = (
-    *_linear("visual_projection", "visual_projection", None, "projection", "vision", bias=False),
-    *_linear("text_projection", "text_projection", None, "projection", "text", bias=False),
-    Row("logit_scale", "logit_scale", "logit_scale", (), "logit_scale"),
-)
-# Rows of tensors that an original checkpoint may hold and that are not parameters: position numbers; the training
-# state of retrieval and pre-training (temperature, queues, and the momentum copies `visual_encoder_m.` ...).
-BUFFERS = ("embeddings.position_ids",)
-TRAINING_STATE = ("temp", "image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
-MOMENTUM = ("visual_encoder_m.", "vision_model_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.")
-# fmt: on
+"""Axes of the TensorFlow tensor by layout: a dense kernel is (in, out), a convolution (height, width, in, out)."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +133,9 @@ def parameters(model: str, config: AnyConfig) -> list[Parameter]:
 def _expand(part: Part, sizes: dict[str, int]) -> Iterator[Parameter]:
     sizes = {**sizes, "cross": sizes[part.cross]} if part.rows is CROSS else sizes
     for row in part.rows:
-        layers = range(sizes["vision_layers" if part.rows is VISION else "text_layers"]) if "{}" in row.name else (None,)
+        layers = (
+            range(sizes["vision_layers" if part.rows is VISION else "text_layers"]) if "{}" in row.name else (None,)
+        )
         for layer in layers:
             name, hf = part.prefix + row.name.format(layer), part.prefixes[0] + row.hf.format(layer)
             shape = tuple(sizes[size] if isinstance(size, str) else size for size in row.shape)
@@ -234,7 +144,7 @@ def _expand(part: Part, sizes: dict[str, int]) -> Iterator[Parameter]:
 
 def _sizes(config: AnyConfig) -> dict[str, int]:
     """The symbols of the rows' shapes, as far as this configuration defines them."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     if not isinstance(config, BlipVisionConfig):
         text = config.text_config if isinstance(config, BlipConfig) else config
         sizes |= {

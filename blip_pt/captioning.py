@@ -55,9 +55,7 @@ class BlipForConditionalGeneration(BlipImageModel):
             bos = self.config.text_config.bos_token_id
             input_ids = torch.full((len(embeds), 1), bos, dtype=torch.long, device=embeds.device)
         check_pairs(len(embeds), len(input_ids))
-        text = self.text_decoder(
-            input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs
-        )
+        text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
         return BlipForConditionalGenerationOutput(
             loss=text.loss,
             logits=text.logits,

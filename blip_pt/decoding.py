@@ -1,6 +1,7 @@
 """The KV cache and the decoding session: what lets the search of `blip_core.generation` drive the text decoder.
 
-Shapes: R rows (texts under way), B' pictures, H heads, D head width, C capacity in tokens, S encoder states, V vocabulary.
+Shapes: R rows (texts under way), B' pictures, H heads, D head width, C capacity in tokens, S encoder states,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class PyTorchSession:
     hides the padding, while its position counts its own row's tokens. So each row is computed as it would be alone.
     """
 
-    def __init__(self, decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, rows: int, capacity: int):
+    def __init__(
+        self, decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, rows: int, capacity: int
+    ):
         self.decoder = decoder
         heads = decoder.config.num_attention_heads
         shape = (rows, heads, capacity, decoder.config.hidden_size // heads)

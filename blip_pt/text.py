@@ -15,8 +15,17 @@ from blip_core.checks import check_ids, check_labels, check_mask, check_states, 
 from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
 from blip_pt.decoding import LayerCache, TextCache
 from blip_pt.nn import (
-    ACTIVATIONS, Embedding, LayerNorm, Linear, additive_mask, attention, causal_mask, merge_heads, over_heads, split_heads,
-)  # fmt: skip
+    ACTIVATIONS,
+    Embedding,
+    LayerNorm,
+    Linear,
+    additive_mask,
+    attention,
+    causal_mask,
+    merge_heads,
+    over_heads,
+    split_heads,
+)
 
 
 class TextAttention(nn.Module):
@@ -42,7 +51,9 @@ class TextAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         key, value = keys_values
         texts = len(x) // len(key)  # of each picture: they are put one behind the other to read the same keys
-        query = split_heads(self.query(x).reshape(len(key), texts * x.shape[1], -1), self.heads)  # (B', H, texts * L, D)
+        query = split_heads(
+            self.query(x).reshape(len(key), texts * x.shape[1], -1), self.heads
+        )  # (B', H, texts * L, D)
         dropout = self.dropout if self.training else 0.0
         context, probabilities = attention(query, key, value, mask, dropout, output_attentions)
         context = self.projection(merge_heads(context).reshape(x.shape))  # (B, L, W)

@@ -1,0 +1,337 @@
+"""From texts to `input_ids` and back: BERT's WordPiece with BLIP's two tokens, on the `tokenizers` library."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import Encoding, Tokenizer
+
+from blip_core.files import atomic_path, read_json, write_json
+from blip_core.hub import resolve_folder
+from blip_core.inputs import BlipInputs, check_framework, stack
+from blip_core.lengths import check_choice, check_length, kept_lengths, pad_rows
+from blip_core.vocabulary import BERT_TOKENS, NORMALIZER, VOCABULARY, read_vocabulary
+
+FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
+BLIP_TOKENS = {"bos": "[DEC]", "enc": "[ENC]"}
+"""What a decoder's text begins with, and what text encoded together with a picture begins with; added last."""
+SETTINGS = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
+SIDES = ("right", "left")
+CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
+    f" {ending}": ending for ending in ("n't", "'m", "'s", "'ve", "'re")
+}
+"""What `decode` cleans up, in this order."""
+
+Text = str | Sequence[str]
+"""One text, or with `is_split_into_words` the list of its words."""
+
+
+class BlipTokenizer:
+    """Turn texts into token ids and back: bert-base-uncased plus `[DEC]` (30522) and `[ENC]` (30523).
+
+    The ids are those of transformers' `BertTokenizerFast`. `tokenizer` is a `tokenizers.Tokenizer` of another BERT
+    vocabulary; without one it is the vocabulary shipped in the package. `[DEC]` and `[ENC]` are added after the last
+    id unless they are there. `model_max_length` is where `truncation=True` cuts and `padding="max_length"` ends when
+    no `max_length` is given. `padding_side` and `truncation_side` are "right" or "left". `special_tokens` names the
+    five tokens of BERT where a vocabulary calls them otherwise, as `{"cls": "<s>"}`.
+    Raises `ValueError` for a vocabulary without these tokens, or a setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None = None,
+        *,
+        model_max_length: int = 512,
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        clean_up_tokenization_spaces: bool = True,
+        special_tokens: dict[str, str] | None = None,
+    ):
+        self.backend = read_vocabulary(VOCABULARY) if tokenizer is None else tokenizer
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self.special_tokens = {**BERT_TOKENS, **(special_tokens or {}), **BLIP_TOKENS}
+        for name in ("pad", "unk", "cls", "sep"):
+            if self.backend.token_to_id(self.special_tokens[name]) is None:
+                raise ValueError(
+                    f"The vocabulary has no {self.special_tokens[name]!r} token ({name}_token); "
+                    "pass that of a BERT model, or name the token with special_tokens."
+                )
+        self.backend.add_special_tokens(list(BLIP_TOKENS.values()))
+        for option, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
+            check_choice(option, side, SIDES)
+        check_length("model_max_length", model_max_length)
+        self.model_max_length = model_max_length
+        self.padding_side = padding_side
+        self.truncation_side = truncation_side
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.extra: dict[str, Any] = {}
+        """Keys of a `tokenizer_config.json` that are not ours, to be written back."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Give `pad_token`, `pad_token_id` and the like for unk, sep, pad, cls, mask, bos ([DEC]) and enc ([ENC])."""
+        kind, _, rest = name.partition("_")
+        if rest not in ("token", "token_id") or kind not in self.__dict__.get("special_tokens", ()):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        token = self.special_tokens[kind]
+        return token if rest == "token" else self.backend.token_to_id(token)
+
+    def __len__(self) -> int:
+        """The number of ids, `[DEC]` and `[ENC]` included: 30524, the `vocab_size` of a `BlipTextConfig`."""
+        return self.backend.get_vocab_size()
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids without the added tokens: 30522."""
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids that `skip_special_tokens` drops."""
+        return sorted(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self.backend.get_vocab()
+
+    def __call__(
+        self,
+        text: Text | Sequence[Text],
+        text_pair: Text | Sequence[Text] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        is_split_into_words: bool = False,
+        return_attention_mask: bool = True,
+        return_tensors: str | None = None,
+    ) -> BlipInputs:
+        """Tokenize one text or many; returns `input_ids` and `attention_mask` (1 = token, 0 = padding).
+
+        One text without `return_tensors` gives flat lists, everything else has a batch dimension: lists, or with
+        `return_tensors` "np", "pt", "tf" integer tensors of shape (batch, length), which needs texts of one length.
+        `text_pair` is the second text of each pair: `[CLS] text [SEP] text_pair [SEP]`. With `is_split_into_words`
+        a text is a list of words.
+
+        `padding` is False, True or "longest", or "max_length"; the length is rounded up to `pad_to_multiple_of`.
+        `truncation` is True or "longest_first", "only_first", "only_second" (of a pair), or False; left out, a
+        `max_length` without padding truncates. A text that is too long for the model is not cut unless asked for.
+        Raises `ValueError` for what is no text, or an option that cannot work.
+        """
+        check_framework(return_tensors)
+        if truncation is None:
+            truncation = max_length is not None and padding is False
+        single = _is_one_text(text, is_split_into_words)
+        texts = [text] if single else list(text)
+        pairs = None if text_pair is None else [text_pair] if single else list(text_pair)
+        _check_texts("text", texts, is_split_into_words)
+        if pairs is not None:
+            _check_texts("text_pair", pairs, is_split_into_words)
+            if len(pairs) != len(texts):
+                raise ValueError(f"text holds {len(texts)} texts and text_pair {len(pairs)}; each needs one.")
+        limit = self._limit(truncation, max_length)
+        first = self._encode(texts, is_split_into_words)
+        second: Sequence[Encoding | None] = [None] * len(texts)
+        if pairs is not None:
+            second = self._encode(pairs, is_split_into_words)
+        rows = []
+        for one, other in zip(first, second, strict=True):
+            if limit is not None:
+                self._truncate(one, other, truncation, limit, add_special_tokens)
+            rows.append(self.backend.post_process(one, other, add_special_tokens).ids)
+        inputs = BlipInputs(input_ids=rows)
+        if return_attention_mask:
+            inputs["attention_mask"] = [[1] * len(row) for row in rows]
+        inputs = self.pad(inputs, padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
+        return BlipInputs({k: v[0] for k, v in inputs.items()}) if single and return_tensors is None else inputs
+
+    def encode(self, text: Text, text_pair: Text | None = None, **options: Any) -> list[int]:
+        """The ids of one text; options as in a call."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """The tokens of one text, as strings; a piece that goes on a word begins with `##`."""
+        return self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens))
+
+    def pad(
+        self,
+        inputs: dict[str, list[list[int]]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+    ) -> BlipInputs:
+        """Bring rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100."""
+        side = padding_side or self.padding_side
+        check_choice("padding_side", side, SIDES)
+        if padding == "max_length" and max_length is None:
+            max_length = self.model_max_length
+        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": -100}
+        padded = {
+            name: pad_rows(rows, fills[name], padding, max_length, pad_to_multiple_of, side)
+            for name, rows in inputs.items()
+        }
+        remedy = "pass padding=True to bring the texts to one length"
+        return BlipInputs({name: stack(name, rows, return_tensors, remedy) for name, rows in padded.items()})
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of one row of ids: a list, a NumPy array or a tensor of one dimension (or a single id).
+
+        `skip_special_tokens` drops `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]`, `[DEC]` and `[ENC]`. The clean-up
+        closes the gaps before punctuation and around apostrophes ("a man ' s hat ." -> "a man's hat.").
+        """
+        text = self.backend.decode(_to_ids(token_ids), skip_special_tokens=skip_special_tokens)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return reduce(lambda t, gap: t.replace(*gap), CLEANED.items(), text) if clean_up_tokenization_spaces else text
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """The text of each row, see `decode`; `sequences` has two dimensions, or is a list of rows."""
+        return [self.decode(row, **options) for row in sequences]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or the list of those of a row of ids; unknown ids are `[UNK]`."""
+        skipped = set(self.all_special_ids) if skip_special_tokens else ()
+        tokens = [self.backend.id_to_token(i) or self.unk_token for i in _to_ids(ids) if i not in skipped]
+        return tokens[0] if isinstance(ids, int) else tokens
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of a token, or the list of those of many; unknown tokens have the id of `[UNK]`."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        found = self.backend.token_to_id(tokens)
+        return self.unk_token_id if found is None else found
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+        """Read `tokenizer.json`, else `vocab.txt`, of a folder or a Hub repository; or one such file by its path.
+
+        Where there is neither, and without a name, it is the vocabulary shipped in the package; a warning tells if
+        the model's `config.json` says that this is not its own. Settings come from `tokenizer_config.json`.
+        Raises `OSError` where there is no such folder and `ValueError` for a file that holds no vocabulary.
+        """
+        if name_or_path is None:
+            return cls()
+        path = Path(name_or_path)
+        folder = resolve_folder(name_or_path, revision=revision, patterns=FILES)
+        found = [folder / name for name in FILES[:2] if (folder / name).is_file()]
+        if path.is_file() and path.suffix in (".json", ".txt"):
+            found = [path]
+        file = folder / "tokenizer_config.json"
+        values = read_json(file) if file.is_file() else {}
+        backend = read_vocabulary(found[0], **_pick(values, NORMALIZER)) if found else None
+        tokens = {kind: _content(values.get(f"{kind}_token")) for kind in BERT_TOKENS}
+        settings = _pick(values, SETTINGS)
+        if settings.get("model_max_length", 0) > 10**9:  # how transformers writes that there is no limit
+            del settings["model_max_length"]
+        try:
+            tokenizer = cls(backend, special_tokens={k: v for k, v in tokens.items() if v}, **settings)
+        except ValueError as error:
+            raise ValueError(f"{found[0] if found else file}: {error}") from None
+        tokenizer.extra = copy.deepcopy(values)
+        if not found:
+            tokenizer._warn_of_another_vocabulary(folder)
+        return tokenizer
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically."""
+        folder = Path(folder)
+        with atomic_path(folder / "tokenizer.json") as temporary:
+            temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        pieces = sorted(self.backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+        with atomic_path(folder / "vocab.txt") as temporary:
+            temporary.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+        own = {f"{kind}_token": token for kind, token in self.special_tokens.items() if kind != "enc"}
+        values = {**self.extra, **own, **{name: getattr(self, name) for name in SETTINGS}}
+        values.update(
+            additional_special_tokens=[self.enc_token],
+            model_input_names=["input_ids", "attention_mask"],
+            tokenizer_class="BertTokenizerFast",
+            processor_class="BlipProcessor",
+        )
+        write_json(folder / "tokenizer_config.json", values)
+
+    def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
+        return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
+
+    def _limit(self, truncation: bool | str, max_length: int | None) -> int | None:
+        """The greatest number of tokens of a row, None where there is no limit."""
+        choices = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
+        check_choice("truncation", truncation, choices)
+        if truncation in (False, "do_not_truncate"):
+            return None
+        limit = self.model_max_length if max_length is None else max_length
+        check_length("max_length", limit)
+        return limit
+
+    def _truncate(
+        self, one: Encoding, other: Encoding | None, how: bool | str, limit: int, add_special_tokens: bool
+    ) -> None:
+        added = self.backend.num_special_tokens_to_add(other is not None) if add_special_tokens else 0
+        if limit < added:
+            raise ValueError(f"max_length must leave room for {added} special tokens, got {limit}.")
+        encodings = [one] if other is None else [one, other]
+        sizes = kept_lengths([len(encoding) for encoding in encodings], limit - added, how)
+        for encoding, size in zip(encodings, sizes, strict=True):
+            encoding.truncate(size, direction=self.truncation_side)
+
+    def _warn_of_another_vocabulary(self, folder: Path) -> None:
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+        size = (config.get("text_config") or {}).get("vocab_size", len(self))
+        if size > len(self):
+            warnings.warn(
+                f"{folder} has no tokenizer.json or vocab.txt and a vocabulary of {size} tokens, but that of "
+                f"bert-base-uncased, which is used instead, has {len(self)}; put its own vocab.txt there.",
+                stacklevel=3,
+            )
+
+
+def _pick(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if values.get(name) is not None}
+
+
+def _content(token: Any) -> str | None:
+    """The text of a token, which a `tokenizer_config.json` gives plainly or as an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _is_one_text(text: Any, is_split_into_words: bool) -> bool:
+    if isinstance(text, str) or not isinstance(text, Sequence):
+        return True
+    return is_split_into_words and (not text or isinstance(text[0], str))
+
+
+def _check_texts(name: str, texts: list[Any], is_split_into_words: bool) -> None:
+    for index, text in enumerate(texts):
+        words = text if is_split_into_words and not isinstance(text, str) else [text]
+        fits = isinstance(words, Sequence) and all(isinstance(word, str) for word in words)
+        if fits and is_split_into_words == (words is text):
+            continue
+        expected = "a list of words (is_split_into_words=True)" if is_split_into_words else "a text"
+        raise ValueError(f"{name}[{index}] must be {expected}, got {text!r:.80}; pairs go into text and text_pair.")
+
+
+def _to_ids(ids: Any) -> list[int]:
+    """A row of ids, or one, as a list; of any framework's tensor."""
+    ids = ids.numpy() if hasattr(ids, "numpy") and not hasattr(ids, "detach") else ids  # TensorFlow
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    row = list(ids) if isinstance(ids, Sequence | Iterator) else [ids]
+    if any(not isinstance(i, int) and not hasattr(i, "__index__") for i in row):
+        raise ValueError(f"token ids must be one row of whole numbers, got {ids!r:.80}; for many use batch_decode.")
+    if any(i < 0 for i in row):
+        raise ValueError(f"token ids must not be negative, got {min(row)}; take the -100 of labels out first.")
+    return [int(i) for i in row]
