@@ -6,8 +6,8 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from blip_core.generation import generate
 from blip_pt.nn import additive_mask, causal_mask, over_heads
 
 if TYPE_CHECKING:
-    from blip_pt.text import BlipTextLMHeadModel
+    from blip_pt.text import BlipTextLMHeadModel, TextBlock
 
 
 class LayerCache:
@@ -80,7 +80,7 @@ class PyTorchSession:
         with torch.inference_mode():
             layers = [
                 LayerCache(states.new_empty(shape), states.new_empty(shape), block.cross_attention.keys_values(states))
-                for block in decoder.bert.blocks
+                for block in cast("Iterable[TextBlock]", decoder.bert.blocks)
             ]
             mask = None if states_mask is None else additive_mask(over_heads(states_mask), states.dtype)
         self.cache = TextCache(layers, mask)

@@ -100,10 +100,11 @@ class TextBlock(nn.Module):
         if cache is not None:
             keys_values = cache.append(*keys_values)
         x, probabilities = self.attention(x, keys_values, mask, output_attentions)
-        cross_probabilities = None
-        if cache is not None or states is not None:
-            keys_values = cache.cross if cache is not None else self.cross_attention.keys_values(states)
-            x, cross_probabilities = self.cross_attention(x, keys_values, states_mask, output_attentions)
+        cross, cross_probabilities = None if cache is None else cache.cross, None
+        if states is not None:
+            cross = self.cross_attention.keys_values(states)
+        if cross is not None:
+            x, cross_probabilities = self.cross_attention(x, cross, states_mask, output_attentions)
         return self.mlp(x), probabilities, cross_probabilities
 
 
