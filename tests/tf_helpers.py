@@ -1,4 +1,4 @@
-"""What the tests of the TensorFlow backend share: odd little models, the same in both frameworks."""
+"""What the tests of the TensorFlow backend share: the same odd little models in both frameworks."""
 
 from __future__ import annotations
 
@@ -12,49 +12,10 @@ import torch
 
 import blip_pt
 import blip_tf
-from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig
-from blip_core.pretrained import CONFIGS
+from blip_core import BlipConfig
+from tests.helpers import CONFIGS_OF, HEADS, difference, head_config, inputs, numpy
 
-TEXT = {
-    "vocab_size": 90, "bos_token_id": 88, "sep_token_id": 5, "max_position_embeddings": 40, "initializer_range": 0.2,
-}  # fmt: skip
-VISION = {"initializer_range": 0.2}
-CONFIGS_OF = {
-    # wide text, few heads
-    "wide": BlipConfig(
-        text_config=BlipTextConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, label_smoothing=0.1,
-            **TEXT,
-        ),
-        vision_config=BlipVisionConfig(
-            hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, image_size=32,
-            patch_size=8, **VISION,
-        ),
-        image_text_hidden_size=16, projection_dim=12, initializer_range=0.2, enc_token_id=89,
-    ),
-    # wide vision, many heads, other activations, the original's eps
-    "deep": BlipConfig(
-        text_config=BlipTextConfig(
-            hidden_size=20, intermediate_size=28, num_hidden_layers=3, num_attention_heads=5, hidden_act="gelu_new",
-            **TEXT,
-        ),
-        vision_config=BlipVisionConfig(
-            hidden_size=48, intermediate_size=56, num_hidden_layers=1, num_attention_heads=2, image_size=48,
-            patch_size=16, num_channels=1, hidden_act="quick_gelu", layer_norm_eps=1e-6, **VISION,
-        ),
-        image_text_hidden_size=10, projection_dim=7, initializer_range=0.2,
-    ),
-}  # fmt: skip
-HEADS = (
-    "BlipVisionModel", "BlipTextModel", "BlipTextLMHeadModel", "BlipModel", "BlipForConditionalGeneration",
-    "BlipForQuestionAnswering", "BlipForImageTextRetrieval",
-)  # fmt: skip
-
-
-def head_config(head: str, config: BlipConfig) -> Any:
-    """The part of a configuration that a model class takes."""
-    parts = {BlipVisionConfig: config.vision_config, BlipTextConfig: config.text_config}
-    return parts.get(CONFIGS.get(head, BlipConfig), config)
+__all__ = ["CONFIGS_OF", "HEADS", "difference", "head_config", "inputs", "models", "numpy", "to_pt", "to_tf"]
 
 
 def models(head: str, config: BlipConfig, folder: Path) -> tuple[Any, Any]:
@@ -73,28 +34,6 @@ def models(head: str, config: BlipConfig, folder: Path) -> tuple[Any, Any]:
         return pt.eval(), getattr(blip_tf, "TF" + head).from_pretrained(folder)
 
 
-def inputs(head: str, config: BlipConfig) -> dict[str, np.ndarray]:
-    """Arguments for a call: two pictures, two texts of unlike length, labels."""
-    noise = np.random.default_rng(3)
-    vision = config.vision_config
-    pixels = noise.normal(size=(2, vision.num_channels, vision.image_size, vision.image_size)).astype(np.float32)
-    ids = noise.integers(6, 80, (2, 7))
-    mask = np.array([[1] * 7, [1] * 4 + [0] * 3])
-    text = {"input_ids": np.where(mask, ids, 0), "attention_mask": mask}
-    labels = {"labels": np.where(mask, ids, -100)}
-    states = {"encoder_hidden_states": noise.normal(size=(2, 5, vision.hidden_size)).astype(np.float32)}
-    states["encoder_attention_mask"] = np.array([[1] * 5, [1, 1, 0, 0, 1]])
-    return {
-        "BlipVisionModel": {"pixel_values": pixels},
-        "BlipTextModel": text | states,
-        "BlipTextLMHeadModel": text | states | labels,
-        "BlipModel": {"pixel_values": pixels, **text},
-        "BlipForConditionalGeneration": {"pixel_values": pixels, **text, **labels},
-        "BlipForQuestionAnswering": {"pixel_values": pixels, **text, **labels},
-        "BlipForImageTextRetrieval": {"pixel_values": pixels, **text},
-    }[head]
-
-
 def to_pt(values: dict[str, Any]) -> dict[str, Any]:
     """The arrays among the values as PyTorch tensors."""
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
@@ -103,19 +42,3 @@ def to_pt(values: dict[str, Any]) -> dict[str, Any]:
 def to_tf(values: dict[str, Any]) -> dict[str, Any]:
     """The arrays among the values as TensorFlow tensors."""
     return {k: tf.constant(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
-
-
-def numpy(tensor: Any) -> np.ndarray:
-    """An array of a tensor of either framework, or of an array."""
-    if isinstance(tensor, torch.Tensor):
-        return tensor.detach().double().numpy() if tensor.is_floating_point() else tensor.numpy()
-    array = np.asarray(tensor)
-    return array if array.dtype.kind in "iub" else array.astype(np.float64)
-
-
-def difference(expected: Any, found: Any) -> float:
-    """The greatest absolute difference over the greatest absolute value."""
-    expected, found = numpy(expected), numpy(found)
-    assert expected.shape == found.shape
-    assert np.isfinite(found).all()
-    return float(np.abs(expected - found).max() / np.abs(expected).max())

@@ -1,0 +1,418 @@
+"""The PyTorch models by themselves: the original's numbers, batches, precisions, gradients, and refusals."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import blip_pt
+from blip_core import BlipConfig, BlipTextConfig
+from tests.helpers import CONFIGS_OF, HEADS, difference, head_config, inputs, randomized
+
+ORIGINAL = Path(__file__).parent / "data" / "reference" / "original"
+HEAD_COUNTS = {"text_config": {"num_attention_heads": 2}, "vision_config": {"num_attention_heads": 3}}
+"""Of the original's reference models; all else is read off their tensors."""
+
+
+def make(head: str, name: str = "wide"):
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return randomized(getattr(blip_pt, head)(head_config(head, CONFIGS_OF[name])))
+
+
+def tensors(head: str, name: str = "wide") -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(value) for key, value in inputs(head, CONFIGS_OF[name]).items()}
+
+
+# the original's numbers ---------------------------------------------------------------------------------------------
+
+
+def original(head: str, name: str):
+    config = copy.deepcopy(HEAD_COUNTS)
+    config["text_config"]["sep_token_id"] = 102
+    model = getattr(blip_pt, head).from_pretrained(ORIGINAL / f"{name}.pth", config=config)
+    return model, np.load(ORIGINAL / f"{name}.npz")
+
+
+def to_tokens(texts) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts whose words are token ids, as the reference writes them, and their mask."""
+    rows = [[101, *map(int, str(text).split()), 102] for text in texts]
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    return ids, (ids != 0).long()
+
+
+def check_gradients(model, reference) -> None:
+    """Gradient norms by the original's names; a key's bias has none in truth, softmax being what it is."""
+    norms = dict(zip(reference["grad_names"].tolist(), reference["grad_norms"].tolist(), strict=True))
+    largest = max(norms.values())
+    for parameter in model.table():
+        name = next((n for n in parameter.places("visual_encoder.") if n in norms), None) or parameter.hf
+        if name in norms:
+            gradient = model.get_parameter(parameter.name).grad
+            found = 0.0 if gradient is None else float(gradient.norm())
+            assert abs(found - norms.pop(name)) <= 1e-5 * largest, name
+    assert len(norms) < 5
+
+
+def test_captioning_as_the_original():
+    model, reference = original("BlipForConditionalGeneration", "caption")
+    assert model.config.text_config.label_smoothing == 0.1
+    ids = torch.from_numpy(reference["input_ids"]).clone()
+    mask = torch.from_numpy(reference["attention_mask"])
+    ids[:, 0] = model.config.text_config.bos_token_id
+    labels = ids.masked_fill(ids == 0, -100)
+    labels[:, : int(reference["prompt_length"])] = -100
+    output = model(torch.from_numpy(reference["pixel_values"]), ids, mask, labels)
+    assert difference(reference["image_embeds"], output.image_embeds) < 1e-5
+    real = mask.bool()
+    assert difference(reference["logits"][real.numpy()], output.logits[real]) < 1e-5
+    assert difference(reference["loss"], output.loss) < 1e-5
+    output.loss.backward()
+    check_gradients(model, reference)
+
+
+def test_matching_as_the_original():
+    model, reference = original("BlipForImageTextRetrieval", "itm")
+    model.config.enc_token_id = None  # the original's own inference leaves [CLS] in place
+    values = {name: torch.from_numpy(reference[name]) for name in ("pixel_values", "input_ids", "attention_mask")}
+    with torch.inference_mode():
+        assert difference(reference["itm_logits"], model(**values).itm_score) < 1e-5
+        assert difference(reference["itc_similarity"], model(**values, use_itm_head=False).itm_score) < 1e-5
+
+
+def test_answering_as_the_original():
+    model, reference = original("BlipForQuestionAnswering", "vqa")
+    questions, mask = to_tokens(reference["questions"])
+    answers, answer_mask = to_tokens(reference["answers"])
+    output = model(
+        torch.from_numpy(reference["pixel_values"]),
+        questions,
+        mask,
+        labels=answers.masked_fill(answers == 0, -100).index_fill(
+            1, torch.tensor([0]), model.config.text_config.bos_token_id
+        ),
+        decoder_attention_mask=answer_mask,
+        answer_counts=reference["n_answers"].tolist(),
+        answer_weights=torch.from_numpy(reference["weights"]),
+    )
+    assert difference(reference["loss"], output.loss) < 1e-5
+    output.loss.backward()
+    check_gradients(model, reference)
+
+
+# batches ------------------------------------------------------------------------------------------------------------
+
+
+def row(values: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    """One example of a batch, without its padding."""
+    length = int(values["attention_mask"][index].sum())
+    texts = ("input_ids", "attention_mask", "labels")
+    return {k: v[index : index + 1, :length] if k in texts else v[index : index + 1] for k, v in values.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS_OF)
+@pytest.mark.parametrize(
+    "head", ["BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipForQuestionAnswering"]
+)
+def test_an_example_is_the_same_alone_and_in_a_batch(head, name):
+    model, values = make(head, name), tensors(head, name)
+    with torch.inference_mode():
+        batch = model(**values)
+        for index in range(2):
+            alone, one = row(values, index), model(**row(values, index))
+            if head == "BlipForImageTextRetrieval":
+                assert difference(one.itm_score, batch.itm_score[index : index + 1]) < 1e-5
+                continue
+            length = alone["input_ids"].shape[1]
+            assert difference(one.logits, batch.logits[index : index + 1, :length]) < 1e-5
+        if head != "BlipForImageTextRetrieval":
+            counts = [(row(values, i)["labels"][:, 1:] != -100).sum() for i in range(2)]
+            losses = [model(**row(values, i)).loss for i in range(2)]
+            weighted = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+            assert difference(weighted, batch.loss) < 1e-5
+
+
+@pytest.mark.parametrize("name", CONFIGS_OF)
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 5, "top_p": 0.9}])
+@pytest.mark.parametrize("head", ["BlipForConditionalGeneration", "BlipForQuestionAnswering"])
+def test_texts_are_the_same_alone_and_in_a_batch(head, options, name):
+    model, values = make(head, name), tensors(head, name)
+    del values["labels"]
+    options = {"max_new_tokens": 9, "return_dict_in_generate": True, "output_scores": True, **options}
+    batch = model.generate(**values, **options)
+    for index in range(2):
+        one = model.generate(**row(values, index), **options)
+        length, new = one.sequences.shape[1], one.token_log_probs.shape[1]
+        assert batch.sequences[index, :length].tolist() == one.sequences[0].tolist()
+        assert not batch.sequences[index, length:].any()
+        assert np.allclose(batch.token_log_probs[index, :new], one.token_log_probs[0], atol=1e-4, equal_nan=True)
+
+
+def test_padding_on_the_left_changes_nothing_either():
+    model, values = make("BlipForConditionalGeneration"), tensors("BlipForConditionalGeneration")
+    pixels, ids = values["pixel_values"][:1], values["input_ids"][:1]
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1)
+    mask = torch.cat([torch.zeros(1, 3, dtype=torch.long), torch.ones_like(ids)], dim=1)
+    expected = model.generate(pixels, ids, max_new_tokens=6)
+    found = model.generate(pixels, padded, mask, max_new_tokens=6)
+    assert found[0, -6:].tolist() == expected[0, -6:].tolist()
+
+
+# image embeddings, one picture and many texts, other sizes ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS[4:])
+def test_image_embeds_stand_in_for_pictures(head):
+    model, values = make(head), tensors(head)
+    with torch.inference_mode():
+        expected = model(**values)
+        embeds = model.vision_model(values.pop("pixel_values")).last_hidden_state
+        assert torch.equal(expected.image_embeds, embeds)
+        found = model(image_embeds=embeds, **values)
+        first = "itm_score" if head == "BlipForImageTextRetrieval" else "loss"
+        assert torch.equal(found[first], expected[first])
+        if hasattr(model, "generate"):
+            del values["labels"]
+            pixels = tensors(head)["pixel_values"]
+            assert torch.equal(model.generate(image_embeds=embeds, **values), model.generate(pixels, **values))
+
+
+def test_one_picture_may_serve_many_texts():
+    model, values = make("BlipForImageTextRetrieval"), tensors("BlipForImageTextRetrieval")
+    one = values["pixel_values"][:1]
+    with torch.inference_mode():
+        expected = model(one.expand(2, -1, -1, -1), values["input_ids"], values["attention_mask"]).itm_score
+        assert difference(expected, model(one, values["input_ids"], values["attention_mask"]).itm_score) < 1e-6
+
+
+def test_features_are_normalised_and_compare_as_the_similarities():
+    model, values = make("BlipForImageTextRetrieval"), tensors("BlipForImageTextRetrieval")
+    with torch.inference_mode():
+        pictures = model.get_image_features(values["pixel_values"])
+        texts = model.get_text_features(values["input_ids"], values["attention_mask"])
+        assert torch.allclose(pictures.norm(dim=-1), torch.ones(2))
+        assert pictures.shape == texts.shape == (2, 16)
+        similarity = model(**values, use_itm_head=False).itm_score
+        assert difference(similarity, pictures @ texts.T) < 1e-6
+
+
+def test_the_first_token_of_grounded_text_is_replaced_where_the_checkpoint_says_so():
+    model, values = make("BlipForImageTextRetrieval"), tensors("BlipForImageTextRetrieval")
+    replaced = {**values, "input_ids": values["input_ids"].index_fill(1, torch.tensor([0]), 89)}
+    with torch.inference_mode():
+        assert torch.equal(model(**values).itm_score, model(**replaced).itm_score)
+        model.config.enc_token_id = None
+        assert not torch.equal(model(**values).itm_score, model(**replaced).itm_score)
+
+
+@pytest.mark.parametrize("size", [(40, 32), (32, 72), (36, 44)])
+def test_pictures_of_other_sizes(size):
+    model = make("BlipForConditionalGeneration")
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        embeds = model(pixels, interpolate_pos_encoding=True).image_embeds
+    assert embeds.shape == (2, 1 + (size[0] // 8) * (size[1] // 8), 24)
+    with pytest.raises(ValueError, match="interpolate_pos_encoding=True"):
+        model(pixels)
+
+
+def test_masked_encoder_states_are_not_read():
+    model, values = make("BlipTextModel"), tensors("BlipTextModel")
+    with torch.inference_mode():
+        expected = model(**values).last_hidden_state
+        hidden = values["encoder_attention_mask"] == 0
+        assert hidden.any()
+        values["encoder_hidden_states"] = values["encoder_hidden_states"].masked_fill(hidden[..., None], 7.0)
+        assert difference(expected, model(**values).last_hidden_state) < 1e-6
+
+
+# training -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["BlipForConditionalGeneration", "BlipForQuestionAnswering"])
+def test_gradient_checkpointing_changes_nothing(head):
+    model, values = make(head).train(), tensors(head)
+    model(**values).loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(**values).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, expected[name], atol=1e-7), name
+
+
+@pytest.mark.parametrize("head", HEADS[4:])
+def test_every_weight_learns(head):
+    model, values = make(head).train(), tensors(head)
+    output = model(**values)
+    (output.itm_score if "itm_score" in output else output.loss).square().sum().backward()
+    idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert idle <= {"vision_proj.weight", "vision_proj.bias", "text_proj.weight", "text_proj.bias"}
+
+
+def test_dropout_is_random_in_training_and_absent_in_evaluation():
+    config = copy.deepcopy(CONFIGS_OF["wide"])
+    config.text_config.hidden_dropout_prob = config.text_config.attention_probs_dropout_prob = 0.3
+    config.vision_config.attention_dropout = 0.3
+    model, values = blip_pt.BlipForConditionalGeneration(config), tensors("BlipForConditionalGeneration")
+    assert model(**values).loss != model(**values).loss
+    model.eval()
+    assert model(**values).loss == model(**values).loss
+    model.train()
+    captions = [model.generate(values["pixel_values"]).tolist() for _ in range(2)]
+    assert captions[0] == captions[1]
+    assert model.training
+
+
+def test_the_three_reductions_of_the_loss():
+    model, values = make("BlipTextLMHeadModel"), tensors("BlipTextLMHeadModel")
+    with torch.inference_mode():
+        each = model(**values, reduction="none").loss
+        assert each.shape == (2,)
+        assert torch.allclose(model(**values, reduction="sum").loss, each.sum())
+        assert torch.allclose(model(**values).loss, each.sum() / (values["labels"][:, 1:] != -100).sum())
+
+
+# precisions and outputs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head", HEADS[4:])
+def test_half_precision_takes_inputs_of_any_type(head, dtype, given):
+    model, values = make(head).to(dtype), tensors(head)
+    values["pixel_values"] = values["pixel_values"].to(given)
+    with torch.inference_mode():
+        output = model(**values)
+        expected = make(head)(**tensors(head))
+    first = "itm_score" if head == "BlipForImageTextRetrieval" else "logits"
+    assert output[first].dtype == dtype
+    assert difference(expected[first], output[first]) < (0.03 if dtype == torch.float16 else 0.15)
+
+
+def test_a_mask_of_any_type():
+    model, values = make("BlipForImageTextRetrieval"), tensors("BlipForImageTextRetrieval")
+    with torch.inference_mode():
+        scores = [
+            model(**{**values, "attention_mask": values["attention_mask"].to(dtype)}).itm_score
+            for dtype in (torch.int64, torch.bool, torch.float32)
+        ]
+    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[2])
+
+
+def test_outputs_are_attributes_keys_indices_tuples_and_trees():
+    model, values = make("BlipForConditionalGeneration"), tensors("BlipForConditionalGeneration")
+    output = model(**values, output_hidden_states=True)
+    assert output[0] is output.loss is output["loss"] is output.to_tuple()[0]
+    assert output[1] is output.logits
+    assert list(output.keys())[:2] == ["loss", "logits"]
+    assert "attentions" not in output
+    assert len(output.hidden_states) == 4
+    leaves, structure = torch.utils._pytree.tree_flatten(output)
+    again = torch.utils._pytree.tree_unflatten([leaf + 0 for leaf in leaves], structure)
+    assert torch.equal(again.logits, output.logits)
+    assert len(again.hidden_states) == 4
+
+
+def test_attention_maps_are_probabilities_and_change_nothing():
+    model, values = make("BlipForConditionalGeneration"), tensors("BlipForConditionalGeneration")
+    with torch.inference_mode():
+        plain, shown = model(**values), model(**values, output_attentions=True)
+    assert difference(plain.logits, shown.logits) < 1e-5
+    assert len(shown.attentions) == 3
+    assert shown.attentions[0].shape == (2, 3, 17, 17)
+    assert shown.decoder_attentions[0].shape == (2, 2, 7, 7)
+    assert shown.cross_attentions[0].shape == (2, 2, 7, 17)
+    for maps in (*shown.attentions, *shown.decoder_attentions, *shown.cross_attentions):
+        assert torch.allclose(maps.sum(-1), torch.ones(()), atol=1e-5)
+    assert not shown.decoder_attentions[0].triu(1).any()
+
+
+def test_the_deprecated_model_warns_and_has_features():
+    with pytest.warns(FutureWarning, match="deprecated"):
+        model = blip_pt.BlipModel(CONFIGS_OF["wide"]).eval()
+    values = tensors("BlipModel")
+    assert model.get_image_features(values["pixel_values"]).shape == (2, 12)
+    assert model.get_text_features(values["input_ids"], values["attention_mask"]).shape == (2, 12)
+    assert model.get_multimodal_features(**values).shape == (2, 12)
+
+
+def test_a_text_encoder_without_cross_attention():
+    values = CONFIGS_OF["wide"].text_config.to_dict()
+    config = BlipTextConfig.from_dict({**values, "is_decoder": False})
+    model = blip_pt.BlipTextModel(config).eval()
+    assert not [name for name, _ in model.named_parameters() if "cross_attention" in name]
+    values = tensors("BlipTextModel")
+    with pytest.raises(ValueError, match="is_decoder=False"):
+        model(**values)
+    assert model(values["input_ids"], values["attention_mask"]).last_hidden_state.shape == (2, 7, 32)
+
+
+# refusals -----------------------------------------------------------------------------------------------------------
+
+CAPTION, MATCH, ANSWER = HEADS[4], HEADS[6], HEADS[5]
+
+
+@pytest.mark.parametrize(
+    ("head", "change", "said"),
+    [
+        (CAPTION, {"pixel_values": torch.zeros(3, 32, 32)}, "pixel_values must be floating-point"),
+        (CAPTION, {"pixel_values": torch.zeros(2, 1, 32, 32)}, r"\(batch, 3, height, width\)"),
+        (CAPTION, {"pixel_values": torch.zeros(2, 3, 32, 32, dtype=torch.uint8)}, "uint8"),
+        (CAPTION, {"pixel_values": torch.zeros(2, 3, 40, 40)}, "made for 32 x 32"),
+        (CAPTION, {"pixel_values": torch.zeros(2, 3, 4, 4), "interpolate_pos_encoding": True}, "smaller than a patch"),
+        (CAPTION, {"pixel_values": None}, "either pixel_values or image_embeds"),
+        (CAPTION, {"pixel_values": torch.zeros(3, 3, 32, 32)}, "3 pictures do not go with 2 texts"),
+        (CAPTION, {"input_ids": torch.full((2, 7), 90)}, "between 0 and 89, got 90 to 90"),
+        (CAPTION, {"input_ids": torch.full((2, 7), -1)}, "between 0 and 89"),
+        (CAPTION, {"input_ids": torch.zeros(2, 7)}, "input_ids must be integers"),
+        (CAPTION, {"input_ids": torch.ones(2, 0, dtype=torch.long)}, "input_ids must be integers of shape"),
+        (CAPTION, {"input_ids": torch.ones(2, 41, dtype=torch.long), "attention_mask": None}, "at most 40"),
+        (CAPTION, {"attention_mask": torch.ones(2, 6)}, r"attention_mask must be of shape \(2, 7\)"),
+        (CAPTION, {"labels": torch.ones(2, 6, dtype=torch.long)}, r"labels must be of shape \(2, 7\)"),
+        (MATCH, {"input_ids": None}, "Give the texts as input_ids"),
+        (MATCH, {"pixel_values": None, "image_embeds": torch.zeros(2, 17, 23)}, r"\(batch, tokens, 24\)"),
+        (ANSWER, {"labels": None}, "Give labels to train"),
+        (ANSWER, {"answer_counts": [1]}, "answer_counts must give 2 numbers"),
+        (ANSWER, {"answer_weights": [0.5]}, "one weight for each of 2 answers"),
+    ],
+)
+def test_what_does_not_fit_is_refused(head, change, said):
+    with pytest.raises(ValueError, match=said):
+        make(head)(**{**tensors(head), **change})
+
+
+def test_a_prompt_that_is_too_long_is_refused():
+    model, values = make(CAPTION), tensors(CAPTION)
+    with pytest.raises(ValueError, match="max_length"):
+        model.generate(values["pixel_values"], values["input_ids"], max_length=5)
+    with pytest.raises(ValueError, match="40"):
+        model.generate(values["pixel_values"], values["input_ids"], max_new_tokens=60)
+    with pytest.raises(TypeError, match="num_beam"):
+        model.generate(values["pixel_values"], num_beam=3)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "floaty", torch.int64])
+def test_a_type_that_weights_cannot_have(tmp_path, dtype):
+    make(CAPTION).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="dtype must be float32"):
+        blip_pt.BlipForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+
+
+def test_a_vision_large_question_answerer_exists(tmp_path):
+    """transformers gives its answer decoder the vision width, so that text and vision must be as wide."""
+    config = BlipConfig(
+        text_config=CONFIGS_OF["wide"].text_config.to_dict(), vision_config=CONFIGS_OF["wide"].vision_config.to_dict()
+    )
+    assert config.text_config.hidden_size != config.vision_config.hidden_size
+    model = blip_pt.BlipForQuestionAnswering(config)
+    assert model.text_decoder.bert.blocks[0].cross_attention.key.weight.shape == (32, 32)
+    assert model.text_encoder.blocks[0].cross_attention.key.weight.shape == (32, 24)
