@@ -182,7 +182,8 @@ class BlipTextModel(BlipPreTrainedModel):
             x, own, cross = checkpointed(
                 self, block, x, mask, encoder_hidden_states, states_mask, layer_cache, output_attentions
             )
-            hidden_states.append(x)
+            if output_hidden_states:
+                hidden_states.append(x)
             attentions.append(own)
             cross_attentions.append(cross)
         return BlipTextOutput(

@@ -108,7 +108,8 @@ class BlipVisionModel(BlipPreTrainedModel):
         hidden_states, attentions = [x], []
         for block in self.blocks:
             x, probabilities = checkpointed(self, block, x, output_attentions)
-            hidden_states.append(x)
+            if output_hidden_states:
+                hidden_states.append(x)
             attentions.append(probabilities)
         x = self.post_layernorm(x)
         return BlipVisionOutput(
