@@ -98,7 +98,6 @@ def train(pictures: list[Image.Image], captions: list[str]) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.05)
     texts = processor(text=captions, padding=True, return_tensors="pt", return_labels=True)
-    texts["input_ids"][:, 0] = config.text_config.bos_token_id
     print(f"A BLIP of {model.num_parameters():,} weights learns {len(captions)} captions, {STEPS} times each:")
     for _ in (bar := tqdm(range(STEPS), unit="step", mininterval=0.5 if sys.stderr.isatty() else 20)):
         views = processor(images=[placed(picture, noise) for picture in pictures], return_tensors="pt")
