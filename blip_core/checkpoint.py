@@ -11,7 +11,7 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.format = format
         self.shapes = shapes
         self.dtypes = dtypes
+        self.config: dict[str, Any] | None = None
+        """Settings of a BLIP that the file itself holds, as a `.pth` written by `conversion` does."""
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -90,10 +92,13 @@ class TorchCheckpoint(Checkpoint):
     """One file of `torch.save`: `pytorch_model.bin`, or an original `.pth` with its tensors under "model"."""
 
     def __init__(self, path: Path):
-        self._tensors = _load_torch(path)
+        content = _load_torch(path)
+        wrapped = is_wrapped(content)
+        self._tensors = _tensors(path, content["model"] if wrapped else content)
         dtypes = {name: np.dtype(str(t.dtype).removeprefix("torch.")) for name, t in self._tensors.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        super().__init__(path, "pytorch", shapes, dtypes)
+        super().__init__(path, "pth" if wrapped else "pytorch_model.bin", shapes, dtypes)
+        self.config = blip_settings(content) if wrapped else None
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name].detach()
@@ -105,9 +110,9 @@ class TorchCheckpoint(Checkpoint):
 
 
 class ShardedCheckpoint(Checkpoint):
-    """Several files and their index."""
+    """Several files, each opened by `open_file`, and their index."""
 
-    def __init__(self, index: Path):
+    def __init__(self, index: Path, open_file: Callable[[Path], Checkpoint] | None = None):
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
             raise ValueError(f"{index} must hold a 'weight_map' from tensor names to file names.")
@@ -115,7 +120,7 @@ class ShardedCheckpoint(Checkpoint):
         for name in sorted(set(weight_map.values())):
             if Path(name).name != name or not (index.parent / name).is_file():
                 raise ValueError(f"{index} names the shard {name!r}, which is not a file of its folder; download it.")
-            self._shards[name] = _open_file(index.parent / name)
+            self._shards[name] = (open_file or _open_file)(index.parent / name)
         self._shard_of: dict[str, str] = {}
         for name, shard in self._shards.items():
             for tensor in shard:
@@ -160,16 +165,17 @@ def open_checkpoint(name_or_path: str | Path, *, revision: str | None = None) ->
 def _open_file(path: Path) -> Checkpoint:
     with open(path, "rb") as file:
         start = file.read(9)
+    # A safetensors file begins with the length of its header, whose first byte may be that of a pickle.
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return SafetensorsCheckpoint(path)
     if zipfile.is_zipfile(path) or start[:1] == b"\x80":  # a zip of torch.save, or a pickle of its older form
         return TorchCheckpoint(path)
     if start[:4] == b"PK\x03\x04":
         raise ValueError(f"{path} is cut off: its end is missing; download it again.")
-    if start[8:] == b"{":
-        return SafetensorsCheckpoint(path)
-    raise ValueError(f"{path} is not a checkpoint: expected a safetensors file or one of torch.save.")
+    raise ValueError(f"{path} is not a whole checkpoint: expected a safetensors file or one of torch.save.")
 
 
-def _load_torch(path: Path) -> dict[str, Any]:
+def _load_torch(path: Path) -> Any:
     try:
         import torch
     except ImportError:
@@ -177,7 +183,7 @@ def _load_torch(path: Path) -> dict[str, Any]:
             f"{path} can only be read with PyTorch: pip install torch, or use model.safetensors."
         ) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
@@ -186,8 +192,22 @@ def _load_torch(path: Path) -> dict[str, Any]:
     except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} is damaged or not a PyTorch checkpoint ({reason}); download it again.") from None
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]  # the original's files, with optimizer and epoch beside it
+
+
+def is_wrapped(content: Any) -> bool:
+    """Say whether the tensors lie under "model", as in the original's files, with optimizer and epoch beside them."""
+    return isinstance(content, dict) and isinstance(content.get("model"), dict)
+
+
+def blip_settings(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The BLIP configuration beside the tensors; the original's own "config" is of its training, and is passed over."""
+    config = content.get("config")
+    return config if isinstance(config, dict) and config.get("model_type") == "blip" else None
+
+
+def _tensors(path: Path, content: Any) -> dict[str, Any]:
+    import torch
+
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{path} must hold a dictionary of tensors by name, as torch.save of a state_dict writes it.")
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from blip_core.checkpoint import Checkpoint
 from blip_core.config import BlipTextConfig, BlipVisionConfig
-from blip_core.weights import ORIGINAL_VISION
+
+VISION = "visual_encoder."
 
 
 def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,21 +23,21 @@ def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str
     text = next(
         (p for p in ("text_decoder.bert.", "text_encoder.") if f"{p}embeddings.word_embeddings.weight" in shapes), None
     )
-    if f"{ORIGINAL_VISION}patch_embed.proj.weight" not in shapes or text is None:
+    if f"{VISION}patch_embed.proj.weight" not in shapes or text is None:
         raise FileNotFoundError(
             f"{checkpoint.path.parent / 'config.json'} is missing, and {checkpoint.path.name} is not an original BLIP "
             "checkpoint, which could do without; put config.json beside it or pass config=."
         )
-    width, channels, patch, _ = shapes[f"{ORIGINAL_VISION}patch_embed.proj.weight"]
-    tokens = shapes[f"{ORIGINAL_VISION}pos_embed"][1]
+    width, channels, patch, _ = shapes[f"{VISION}patch_embed.proj.weight"]
+    tokens = shapes[f"{VISION}pos_embed"][1]
     vocab, text_width = shapes[f"{text}embeddings.word_embeddings.weight"]
     vision_config = {
         "hidden_size": width,
         "num_channels": channels,
         "patch_size": patch,
         "image_size": math.isqrt(tokens - 1) * patch,
-        "intermediate_size": shapes[f"{ORIGINAL_VISION}blocks.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": _layers(shapes, f"{ORIGINAL_VISION}blocks."),
+        "intermediate_size": shapes[f"{VISION}blocks.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": _layers(shapes, f"{VISION}blocks."),
         "num_attention_heads": width // 64,
         "layer_norm_eps": 1e-6,
     }
@@ -55,11 +57,21 @@ def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str
                 f"{checkpoint.path}: the number of attention heads cannot be read off the tensors and the original's "
                 f"does not divide {size}; pass config={{'{name}': {{'num_attention_heads': ...}}}}."
             )
-    base = {"text_config": BlipTextConfig.base().to_dict() | text_config, "enc_token_id": vocab - 1}
+    base: dict[str, Any] = {"text_config": BlipTextConfig.base().to_dict() | text_config, "enc_token_id": vocab - 1}
     base["vision_config"] = BlipVisionConfig.base().to_dict() | vision_config
-    return base | (
-        {"image_text_hidden_size": shapes["vision_proj.weight"][0]} if "vision_proj.weight" in shapes else {}
-    )
+    if "vision_proj.weight" in shapes:
+        base["image_text_hidden_size"] = shapes["vision_proj.weight"][0]
+    if "image_queue" in shapes:
+        base["queue_size"] = shapes["image_queue"][-1]
+    return base
+
+
+def from_med_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Read the original's `med_config.json`, which describes the text model alone, as settings; others pass through."""
+    if values.get("model_type") != "bert":
+        return values
+    known = {f.name for f in fields(BlipTextConfig)}
+    return {"text_config": {name: value for name, value in values.items() if name in known}}
 
 
 def _layers(shapes: Mapping[str, Any], prefix: str) -> int:

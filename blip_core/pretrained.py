@@ -16,7 +16,7 @@ from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
 from blip_core.matching import match
-from blip_core.originals import recover_config
+from blip_core.originals import from_med_config, recover_config
 from blip_core.positions import resize_positions
 from blip_core.weights import AnyConfig, Parameter, initial_value
 
@@ -49,7 +49,7 @@ class Pretrained:
         self.folder = self.checkpoint.path.parent
         self.config = read_config(model, self.checkpoint, config)
         if image_size is not None:
-            self.config = _with_image_size(self.config, image_size)
+            self.config = with_image_size(self.config, image_size)
         try:
             resize = image_size is not None or config is not None
             self._match = match(model, self.config, self.checkpoint.shapes, resize=resize)
@@ -97,21 +97,22 @@ def read_config(
 ) -> AnyConfig:
     """Return the configuration for a model of a checkpoint: what `given` says, over `config.json`, over the tensors.
 
-    `given` is a whole configuration, a file of one, or a dictionary of the settings to override (nested for
-    `text_config` and `vision_config`). Raises `ValueError` where the three together leave something open.
+    `given` is a whole configuration, a file of one (or the original's `med_config.json`), or a dictionary of the
+    settings to override (nested for `text_config` and `vision_config`). Raises `ValueError` where the three together
+    leave something open.
     """
     kind = CONFIGS.get(model, BlipConfig)
     if isinstance(given, kind):
         return copy.deepcopy(given)
     if isinstance(given, str | Path):
-        given = read_json(given)
+        given = from_med_config(read_json(given))
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"config must be a {kind.__name__}, a dictionary or a file; got {type(given).__name__}.")
     path = checkpoint.path.parent / "config.json"
     given = dict(given or {})
     if kind is not BlipConfig:
         given = {"text_config" if kind is BlipTextConfig else "vision_config": given}
-    values = read_json(path) if path.is_file() else recover_config(checkpoint, given)
+    values = checkpoint.config or (read_json(path) if path.is_file() else recover_config(checkpoint, given))
     if values.get("model_type", "blip") in ("blip_text_model", "blip_vision_model"):
         values = {values["model_type"].removeprefix("blip_").removesuffix("_model") + "_config": values}
     elif values.get("model_type", "blip") != "blip":
@@ -133,7 +134,8 @@ def _merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return {**values, **over, **nested}
 
 
-def _with_image_size(config: AnyConfig, image_size: int) -> AnyConfig:
+def with_image_size(config: AnyConfig, image_size: int) -> AnyConfig:
+    """A copy of a configuration, for pictures of another size."""
     values = config.to_dict()
     values.get("vision_config", values)["image_size"] = image_size
     return type(config).from_dict(values)

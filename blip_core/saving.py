@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,26 @@ from blip_core.files import atomic_path, write_json
 from blip_core.generation import GenerationConfig
 from blip_core.weights import AnyConfig, Parameter
 
+PIECE = 2**20
 SAFE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor to be written: what a file says of it in advance, and how to get its value.
+
+    `names` has one name, or several for a tensor that the file holds once and lists under each.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_pretrained(
@@ -41,47 +63,49 @@ def write_pretrained(
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder, [(p.hf, lambda p=p: tensors(p)) for p in wanted], max_shard_size)  # type: ignore[misc]
-    dtype = tensors(wanted[0]).dtype.name
-    write_json(folder / "config.json", config.to_dict() | {"architectures": [model], "dtype": dtype})
+    stored = [Stored((p.hf,), p.shape, tensors(p).dtype, partial(tensors, p)) for p in wanted]
+    write_weights(folder, "model.safetensors", stored, write_safetensors, max_shard_size)
+    write_json(folder / "config.json", config_dict(model, config, stored[0].dtype))
     if generation_config is not None:
         generation_config.save_pretrained(folder)
 
 
-def write_safetensors(
-    folder: Path, tensors: Iterable[tuple[str, Callable[[], np.ndarray]]], max_shard_size: int | str
+def config_dict(model: str, config: AnyConfig, dtype: np.dtype) -> dict[str, Any]:
+    """What `config.json` says of a model whose weights are of a type."""
+    return config.to_dict() | {"architectures": [model], "dtype": dtype.name}
+
+
+def write_weights(
+    folder: Path,
+    name: str,
+    tensors: Sequence[Stored],
+    write: Callable[[Path, Sequence[Stored]], None],
+    max_shard_size: int | str,
 ) -> None:
-    """Write tensors, read one at a time, as `model.safetensors` or as shards of at most `max_shard_size` bytes."""
-    limit = parse_size(max_shard_size)
-    shards: list[dict[str, Callable[[], np.ndarray]]] = [{}]
-    header: list[dict[str, Any]] = [{}]
-    size = 0
-    for name, read in tensors:
-        array = read()
-        if header[-1] and size + array.nbytes > limit:
-            shards.append({})
-            header.append({})
-            size = 0
-        entry = {
-            "dtype": SAFE_NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [size, size + array.nbytes],
-        }
-        header[-1][name], shards[-1][name] = entry, read
-        size += array.nbytes
-    old = [*folder.glob("model-*.safetensors"), folder / "model.safetensors", folder / "model.safetensors.index.json"]
-    if len(shards) == 1:
-        _write_shard(folder / "model.safetensors", header[0], shards[0])
-        new = [folder / "model.safetensors"]
-    else:
+    """Write tensors, read one at a time, as the file `name` or as shards of at most `max_shard_size` bytes.
+
+    `write` writes one file. Files of an older model go when the new one is whole.
+    """
+    stem, suffix = name.split(".")
+    shards = _split(tensors, parse_size(max_shard_size))
+    index = folder / f"{name}.index.json"
+    old = [*folder.glob(f"{stem}-*.{suffix}"), folder / name, index]
+    new = [folder / name]
+    if len(shards) > 1:
         # Shards never take the name of an older one: until the index is replaced, the old model stays readable.
         tag = f"{uuid.uuid4().hex[:8]}-" if any(path.exists() for path in old) else ""
-        new = [folder / f"model-{tag}{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-        for path, head, shard in zip(new, header, shards, strict=True):
-            _write_shard(path, head, shard)
-        total = sum(entry["data_offsets"][1] - entry["data_offsets"][0] for head in header for entry in head.values())
-        weight_map = {name: path.name for path, head in zip(new, header, strict=True) for name in head}
-        index = folder / "model.safetensors.index.json"
+        new = [folder / f"{stem}-{tag}{i + 1:05}-of-{len(shards):05}.{suffix}" for i in range(len(shards))]
+    for path, shard in zip(new, shards, strict=True):
+        with atomic_path(path) as temporary:
+            write(temporary, shard)
+    if len(shards) > 1:
+        weight_map = {
+            name: path.name
+            for path, shard in zip(new, shards, strict=True)
+            for tensor in shard
+            for name in tensor.names
+        }
+        total = sum(tensor.nbytes for tensor in tensors)
         write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})
         new.append(index)
     for path in old:
@@ -89,13 +113,44 @@ def write_safetensors(
             path.unlink(missing_ok=True)
 
 
-def _write_shard(path: Path, header: dict[str, Any], tensors: dict[str, Callable[[], np.ndarray]]) -> None:
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}, separators=(",", ":")).encode()
+def _split(tensors: Sequence[Stored], limit: int) -> list[list[Stored]]:
+    shards: list[list[Stored]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    return shards
+
+
+def write_safetensors(path: Path, tensors: Sequence[Stored]) -> None:
+    """Write one safetensors file, in which every tensor has one name."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.nbytes
+        (name,) = tensor.names
+        header[name] = {"dtype": SAFE_NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with open(path, "wb", buffering=0) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for read in tensors.values():
-            file.write(np.ascontiguousarray(read()).view(np.uint8).data)
+        for tensor in tensors:
+            for piece in pieces(tensor.read()):
+                file.write(piece.view(np.uint8).data)
+
+
+def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an array, about a megabyte at a time and contiguous.
+
+    Written so, the system's cache keeps up, and a transposed tensor is never copied as a whole.
+    """
+    array = array.reshape(1) if array.ndim == 0 else array
+    rows = max(1, PIECE * len(array) // max(array.nbytes, 1))
+    for begin in range(0, len(array), rows):
+        yield np.ascontiguousarray(array[begin : begin + rows])
 
 
 def parse_size(size: int | str) -> int:

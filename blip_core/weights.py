@@ -1,20 +1,38 @@
 """The weight table: every parameter of every BLIP model, under all its names, with its shape.
 
-The rows below are the only place that knows parameter names. A row gives a parameter's name in our modules (the same
-in PyTorch and TensorFlow), in a Hugging Face checkpoint and in an original Salesforce checkpoint; `{}` stands for the
-layer index. Shapes are written in symbols that `_sizes` takes from a configuration, in PyTorch's layout. `MODELS`
-joins groups of rows to models. What a checkpoint must hold, what it may hold besides, conversions between the names
-and the layouts, parameter counts and initial values all follow from here.
+`MODELS` and `TRAINING_STATE` join groups of rows (see `rows.py`) to models. What a checkpoint must hold, what it may
+hold besides, conversions between the names and the layouts, parameter counts and initial values all follow from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core.rows import (
+    CROSS,
+    CROSS_PAIR,
+    LM_HEAD,
+    MERGE,
+    MOMENTUM_PROJECTIONS,
+    NLVR_HEAD,
+    POOLER,
+    PRETRAINING_QUEUE,
+    PROJECTIONS,
+    QUEUES,
+    RETRIEVAL,
+    RETRIEVAL_QUEUE,
+    SELF_ATTENTION,
+    SHARED_TEXT,
+    TEXT,
+    TIED_PROJECTION,
+    VISION,
+    WORDS,
+    Row,
+)  # fmt: skip
 
 AnyConfig = BlipConfig | BlipTextConfig | BlipVisionConfig
 
@@ -27,7 +45,8 @@ class Part:
     """Rows that stand or fall together, under one prefix in our modules and several in checkpoints.
 
     `prefixes` are the places of a checkpoint where the part may lie, the model's own Hugging Face one first. `cross`
-    is the symbol of the width that cross-attention reads.
+    is the symbol of the width that cross-attention reads. `copies` is a further prefix under which a checkpoint holds
+    every tensor of the part a second time.
     """
 
     label: str
@@ -35,29 +54,56 @@ class Part:
     rows: tuple[Row, ...]
     prefixes: tuple[str, ...]
     cross: str = "vision"
+    copies: str = ""
+
+    def copies_of(self, row: Row, prefix: str) -> list[str]:
+        """Names, with `{}` for the layer, of the tensors tied to a row's where the part lies under `prefix`."""
+        names = [prefix + name for name in row.also] + [self.copies + row.hf] * bool(self.copies)
+        places = [place.removesuffix("bert.") for place in (prefix, self.copies) if place.endswith("bert.")]
+        return names + [place + TIED_PROJECTION for place in places if row is WORDS]
+
+    def original_prefix(self) -> str:
+        """Where an original checkpoint of the model holds the part."""
+        return next((prefix for prefix in self.prefixes if prefix.startswith(ORIGINAL_VISION)), self.prefixes[0])
 
 
-def _vision(prefix: str = "vision_model.") -> Part:
-    return Part("vision encoder", prefix, VISION, tuple(dict.fromkeys((prefix, "vision_model.", ORIGINAL_VISION))))
+ORIGINAL_VISION = "visual_encoder"  # under `visual_encoder.` and `visual_encoder_m.`, names are the rows' original ones
+CROSSING = (CROSS, CROSS_PAIR, MERGE)
 
 
-def _text(prefix: str, *elsewhere: str, cross: str = "cross") -> tuple[Part, Part]:
-    label = "text decoder" if "decoder" in prefix else "text encoder"
+def _vision(prefix: str = "vision_model.", copy: str = "") -> Part:
+    places = (prefix, f"vision_model{copy}.", f"{ORIGINAL_VISION}{copy}.")
+    label = "momentum vision encoder" if copy else "vision encoder"
+    return Part(label, prefix, VISION, tuple(dict.fromkeys(places)))
+
+
+def _text(prefix: str, *elsewhere: str, cross: str = "cross", cross_rows: tuple[Row, ...] = CROSS) -> tuple[Part, Part]:
+    label = "text decoder" if "decoder" in prefix else "momentum text encoder" if "_m." in prefix else "text encoder"
     places = (prefix, *elsewhere)
-    return Part(label, prefix, TEXT, places, cross), Part(f"{label}'s cross-attention", prefix, CROSS, places, cross)
+    return Part(label, prefix, TEXT, places, cross), Part(
+        f"{label}'s cross-attention", prefix, cross_rows, places, cross
+    )
+
+
+def _lm_head(prefix: str) -> Part:
+    return Part("language-modelling head", prefix, LM_HEAD, tuple(dict.fromkeys((prefix, "text_decoder."))))
 
 
 def _decoder(prefix: str = "text_decoder.", cross: str = "cross") -> tuple[Part, ...]:
     places = tuple(dict.fromkeys((prefix, "text_decoder.")))
-    bert = _text(*(f"{place}bert." for place in places), cross=cross)
-    return *bert, Part("language-modelling head", prefix, LM_HEAD, places)
+    return *_text(*(f"{place}bert." for place in places), cross=cross), _lm_head(prefix)
 
 
-ORIGINAL_VISION = "visual_encoder."  # under this prefix alone, names are the rows' original ones
+def _rows(label: str, rows: Sequence[Row]) -> Part:
+    return Part(label, "", tuple(rows), ("",))
+
+
+ENCODER = ("text_encoder.",)
+DECODER = "text_decoder.bert."
 MODELS: dict[str, tuple[Part, ...]] = {
     "BlipVisionModel": (_vision(""),),
     "BlipTextModel": (
-        *_text("", "text_model.", "text_encoder.", "bert.", "text_decoder.bert."),
+        *_text("", "text_model.", "text_encoder.", "bert.", DECODER),
         Part("pooler", "", POOLER, ("", "text_model.")),
     ),
     "BlipTextLMHeadModel": _decoder(""),
@@ -65,17 +111,51 @@ MODELS: dict[str, tuple[Part, ...]] = {
         _vision(),
         *_text("text_model.", "text_encoder."),
         Part("pooler", "text_model.", POOLER, ("text_model.",)),
-        Part("projections", "", PROJECTIONS, ("",)),
+        _rows("projections", PROJECTIONS),
     ),
     "BlipForConditionalGeneration": (_vision(), *_decoder()),
     "BlipForQuestionAnswering": (_vision(), *_text("text_encoder.", "text_model."), *_decoder(cross="text")),
     "BlipForImageTextRetrieval": (
         _vision(),
         *_text("text_encoder.", "text_model."),
-        Part("projections and matching head", "", RETRIEVAL, ("",)),
+        _rows("projections and matching head", RETRIEVAL),
+    ),
+    "BlipForNLVR": (
+        _vision(),
+        *_text("text_encoder.", cross_rows=CROSS_PAIR),
+        Part("text encoder's merging layers", "text_encoder.", MERGE, ENCODER),
+        _rows("classification head", NLVR_HEAD),
+    ),
+    "BlipForPreTraining": (
+        _vision(),
+        Part("text encoder and decoder", "text_encoder.", SHARED_TEXT, ENCODER, copies=DECODER),
+        Part("text encoder's self-attention", "text_encoder.", SELF_ATTENTION, ENCODER),
+        Part("text encoder's cross-attention", "text_encoder.", CROSS, ENCODER, "cross", copies=DECODER),
+        Part("text decoder's self-attention", DECODER, SELF_ATTENTION, (DECODER,)),
+        _lm_head("text_decoder."),
+        _rows("projections and matching head", RETRIEVAL),
     ),
 }
 """The parts of each model by class name; the TensorFlow twin has the same."""
+
+_MOMENTUM = (
+    _vision("vision_model_m.", "_m"),
+    *_text("text_encoder_m."),
+    _rows("momentum projections", MOMENTUM_PROJECTIONS),
+)
+TRAINING_STATE: dict[str, tuple[Part, ...]] = {
+    "BlipForImageTextRetrieval": (
+        *_MOMENTUM,
+        _rows("temperature and queues", QUEUES),
+        _rows("queue of picture ids", RETRIEVAL_QUEUE),
+    ),
+    "BlipForPreTraining": (
+        *_MOMENTUM,
+        _rows("temperature and queues", QUEUES),
+        _rows("queue pointer", PRETRAINING_QUEUE),
+    ),
+}
+"""What a checkpoint may hold besides: the state from which contrastive training goes on."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +186,19 @@ class Parameter:
         """View an array of TensorFlow's layout in PyTorch's."""
         return array.transpose(np.argsort(self.axes)) if self.axes else array
 
+    def usual(self, prefix: str) -> str:
+        """The name of this tensor in a checkpoint whose part lies under `prefix`."""
+        name = self.row.original if prefix.startswith(ORIGINAL_VISION) else self.row.hf
+        return prefix + name.format(self.layer)
+
+    def copies(self, prefix: str) -> list[str]:
+        """Names of the tensors that are tied to this one in such a checkpoint."""
+        return [name.format(self.layer) for name in self.part.copies_of(self.row, prefix)]
+
     def places(self, prefix: str) -> list[str]:
-        """Names that this tensor may have in a checkpoint whose part lies under `prefix`, the usual one first."""
-        usual = self.row.original if prefix == ORIGINAL_VISION else self.row.hf
-        tied = [prefix.removesuffix("bert.") + TIED_PROJECTION] * (self.row is TEXT[0] and prefix.endswith("bert."))
-        return [prefix + name.format(self.layer) for name in (usual, *self.row.also)] + tied
+        """Names under which such a checkpoint may hold this tensor, the usual one first."""
+        single = [prefix + self.row.single.format(self.layer)] * bool(self.row.single)
+        return [self.usual(prefix), *self.copies(prefix), *single]
 
 
 def parameters(model: str, config: AnyConfig) -> list[Parameter]:
@@ -122,21 +210,23 @@ def parameters(model: str, config: AnyConfig) -> list[Parameter]:
     crossing = getattr(text, "is_decoder", False)
     if not crossing and model not in ("BlipVisionModel", "BlipTextModel", "BlipModel"):
         raise ValueError(f"{model} needs cross-attention; set is_decoder=True in its text configuration.")
-    return [
-        parameter
-        for part in MODELS[model]
-        if crossing or part.rows is not CROSS
-        for parameter in _expand(part, _sizes(config))
-    ]
+    return _concrete([part for part in MODELS[model] if crossing or part.rows not in CROSSING], config)
+
+
+def training_state(model: str, config: BlipConfig) -> list[Parameter]:
+    """List the tensors besides its parameters from which the training of a model goes on."""
+    return _concrete(TRAINING_STATE.get(model, ()), config)
+
+
+def _concrete(parts: Sequence[Part], config: AnyConfig) -> list[Parameter]:
+    return [parameter for part in parts for parameter in _expand(part, _sizes(config))]
 
 
 def _expand(part: Part, sizes: dict[str, int]) -> Iterator[Parameter]:
-    sizes = {**sizes, "cross": sizes[part.cross]} if part.rows is CROSS else sizes
+    sizes = {**sizes, "cross": sizes[part.cross]} if part.rows in CROSSING else sizes
+    count = "vision_layers" if part.rows is VISION else "text_layers"
     for row in part.rows:
-        layers = (
-            range(sizes["vision_layers" if part.rows is VISION else "text_layers"]) if "{}" in row.name else (None,)
-        )
-        for layer in layers:
+        for layer in range(row.start, sizes[count]) if "{}" in row.name else (None,):
             name, hf = part.prefix + row.name.format(layer), part.prefixes[0] + row.hf.format(layer)
             shape = tuple(sizes[size] if isinstance(size, str) else size for size in row.shape)
             yield Parameter(name, hf, shape, row, part, layer)
@@ -149,6 +239,7 @@ def _sizes(config: AnyConfig) -> dict[str, int]:
         text = config.text_config if isinstance(config, BlipConfig) else config
         sizes |= {
             "text": text.hidden_size,
+            "text_pair": 2 * text.hidden_size,
             "text_mlp": text.intermediate_size,
             "text_layers": text.num_hidden_layers,
             "cross": text.encoder_hidden_size,
@@ -168,20 +259,32 @@ def _sizes(config: AnyConfig) -> dict[str, int]:
         }
     if isinstance(config, BlipConfig):
         sizes |= {"itc": config.image_text_hidden_size, "projection": config.projection_dim}
+        sizes |= {"queue": config.extra.get("queue_size", 57600)}  # the original's, in pre-training and retrieval
     return sizes
+
+
+CONSTANTS = {
+    "zeros": np.float32(0),
+    "ones": np.float32(1),
+    "temperature": np.float32(0.07),
+    "no_id": np.int64(-100),
+    "pointer": np.int64(0),
+}
 
 
 def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Generator) -> np.ndarray:
     """Draw a new parameter: float32 in PyTorch's layout.
 
     Weights are normal with the configuration's `initializer_range` (0.02 in a vision model by itself, whose own range
-    is that of the class token and the positions), biases 0, LayerNorm scales 1.
+    is that of the class token and the positions), biases 0, LayerNorm scales 1, the temperature 0.07; queues hold
+    unit vectors of no picture (int64 -100) and begin at column 0 (int64).
     """
     init, shape = parameter.row.init, parameter.shape
-    if init == "zeros":
-        return np.zeros(shape, np.float32)
-    if init == "ones":
-        return np.ones(shape, np.float32)
+    if init in CONSTANTS:
+        return np.full(shape, CONSTANTS[init])
+    if init == "unit_columns":
+        columns = noise.standard_normal(shape, np.float32)
+        return columns / np.linalg.norm(columns, axis=0)
     if init == "logit_scale":
         return np.full(shape, config.logit_scale_init_value, np.float32)  # type: ignore[union-attr]
     if init == "position":

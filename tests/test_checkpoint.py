@@ -73,6 +73,16 @@ def test_shards_are_written_and_read(model, folder):
     assert same(load(folder), model)
 
 
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(model, folder):
+    path = folder / "model.safetensors"
+    head, body = header(path)
+    text = json.dumps(head).encode()
+    length = next(n for n in range(len(text), len(text) + 2**16) if n % 2**16 == 0x0280)  # the bytes 80 02 of a pickle
+    path.write_bytes(struct.pack("<Q", length) + text.ljust(length) + body)
+    assert path.read_bytes()[:2] == pickle.dumps(0, protocol=2)[:2]
+    assert same(load(folder), model)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pytorch_file_loads_the_same(model, folder, zipped):
     tensors = load_file(folder / "model.safetensors")

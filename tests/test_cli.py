@@ -1,7 +1,6 @@
 """The `blip` command over tiny random models, in each framework that is installed."""
 
 import csv
-import importlib
 import io
 import json
 import os

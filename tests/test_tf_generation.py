@@ -1,6 +1,7 @@
 """Generation in TensorFlow: the tokens of PyTorch, whatever the options, and no growth of what is compiled."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,21 @@ def test_many_shapes_are_traced_once(loaded, caplog):
     assert graphs.begin.experimental_get_tracing_count() == 1
     assert model.vision_model.encoding_graph.experimental_get_tracing_count() == 1
     assert "retracing" not in caplog.text
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(loaded):
+    """1,000 generations of changing sizes; the first half may fill what is kept for good."""
+    _, model = loaded("BlipForConditionalGeneration")
+    noise = np.random.default_rng(0)
+    pixels = noise.normal(size=(8, 3, 32, 32)).astype(np.float32)
+    kilobytes = []
+    for _ in range(1000):
+        batch, length, beams, new = (int(noise.integers(1, end)) for end in (9, 16, 5, 12))
+        model.generate(pixels[:batch], noise.integers(6, 80, (batch, length)), num_beams=beams, max_new_tokens=new)
+        status = Path("/proc/self/status").read_text()
+        kilobytes.append(int(status.partition("RssAnon:")[2].split()[0]))
+    assert max(kilobytes[500:]) < max(kilobytes[:500]) + 2000
 
 
 def test_training_between_generations_is_seen(loaded):

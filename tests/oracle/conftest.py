@@ -53,7 +53,9 @@ def randomize(model: torch.nn.Module) -> None:
     noise = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            scale = 0.4 if "embeddings" in name else 1.0 / max(parameter.shape[-1], 1) ** 0.5 if parameter.ndim > 1 else 0.2
+            scale = (
+                0.4 if "embeddings" in name else 1.0 / max(parameter.shape[-1], 1) ** 0.5 if parameter.ndim > 1 else 0.2
+            )
             parameter.normal_(std=scale, generator=noise)
             if name.endswith(("norm.weight", "Norm.weight", "norm1.weight", "norm2.weight")):
                 parameter.add_(1.0)
@@ -76,7 +78,9 @@ def pair(config, tmp_path):
     return lambda name: make_pair(name, config, tmp_path / name)
 
 
-def inputs(config: dict, batch: int = 3, length: int = 7, padded: bool = True, seed: int = 0) -> dict[str, torch.Tensor]:
+def inputs(
+    config: dict, batch: int = 3, length: int = 7, padded: bool = True, seed: int = 0
+) -> dict[str, torch.Tensor]:
     noise = torch.Generator().manual_seed(seed)
     text, vision = config["text_config"], config["vision_config"]
     size = vision["image_size"]

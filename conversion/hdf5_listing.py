@@ -1,0 +1,80 @@
+"""Lists the datasets of an HDF5 file as JSON; run as a program of its own, so that a damaged file ends only that.
+
+libhdf5 follows whatever addresses a file contains and can crash on a damaged one. Here it may: `hdf5.py` starts this
+program with limits on time and memory, checks the list against the file, and reads the numbers by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import h5py
+
+MAX_DEPTH = 64
+MAX_DATASETS = 100_000
+MAX_MEMORY = 2 * 2**30
+
+
+def listing(path: str) -> list[dict[str, Any]]:
+    """Name, shape, type, offset and bytes of every dataset that lies in one piece. Raises `ValueError` for others."""
+    datasets: list[dict[str, Any]] = []
+    seen: set[Any] = set()
+
+    def walk(group: Any, prefix: str, depth: int) -> None:
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen or depth > MAX_DEPTH or len(datasets) > MAX_DATASETS:
+            raise ValueError(f"group {prefix!r} is linked in a circle or too large")
+        seen.add(address)
+        for name in group:
+            here = f"{prefix}{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{here} is a link to elsewhere, which is not followed")
+            entry = group[name]
+            if isinstance(entry, h5py.Group):
+                walk(entry, f"{here}/", depth + 1)
+            elif isinstance(entry, h5py.Dataset):
+                datasets.append(describe(here, entry))
+            else:
+                raise ValueError(f"{here} is neither a group nor a dataset")
+
+    with h5py.File(path, "r") as file:
+        walk(file, "", 0)
+    return datasets
+
+
+def describe(name: str, dataset: Any) -> dict[str, Any]:
+    """One dataset."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name} has its numbers in another file, which is not opened")
+    if dataset.chunks is not None or dataset.shape is None:
+        raise ValueError(f"{name} is not stored in one piece, as Keras stores weights")
+    dtype = dataset.dtype.str
+    if dtype == "|V2":  # how h5py stores ml_dtypes.bfloat16; Keras marks it
+        dtype = "bfloat16"
+    return {
+        "name": name,
+        "shape": [int(size) for size in dataset.shape],
+        "dtype": dtype,
+        "offset": dataset.id.get_offset(),
+        "bytes": dataset.id.get_storage_size(),
+    }
+
+
+def limit_memory() -> None:
+    """End this program where a file makes libhdf5 ask for too much."""
+    try:
+        import resource
+    except ImportError:  # not on this system; the time limit holds everywhere
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+
+
+if __name__ == "__main__":
+    limit_memory()
+    try:
+        answer: dict[str, Any] = {"datasets": listing(sys.argv[1])}
+    except Exception as error:  # whatever is wrong with the file is told to the one who asked
+        answer = {"error": str(error) or type(error).__name__}
+    print(json.dumps(answer))

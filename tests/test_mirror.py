@@ -1,0 +1,111 @@
+"""The two backends are mirror images: the same files, classes, methods and functions in the same order."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(path.name for path in (ROOT / "blip_pt").glob("*.py"))
+# Names that differ: Keras's for what a call runs, and the framework's own name in a name of ours.
+TWINS = {
+    "forward": "call", "torch_dtype": "tf_dtype", "to_torch": "to_tensorflow", "PyTorchSession": "TensorFlowSession",
+}  # fmt: skip
+# What one side has alone, and why. A file or a class stands for all that is in it.
+OWN_LAYERS = "the layers of PyTorch and of Keras begin otherwise; these draw no weights in PyTorch, own them in Keras"
+ONLY_PYTORCH = {
+    "base.py BlipPreTrainedModel.dtype": "Keras layers have it",
+    "base.py evaluating": "Keras models do not train unless a call says so",
+    "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
+    "nn.py Linear": OWN_LAYERS,
+    "nn.py LayerNorm": OWN_LAYERS,
+    "nn.py Embedding": OWN_LAYERS,
+    "nn.py PatchEmbedding": OWN_LAYERS,
+}
+ONLY_TENSORFLOW = {
+    "keras_model.py": "compile, fit and .keras files are Keras's",
+    "export.py": "SavedModel and LiteRT are TensorFlow's",
+    "base.py BlipPreTrainedModel.get_parameter": "PyTorch modules have it",
+    "base.py tf_device": "device names are TensorFlow's, PyTorch's are understood",
+    "base.py random_seed": "one line in PyTorch",
+    "decoding.py DecodingGraphs": "TensorFlow is fast only when compiled",
+    "decoding.py TensorFlowSession._extend": "prefill and step are one compiled function",
+    "image_model.py BlipImageModel.image_states": "the compiled encoder, for generate",
+    "vision.py BlipVisionModel.encoding_graph": "the compiled encoder",
+    "text.py BlipTextModel.get_config": "what .keras files need to know",
+    "nn.py Layer": OWN_LAYERS,
+    "nn.py Linear": OWN_LAYERS,
+    "nn.py LayerNorm": OWN_LAYERS,
+    "nn.py Embedding": OWN_LAYERS,
+    "nn.py linear": "PyTorch has it",
+    "nn.py sizes": "sizes may be unknown while TensorFlow traces a graph",
+    "nn.py wide": "PyTorch has it",
+    "nn.py normalize": "PyTorch has it",
+    "nn.py dropout_seed": "PyTorch's gradient checkpointing repeats dropout by itself",
+    "nn.py dropout": "PyTorch has it",
+}
+
+
+def functions(parent: ast.AST) -> dict[str, list[str]]:
+    """The arguments of each function or method, in order, but Keras's `training`."""
+    return {
+        TWINS.get(node.name, node.name): [
+            argument.arg for argument in (*node.args.args, *node.args.kwonlyargs) if argument.arg != "training"
+        ]
+        for node in ast.iter_child_nodes(parent)
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def outline(package: str, file: str) -> dict[str, list[str]]:
+    """The classes, methods and functions of a file in their order, with their arguments."""
+    tree = ast.parse((ROOT / package / file).read_text(encoding="utf-8"))
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            name = TWINS.get(node.name, node.name.removeprefix("TF"))
+            found |= {name: [], **{f"{name}.{method}": given for method, given in functions(node).items()}}
+        elif isinstance(node, ast.FunctionDef):
+            found |= functions(ast.Module([node], []))
+    return {f"{file} {name}": arguments for name, arguments in found.items()}
+
+
+def without(names: dict[str, list[str]], other: dict[str, list[str]], exceptions: dict[str, str]) -> list[str]:
+    """The names in order but for those that the other side lacks with a reason."""
+
+    def excused(name: str) -> bool:
+        return name not in other and any(name == e or name.startswith(e + ".") for e in exceptions)
+
+    return [name for name in names if not excused(name)]
+
+
+def test_the_same_files():
+    tensorflow = {path.name for path in (ROOT / "blip_tf").glob("*.py")}
+    assert tensorflow - set(FILES) == {name for name in ONLY_TENSORFLOW if " " not in name}
+    assert set(FILES) <= tensorflow
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_same_classes_methods_and_functions_in_order(file):
+    pytorch, tensorflow = outline("blip_pt", file), outline("blip_tf", file)
+    assert without(pytorch, tensorflow, ONLY_PYTORCH) == without(tensorflow, pytorch, ONLY_TENSORFLOW)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_models_take_the_same_arguments(file):
+    pytorch, tensorflow = outline("blip_pt", file), outline("blip_tf", file)
+    for name in pytorch.keys() & tensorflow.keys():
+        if name.startswith(f"{file} Blip"):
+            assert pytorch[name] == tensorflow[name], name
+
+
+def test_no_exception_is_stale():
+    for exceptions, package, other in (
+        (ONLY_PYTORCH, "blip_pt", "blip_tf"),
+        (ONLY_TENSORFLOW, "blip_tf", "blip_pt"),
+    ):
+        for exception in exceptions:
+            file, _, name = exception.partition(" ")
+            if name:
+                alone = outline(package, file).keys() - outline(other, file).keys()
+                assert any(found == exception or found.startswith(exception + ".") for found in alone), exception
