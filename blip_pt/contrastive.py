@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from blip_core import BlipConfig, BlipOutput
 from blip_core.checks import check_pairs, check_similarities, given_texts
 from blip_pt.image_model import BlipImageModel
-from blip_pt.nn import Linear
+from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
@@ -95,5 +95,5 @@ class BlipModel(BlipImageModel):
 def contrastive_loss(logits_per_text: Tensor) -> Tensor:
     """Cross-entropy of (B, B) similarities whose diagonal holds the matching pairs, averaged over both directions."""
     check_similarities(logits_per_text.shape)
-    logits, target = logits_per_text.float(), torch.arange(len(logits_per_text), device=logits_per_text.device)
+    logits, target = wide(logits_per_text), torch.arange(len(logits_per_text), device=logits_per_text.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

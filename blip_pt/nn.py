@@ -60,6 +60,11 @@ class PatchEmbedding(nn.Conv2d):
         return super().forward(x).flatten(2).transpose(1, 2)  # (batch, patches, out)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Half precision becomes float32."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, width) -> (batch, heads, length, head width)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -25,6 +25,7 @@ from blip_pt.nn import (
     merge_heads,
     over_heads,
     split_heads,
+    wide,
 )
 
 
@@ -269,6 +270,6 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
 def next_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float, reduction: str) -> Tensor:
     """Cross-entropy of each token (B, L) under the logits (B, L, V) of the position before it, in float32."""
     check_labels(labels.shape, logits.shape[:2], reduction)
-    predicted, target = logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+    predicted, target = wide(logits[:, :-1]).flatten(0, 1), labels[:, 1:].flatten()
     loss = F.cross_entropy(predicted, target, reduction=reduction, label_smoothing=label_smoothing)
     return loss.view(len(labels), -1).sum(1) if reduction == "none" else loss

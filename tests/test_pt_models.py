@@ -297,6 +297,13 @@ def test_half_precision_takes_inputs_of_any_type(head, dtype, given):
     assert difference(expected[first], output[first]) < (0.03 if dtype == torch.float16 else 0.15)
 
 
+@pytest.mark.parametrize("head", HEADS[3:6])
+def test_losses_are_as_wide_as_the_weights_and_float32_at_least(head):
+    options = {"return_loss": True} if head == "BlipModel" else {}
+    for dtype, expected in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
+        assert make(head).to(dtype)(**tensors(head), **options).loss.dtype == expected
+
+
 def test_a_mask_of_any_type():
     model, values = make("BlipForImageTextRetrieval"), tensors("BlipForImageTextRetrieval")
     with torch.inference_mode():
