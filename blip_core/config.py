@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -87,23 +88,20 @@ class _Config:
         """Write `config.json` into `folder`, which is made if needed; an existing file is replaced atomically."""
         write_json(Path(folder) / "config.json", self.to_dict())
 
-    def _positive(self, *names: str) -> None:
+    def _check(self, names: Sequence[str], good: Callable[[Any], bool], allowed: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{type(self).__name__}.{name} must be a positive whole number, got {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not good(value):
+                raise ValueError(f"{type(self).__name__}.{name} must be {allowed}, got {value!r}.")
+
+    def _positive(self, *names: str) -> None:
+        self._check(names, lambda value: isinstance(value, int) and value > 0, "a positive whole number")
 
     def _fraction(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise ValueError(f"{type(self).__name__}.{name} must lie in [0, 1), got {value!r}.")
+        self._check(names, lambda value: 0 <= value < 1, "in [0, 1)")
 
     def _number(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise ValueError(f"{type(self).__name__}.{name} must be a number of at least 0, got {value!r}.")
+        self._check(names, lambda value: value >= 0, "a number of at least 0")
 
     def _heads_and_activation(self, hidden_size: int, heads: int, activation: str) -> None:
         name = type(self).__name__
@@ -155,10 +153,8 @@ class BlipTextConfig(_Config):
         self._fraction("hidden_dropout_prob", "attention_probs_dropout_prob", "label_smoothing")
         self._number("layer_norm_eps", "initializer_range")
         self._heads_and_activation(self.hidden_size, self.num_attention_heads, self.hidden_act)
-        for name in ("bos_token_id", "pad_token_id", "sep_token_id"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"BlipTextConfig.{name} must be a token id of at least 0, got {value!r}.")
+        tokens = ("bos_token_id", "pad_token_id", "sep_token_id")
+        self._check(tokens, lambda value: isinstance(value, int) and value >= 0, "a token id of at least 0")
 
     @classmethod
     def base(cls, **overrides: Any) -> Self:

@@ -465,7 +465,7 @@ def test_config_files(tmp_path):
         ({"max_length": 4, "min_length": 5}, {}, "min_length=5 asks for 5 tokens"),
         ({"max_length": 6, "min_new_tokens": 5}, {}, "min_new_tokens=5 asks for 8 tokens"),
         ({"max_new_tokens": 9}, {"max_positions": 10}, "may grow to 12 tokens, but the model has 10 positions"),
-        ({}, {"max_positions": 3}, "leaves no room"),
+        ({}, {"max_positions": 3}, "has 3 positions"),
         ({"num_beams": 2}, {"stream": print}, "stream needs num_beams=1"),
         ({"do_sample": True, "num_return_sequences": 2}, {"stream": print}, "stream needs"),
         ({"do_sample": True}, {"seed": [1, 2]}, "got 2 for 1 items"),

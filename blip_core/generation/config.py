@@ -154,6 +154,10 @@ class GenerationConfig:
         `max_positions` is what the model can take: it caps the default length, and a greater length that was asked
         for is a `ValueError`, as are a prompt that leaves no room and limits that contradict each other.
         """
+        if max_positions is not None and prompt_length >= max_positions:
+            raise ValueError(
+                f"The prompt has {prompt_length} tokens, but the model has {max_positions} positions; shorten the prompt."
+            )
         if self.max_new_tokens is not None:
             longest, said = prompt_length + self.max_new_tokens, f"max_new_tokens={self.max_new_tokens}"
         elif self._length_left_out and self.max_length == DEFAULT_LENGTH:
