@@ -1,8 +1,23 @@
 """BLIP in TensorFlow, on Keras 3."""
 
-import blip_tf.environment  # noqa: F401  # first, before anything loads Keras
+# What Keras runs on must be settled before anything imports it.
+import os
+from importlib.util import find_spec
 
-# isort: split
+if find_spec("tensorflow") is None:
+    raise ImportError("blip_tf needs TensorFlow, which is not installed: pip install tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # remarks on the machine are no errors
+os.environ["KERAS_BACKEND"] = chosen = os.environ.get("KERAS_BACKEND") or "tensorflow"
+if chosen == "tensorflow":
+    import keras
+
+    chosen = keras.backend.backend()  # another one where Keras was imported before
+if chosen != "tensorflow":
+    raise ImportError(
+        f"blip_tf needs Keras on TensorFlow, but it runs on {chosen!r}; "
+        "set KERAS_BACKEND=tensorflow before Python starts."
+    )
+
 from blip_core import (
     BlipConfig,
     BlipImageProcessor,

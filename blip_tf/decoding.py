@@ -20,6 +20,7 @@ from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
 if TYPE_CHECKING:
     from blip_tf.text import TFBlipTextLMHeadModel
 
+KeysValues = tuple[Tensor, Tensor]
 BLOCK = 32  # capacities are multiples of it, so that few shapes come up
 
 
@@ -71,54 +72,48 @@ class DecodingGraphs:
 
     def __init__(self, decoder: TFBlipTextLMHeadModel):
         config, kind = decoder.config, decoder.compute_dtype
-        heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-        keys = tf.TensorSpec((None, heads, None, width), kind)
-        whole = tf.TensorSpec((None, None), tf.int64)
         self.decoder = decoder
-        self.begin = tf.function(
-            self._begin, [tf.TensorSpec((None, None, config.encoder_hidden_size), kind)], autograph=False
-        )
-        self.extend = tf.function(
-            self._extend,
-            input_signature=[
-                whole,
-                whole,
-                whole,
-                tf.TensorSpec((), tf.int32),
-                tf.TensorSpec((None,), tf.int64),
-                [((keys, keys), (keys, keys))] * config.num_hidden_layers,
-                whole,
-            ],
-            autograph=False,
-        )
+        self.heads = config.num_attention_heads
+        self.head_width = config.hidden_size // self.heads
+        states = tf.TensorSpec((None, None, config.encoder_hidden_size), kind)
+        keys = tf.TensorSpec((None, self.heads, None, self.head_width), kind)
+        layers = [((keys, keys), (keys, keys))] * config.num_hidden_layers
+        whole, length = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((), tf.int32)
+        self.begin = tf.function(self._begin, [states], autograph=False)
+        self.extend = tf.function(self._extend, [whole, whole, length, layers, whole], autograph=False)
 
-    def _begin(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def empty(self, rows: int | Tensor, capacity: int | Tensor) -> Tensor:
+        """Keys or values (R, H, C, D) of a layer that has read nothing."""
+        return tf.zeros((rows, self.heads, capacity, self.head_width), self.decoder.compute_dtype)
+
+    def _begin(self, states: Tensor) -> list[KeysValues]:
         return [block.cross_attention.keys_values(states) for block in self.decoder.bert.blocks]
 
     def _extend(
         self,
         ids: Tensor,
-        positions: Tensor,
         real: Tensor,
         length: Tensor,
-        last: Tensor,
-        layers: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]],
+        layers: list[tuple[KeysValues, KeysValues]],
         states_mask: Tensor,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    ) -> tuple[Tensor, list[KeysValues]]:
         """Read tokens (R, L) behind the `length` tokens that the caches hold.
 
-        `real` (R, C) says which tokens of each row, the new ones included, are no padding; `last` (R,) which new
-        token the logits (R, V) are wanted of.
+        `real` (R, C) is 1 for each row's tokens, the new ones included, and 0 for padding; `layers` are the caches'
+        own keys and values, and those of the encoder states, whose mask is (B', S). Returns logits (R, V) after the
+        last real one of each row's new tokens, and the caches' keys and values.
         """
-        kind = self.decoder.compute_dtype
+        kind, (_, new) = self.decoder.compute_dtype, sizes(ids)
         caches = [LayerCache(*own, cross, length) for own, cross in layers]
+        counts = tf.cumsum(real, axis=1)[:, length : length + new]  # (R, L)
         cache = TextCache(
             caches,
             states_mask=additive_mask(over_heads(states_mask), kind),
-            mask=causal_mask(real, sizes(ids)[1], kind, start=length),
-            positions=positions,
+            mask=causal_mask(real, new, kind, start=length),
+            positions=counts - 1,
         )
         hidden = self.decoder.bert(ids, cache=cache).last_hidden_state  # (R, L, W)
+        last = tf.reduce_sum(real[:, length : length + new], axis=1) - 1  # (R,)
         logits = self.decoder.logits(tf.gather(hidden, last, batch_dims=1))  # (R, V)
         return tf.cast(logits, tf.float32), [(cache.key, cache.value) for cache in caches]
 
@@ -134,30 +129,23 @@ class TensorFlowSession:
         self, decoder: TFBlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, rows: int, capacity: int
     ):
         self.graphs = decoder.decoding_graphs
-        config = decoder.config
-        heads = config.num_attention_heads
         capacity = -(-capacity // BLOCK) * BLOCK
-        empty = tf.zeros((rows, heads, capacity, config.hidden_size // heads), decoder.compute_dtype)
-        states = tf.cast(states, decoder.compute_dtype)
-        self.layers = [LayerCache(empty, empty, cross) for cross in self.graphs.begin(states)]
-        self.states_mask = (
-            tf.ones(states.shape[:2], tf.int64) if states_mask is None else tf.cast(states_mask, tf.int64)
-        )
-        self.real = np.zeros((rows, capacity), np.int64)
+        empty = self.graphs.empty(rows, capacity)
+        crosses = self.graphs.begin(tf.cast(states, decoder.compute_dtype))
+        self.layers = [LayerCache(empty, empty, cross) for cross in crosses]
+        mask = tf.ones(states.shape[:2], tf.int32) if states_mask is None else states_mask
+        self.states_mask = tf.cast(mask, tf.int32)
+        self.real = np.zeros((rows, capacity), np.int32)
         self.picture_of = np.arange(len(states)).repeat(rows // len(states))  # (R,)
 
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """Read the prompts (R, L), padded on the right, and return the logits (R, V) after each one's last token."""
         self.length = 0
-        self.lengths = attention_mask.sum(1)
-        positions = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
-        return self._extend(input_ids, attention_mask, positions, self.lengths - 1)
+        return self._extend(input_ids, attention_mask)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Read one more token of each row (R,) and return the logits (R, V) after it."""
-        positions = self.lengths[:, None]
-        self.lengths = self.lengths + 1
-        return self._extend(tokens[:, None], np.ones_like(positions), positions, np.zeros_like(tokens))
+        return self._extend(tokens[:, None], np.ones_like(tokens)[:, None])
 
     def select(self, rows: np.ndarray) -> None:
         """Go on with these rows: row j continues what row rows[j] has been."""
@@ -168,15 +156,15 @@ class TensorFlowSession:
             layer.select(rows, pictures if changed else None)
         if changed:
             self.states_mask = tf.gather(self.states_mask, pictures)
-        self.lengths, self.real = self.lengths[rows], self.real[rows]
+        self.real = self.real[rows]
 
-    def _extend(self, ids: np.ndarray, real: np.ndarray, positions: np.ndarray, last: np.ndarray) -> np.ndarray:
+    def _extend(self, ids: np.ndarray, real: np.ndarray) -> np.ndarray:
         end = self.length + ids.shape[1]
         self.real[:, self.length : end] = real
+        arrays = (tf.constant(array, tf.int32) for array in (ids, self.real, self.length))
         layers = [((layer.key, layer.value), layer.cross) for layer in self.layers]
-        whole = (tf.constant(array, tf.int64) for array in (ids, positions, self.real))
-        logits, new = self.graphs.extend(*whole, tf.constant(self.length), tf.constant(last), layers, self.states_mask)
-        for layer, (key, value) in zip(self.layers, new, strict=True):
+        logits, own = self.graphs.extend(*arrays, layers, self.states_mask)
+        for layer, (key, value) in zip(self.layers, own, strict=True):
             layer.key, layer.value = key, value
         self.length = end
         return logits.numpy()

@@ -1,9 +1,10 @@
-"""What only Keras asks of a model: `compile` and `fit` with the model's own loss, and `.keras` files."""
+"""What only Keras asks of a model: `compile` and `fit` with the model's own loss, `.keras` files, `export`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -12,6 +13,7 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig, GenerationConfig
 from blip_core.pretrained import CONFIGS
+from blip_tf.export import export_litert, export_saved_model
 
 
 class KerasModel(keras.Model):
@@ -29,6 +31,11 @@ class KerasModel(keras.Model):
         if given := [name for name in ("loss", "loss_weights", "metrics", "weighted_metrics") if options.get(name)]:
             raise ValueError(f"The model computes its own loss; leave out {', '.join(given)}.")
         super().compile(optimizer=optimizer, **options)
+        self.optimizer.build(self.trainable_variables)  # now, or the training step would be traced twice
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Prepare the `fit` of a model from a `.keras` file, which holds what `compile` was given."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         inputs = model_inputs(data)
@@ -75,6 +82,25 @@ class KerasModel(keras.Model):
             model = cls(kind.from_dict(values.pop("config")), initialize=False, **values)
         model.generation_config = generation
         return model
+
+    def export(self, folder: str | Path, max_new_tokens: int = 20) -> None:
+        """Write a TensorFlow SavedModel, which runs where this package is not installed.
+
+        Its signatures, by what the model can do: `image_features`, `text_features`, `text_states`, `itm_scores`,
+        `itc_scores`; `caption`, `answer` (greedy search of up to `max_new_tokens`, the whole loop in the graph);
+        `question_states`, `begin`, `step` (for other searches). See docs/tensorflow.md for their tensors.
+        Raises `ValueError` for a number below 1, and `OSError` where the folder holds something already.
+        """
+        export_saved_model(self, folder, max_new_tokens)
+
+    def export_litert(self, path: str | Path, quantize: bool = False) -> None:
+        """Write the encoders to a LiteRT file (`.tflite`), with their signatures of the SavedModel.
+
+        They are `image_features`, `text_features`, `text_states`, as far as the model has them. `quantize` stores
+        the weights of matrix products as int8. Raises `ValueError` for a text decoder, which has no encoder, and for
+        a model that does not compute in float32.
+        """
+        export_litert(self, path, quantize)
 
 
 def model_inputs(data: Any) -> dict[str, Tensor]:

@@ -45,10 +45,7 @@ class Linear(Layer):
         self.bias = self.add_weight(name="bias", shape=(out,), initializer="zeros") if bias else None
 
     def call(self, x: Tensor) -> Tensor:
-        *rest, into = sizes(x)
-        product = tf.matmul(tf.reshape(x, (-1, into)), self.weight)  # one matrix product, whatever the rank of x
-        product = product if self.bias is None else tf.nn.bias_add(product, self.bias)
-        return tf.reshape(product, (*rest, self.weight.shape[1]))
+        return linear(x, self.weight, self.bias)
 
 
 class LayerNorm(Layer):
@@ -77,7 +74,9 @@ class Embedding(Layer):
 
     def call(self, ids: Tensor) -> Tensor:
         x = tf.gather(tf.convert_to_tensor(self.weight), ids)
-        return x if self.padding_idx is None else tf.where((ids == self.padding_idx)[..., None], tf.stop_gradient(x), x)
+        if self.padding_idx is None:
+            return x
+        return tf.where(tf.expand_dims(ids == self.padding_idx, -1), tf.stop_gradient(x), x)
 
 
 class PatchEmbedding(Layer):
@@ -93,6 +92,14 @@ class PatchEmbedding(Layer):
         x = tf.transpose(x, (0, 2, 3, 1))  # (batch, height, width, channels)
         x = tf.nn.bias_add(tf.nn.conv2d(x, self.weight, strides=self.patch_size, padding="VALID"), self.bias)
         return tf.reshape(x, (sizes(x)[0], -1, self.bias.shape[0]))  # (batch, patches, out)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, transpose: bool = False) -> Tensor:
+    """x (..., in) -> (..., out) by a weight (in, out), or (out, in) with `transpose`."""
+    *rest, into = sizes(x)
+    product = tf.matmul(tf.reshape(x, (-1, into)), weight, transpose_b=transpose)  # one product, whatever the rank of x
+    product = product if bias is None else tf.nn.bias_add(product, bias)
+    return tf.reshape(product, (*rest, product.shape[1]))
 
 
 def sizes(x: Tensor) -> list[int | Tensor]:
@@ -150,7 +157,8 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def over_heads(mask: Tensor) -> Tensor:
     """(batch, keys) or (batch, queries, keys) -> (batch, 1, 1 or queries, keys)."""
-    return mask[:, None, None] if len(mask.shape) == 2 else mask[:, None]
+    mask = tf.expand_dims(mask, 1)
+    return tf.expand_dims(mask, 1) if len(mask.shape) == 3 else mask
 
 
 def causal_mask(mask: Tensor | None, length: int | Tensor, dtype: str, start: int | Tensor = 0) -> Tensor:

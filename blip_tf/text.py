@@ -6,9 +6,6 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
-
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
@@ -27,6 +24,7 @@ from blip_tf.nn import (
     attention,
     causal_mask,
     dropout,
+    linear,
     merge_heads,
     over_heads,
     sizes,
@@ -69,10 +67,8 @@ class TextAttention(Layer):
         context, probabilities = attention(query, key, value, score_mask, rate, output_attentions)
         context = self.projection(tf.reshape(merge_heads(context), (batch, length, width)))  # (B, L, W)
         if probabilities is not None:
-            keys = sizes(key)[2]
-            probabilities = tf.reshape(probabilities, (pictures, self.heads, -1, length, keys))
-            probabilities = tf.transpose(probabilities, (0, 2, 1, 3, 4))
-            probabilities = tf.reshape(probabilities, (batch, self.heads, length, keys))  # (B, H, L, S)
+            split = tf.reshape(probabilities, (pictures, self.heads, -1, length, sizes(key)[2]))
+            probabilities = tf.reshape(tf.transpose(split, (0, 2, 1, 3, 4)), (batch, self.heads, length, -1))
         return self.norm(x + dropout(context, self.hidden_dropout, training)), probabilities
 
 
@@ -149,8 +145,7 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         if attention_mask is not None:
             check_mask(attention_mask.shape, inputs.shape)
         if states is not None:
-            mask_shape = None if states_mask is None else states_mask.shape
-            check_states(states.shape, mask_shape, inputs.shape[0], self.config)
+            check_states(states.shape, None if states_mask is None else states_mask.shape, inputs.shape[0], self.config)
 
     def call(
         self,
@@ -195,20 +190,15 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         x = self.word_embeddings(inputs) if inputs_embeds is None else tf.cast(inputs, self.compute_dtype)  # (B, L, W)
         x = self.embedding_norm(x + self.position_embeddings(position_ids))
         x = dropout(x, self.config.hidden_dropout_prob, training)
+        options = {
+            "score_mask": mask, "states": encoder_hidden_states, "states_mask": states_mask,
+            "output_attentions": output_attentions, "training": training,
+        }  # fmt: skip
         hidden_states, attentions, cross_attentions = [x], [], []
         for layer, block in enumerate(self.blocks):
-            x, own, cross = checkpointed(
-                self,
-                block,
-                x,
-                score_mask=mask,
-                states=encoder_hidden_states,
-                states_mask=states_mask,
-                cache=cache.layers[layer] if cache is not None else None,
-                output_attentions=output_attentions,
-                training=training,
-            )
-            hidden_states.append(x)
+            x, own, cross = checkpointed(self, block, x, cache=cache and cache.layers[layer], **options)
+            if output_hidden_states:
+                hidden_states.append(x)
             attentions.append(own)
             cross_attentions.append(cross)
         return BlipTextOutput(
@@ -219,7 +209,7 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
             cross_attentions=tuple(cross_attentions) if output_attentions and cross is not None else None,
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, object]:
         return {**super().get_config(), "add_pooling_layer": self.pooler is not None}
 
 
@@ -234,10 +224,7 @@ class LMHead(Layer):
         self.bias = self.add_weight(name="bias", shape=(config.vocab_size,), initializer="zeros")
 
     def call(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        *rest, width = sizes(x)
-        x = tf.reshape(self.norm(self.activation(self.dense(x))), (-1, width))
-        logits = tf.nn.bias_add(tf.matmul(x, word_embeddings, transpose_b=True), self.bias)
-        return tf.reshape(logits, (*rest, self.bias.shape[0]))
+        return linear(self.norm(self.activation(self.dense(x))), word_embeddings, self.bias, transpose=True)
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -250,6 +237,7 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
         super().__init__(config)
         self.bert = TFBlipTextModel(config, add_pooling_layer=False, initialize=False)
         self.lm_head = LMHead(config)
+        self.decoding_graphs = DecodingGraphs(self)  # what generation runs, compiled when first used
         if initialize:
             self.initialize()
 
@@ -279,17 +267,10 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
         sum over each text's tokens, (B,), or with "sum" over all of them. Returns logits (B, L, V).
         """
         output = self.bert(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            is_decoder=is_decoder,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+            input_ids, attention_mask, position_ids, inputs_embeds, encoder_hidden_states, encoder_attention_mask,
+            is_decoder=is_decoder, output_hidden_states=output_hidden_states, output_attentions=output_attentions,
             training=training,
-        )
+        )  # fmt: skip
         logits = self.logits(output.last_hidden_state)
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
@@ -298,11 +279,6 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
             attentions=output.attentions,
             cross_attentions=output.cross_attentions,
         )
-
-    @cached_property
-    def decoding_graphs(self) -> DecodingGraphs:
-        """The compiled functions that generation runs; made when they are first used."""
-        return DecodingGraphs(self)
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float, reduction: str) -> Tensor:

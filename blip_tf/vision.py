@@ -128,7 +128,8 @@ class TFBlipVisionModel(TFBlipPreTrainedModel):
         hidden_states, attentions = [x], []
         for block in self.blocks:
             x, probabilities = checkpointed(self, block, x, output_attentions=output_attentions, training=training)
-            hidden_states.append(x)
+            if output_hidden_states:
+                hidden_states.append(x)
             attentions.append(probabilities)
         x = self.post_layernorm(x)
         return BlipVisionOutput(

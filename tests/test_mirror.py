@@ -39,7 +39,6 @@ ONLY_TENSORFLOW = {
     "nn.py Embedding": OWN_LAYERS,
     "nn.py linear": "PyTorch has it",
     "nn.py sizes": "sizes may be unknown while TensorFlow traces a graph",
-    "nn.py wide": "PyTorch has it",
     "nn.py normalize": "PyTorch has it",
     "nn.py dropout_seed": "PyTorch's gradient checkpointing repeats dropout by itself",
     "nn.py dropout": "PyTorch has it",

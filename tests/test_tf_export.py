@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,7 +44,7 @@ np.savez(sys.argv[1] + "/outputs.npz", **found)
 
 
 def model_of(head):
-    tf.keras.utils.set_random_seed(3)
+    keras.utils.set_random_seed(3)
     model = getattr(blip_tf, "TF" + head)(head_config(head, CONFIG))
     if hasattr(model, "text_decoder"):
         bias = model.text_decoder.lm_head.bias
@@ -187,6 +188,13 @@ def test_refuses_what_it_cannot_export(models, exported, tmp_path):
         models[HEADS[0]].export(tmp_path / "none", max_new_tokens=0)
     with pytest.raises(ValueError, match="no encoder"):
         models[HEADS[0]].text_decoder.export_litert(tmp_path / "decoder.tflite")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = blip_tf.TFBlipVisionModel(CONFIG.vision_config)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(ValueError, match="this model in bfloat16"):
+        half.export_litert(tmp_path / "half.tflite")
     assert not list(tmp_path.iterdir())
 
 

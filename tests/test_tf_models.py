@@ -16,7 +16,8 @@ from blip_core import BlipConfig
 from blip_tf.nn import ACTIVATIONS
 from tests.tf_helpers import CONFIGS_OF, HEADS, difference, head_config, inputs, models, numpy, to_pt, to_tf
 
-ORIGINAL = Path(__file__).parent / "data" / "reference" / "original"
+REFERENCE = Path(__file__).parent / "data" / "reference"
+ORIGINAL, TRANSFORMERS = REFERENCE / "original", REFERENCE / "transformers"
 CASES = [(head, name) for head in HEADS for name in CONFIGS_OF]
 
 
@@ -46,6 +47,28 @@ def objective(output, framework):
     return total
 
 
+def check_gradients(pt, tf_model, expected, found, tape):
+    """Compare the gradients of both models' objectives by parameter."""
+    pt.zero_grad()
+    expected.backward()
+    table = tf_model.table()
+    gradients = tape.gradient(found, [tf_model.get_parameter(p.name) for p in table])
+    largest = max(float(p.grad.abs().max()) for p in pt.parameters() if p.grad is not None)
+    for parameter, gradient in zip(table, gradients, strict=True):
+        wanted = pt.get_parameter(parameter.name).grad
+        if wanted is None:
+            assert gradient is None, parameter.name
+            continue
+        wanted = parameter.to_tensorflow(wanted.numpy())
+        gradient = tf.convert_to_tensor(gradient).numpy()
+        if parameter.name.endswith("attention.key.bias"):  # zero but for rounding: softmax ignores a common shift
+            assert np.abs(gradient - wanted).max() < 1e-6 * largest, parameter.name
+        elif np.abs(wanted).max() == 0:
+            assert np.abs(gradient).max() == 0, parameter.name
+        else:
+            assert difference(wanted, gradient) < 1e-4, parameter.name
+
+
 @pytest.mark.parametrize(("head", "name"), CASES)
 def test_outputs_and_gradients(loaded, head, name):
     pt, tf_model = loaded(head, name)
@@ -63,24 +86,7 @@ def test_outputs_and_gradients(loaded, head, name):
     for one, other in zip(*leaves, strict=True):
         assert difference(one, other) < 1e-5
 
-    pt.zero_grad()
-    objective(expected, torch.from_numpy).backward()
-    table = tf_model.table()
-    gradients = tape.gradient(total, [tf_model.get_parameter(p.name) for p in table])
-    largest = max(float(p.grad.abs().max()) for p in pt.parameters() if p.grad is not None)
-    for parameter, gradient in zip(table, gradients, strict=True):
-        wanted = pt.get_parameter(parameter.name).grad
-        if wanted is None:
-            assert gradient is None, parameter.name
-            continue
-        wanted = parameter.to_tensorflow(wanted.numpy())
-        gradient = tf.convert_to_tensor(gradient).numpy()
-        if parameter.name.endswith("attention.key.bias"):  # zero but for rounding: softmax ignores a common shift
-            assert np.abs(gradient - wanted).max() < 1e-6 * largest, parameter.name
-        elif np.abs(wanted).max() == 0:
-            assert np.abs(gradient).max() == 0, parameter.name
-        else:
-            assert difference(wanted, gradient) < 1e-4, parameter.name
+    check_gradients(pt, tf_model, objective(expected, torch.from_numpy), total, tape)
 
 
 @pytest.mark.slow
@@ -89,12 +95,15 @@ def test_outputs_and_gradients(loaded, head, name):
 )
 def test_base_size(head, tmp_path):
     config = BlipConfig.base()
-    pt, tf_model = models(head, config, tmp_path)
+    pt, tf_model = models(head, config, tmp_path, scale=0.02)
     values, everything = inputs(head, config), {"output_hidden_states": True, "output_attentions": True}
-    with torch.no_grad():
-        leaves = pytree.tree_leaves(pt(**to_pt(values), **everything))
-    for one, other in zip(leaves, tf.nest.flatten(tf_model(**to_tf(values), **everything)), strict=True):
+    expected = pt(**to_pt(values), **everything)
+    with tf.GradientTape() as tape:
+        found = tf_model(**to_tf(values), **everything)
+        total = objective(found, tf.constant)
+    for one, other in zip(pytree.tree_leaves(expected), tf.nest.flatten(found), strict=True):
         assert difference(one, other) < 1e-5
+    check_gradients(pt, tf_model, objective(expected, torch.from_numpy), total, tape)
     if hasattr(pt, "generate"):
         values.pop("labels")
         for options in ({"max_new_tokens": 20}, {"num_beams": 3, "max_new_tokens": 10}, {"do_sample": True, "seed": 1}):
@@ -348,6 +357,17 @@ def test_a_head_from_a_checkpoint_that_lacks_a_part(loaded, tmp_path):
         model = blip_tf.TFBlipForImageTextRetrieval.from_pretrained(tmp_path)
     assert difference(pt.vision_model.blocks[0].mlp.fc1.bias, model.vision_model.blocks[0].mlp.fc1.bias) == 0
     assert np.abs(model.itm_head.weight.numpy()).max() > 0
+
+
+@pytest.mark.parametrize("head", ["BlipModel", "BlipForConditionalGeneration"])
+def test_a_checkpoint_of_transformers(head):
+    """Its `pytorch_model.bin` in both frameworks."""
+    kinds = getattr(blip_pt, head), getattr(blip_tf, "TF" + head)
+    pt, tf_model = (kind.from_pretrained(TRANSFORMERS / head) for kind in kinds)
+    values = inputs(head, pt.config)
+    expected = pt(**to_pt(values))
+    for one, other in zip(pytree.tree_leaves(expected), tf.nest.flatten(tf_model(**to_tf(values))), strict=True):
+        assert difference(one, other) < 1e-5
 
 
 def original(head, name):

@@ -18,18 +18,20 @@ from tests.helpers import CONFIGS_OF, HEADS, difference, head_config, inputs, nu
 __all__ = ["CONFIGS_OF", "HEADS", "difference", "head_config", "inputs", "models", "numpy", "to_pt", "to_tf"]
 
 
-def models(head: str, config: BlipConfig, folder: Path) -> tuple[Any, Any]:
-    """A model of random weights in PyTorch and, loaded from the folder that it saves, in TensorFlow."""
+def models(head: str, config: BlipConfig, folder: Path, scale: float = 0.1) -> tuple[Any, Any]:
+    """A model of random weights in PyTorch and, loaded from the folder that it saves, in TensorFlow.
+
+    `scale` is that of the noise on all weights, so that biases and LayerNorm scales are not trivial.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(1)
         pt = getattr(blip_pt, head)(head_config(head, config))
-        noise = np.random.default_rng(2)  # biases and scales, so that none is left out unnoticed
+        noise = np.random.default_rng(2)
         with torch.no_grad():
             for parameter in pt.parameters():
-                parameter.add_(
-                    torch.from_numpy(noise.normal(scale=0.1, size=tuple(parameter.shape)).astype(np.float32))
-                )
+                value = noise.normal(scale=scale, size=tuple(parameter.shape))
+                parameter.add_(torch.from_numpy(value.astype(np.float32)))
         pt.save_pretrained(folder)
         return pt.eval(), getattr(blip_tf, "TF" + head).from_pretrained(folder)
 
