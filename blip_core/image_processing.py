@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ __all__ = ["BlipImageProcessor", "load_image"]
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+TYPES = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
 FILES = ("preprocessor_config.json", "processor_config.json", "config.json")
 
 
@@ -33,8 +35,9 @@ class BlipImageProcessor:
     (3 is bicubic). Pixels are resized as 8 bits, multiplied by `rescale_factor`, then (x - `image_mean`) /
     `image_std`; a mean or deviation is one number or one per channel, None stands for those of BLIP (OpenAI CLIP's).
     `do_convert_rgb` converts PIL images and files of any mode. `apply_exif_orientation` turns them as the camera
-    noted. `None` stands for the default everywhere. The result equals that of transformers' (slow)
-    `BlipImageProcessor` 4.57.6 to the last bit, dtype included. Raises `ValueError` for a setting that cannot work.
+    noted; by default files are turned and PIL images are not. The result equals that of transformers' (slow)
+    `BlipImageProcessor` 4.57.6 to the last bit, dtype included.
+    Raises `ValueError` for a setting that cannot work.
     """
 
     do_resize: bool = True
@@ -46,23 +49,25 @@ class BlipImageProcessor:
     image_mean: float | Sequence[float] | None = None
     image_std: float | Sequence[float] | None = None
     do_convert_rgb: bool = True
-    apply_exif_orientation: bool = False
+    apply_exif_orientation: bool | None = None
     extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """Keys of a `preprocessor_config.json` that are not BLIP's, to be written back."""
 
     def __post_init__(self) -> None:
         self.size = _size({"height": 384, "width": 384} if self.size is None else self.size)
-        if self.resample not in list(Image.Resampling):
+        if isinstance(self.resample, bool) or self.resample not in list(Image.Resampling):
             raise ValueError(f"resample must be a PIL filter, 0 to 5, got {self.resample!r}.")
         self.resample = int(self.resample)
         if not _is_number(self.rescale_factor):
-            raise ValueError(f"rescale_factor must be a number, got {self.rescale_factor!r}.")
+            raise ValueError(f"rescale_factor must be a finite number, got {self.rescale_factor!r}.")
+        self.rescale_factor = float(self.rescale_factor)
         self.image_mean = _per_channel("image_mean", MEAN if self.image_mean is None else self.image_mean)
         self.image_std = _per_channel("image_std", STD if self.image_std is None else self.image_std)
         if not np.all(self.image_std):
             raise ValueError(f"image_std must not be zero, got {self.image_std}.")
+        switches = {"bool": bool, "bool | None": bool | None}
         for f in fields(self):
-            if f.type == "bool" and not isinstance(getattr(self, f.name), bool):
+            if f.type in switches and not isinstance(getattr(self, f.name), switches[f.type]):
                 raise ValueError(f"{f.name} must be True or False, got {getattr(self, f.name)!r}.")
 
     def __call__(self, images: Any, **options: Any) -> BlipInputs:
@@ -85,7 +90,7 @@ class BlipImageProcessor:
         0-1 together with `do_rescale=False`. `input_data_format` ("channels_first", "channels_last") tells where an
         array's channels are instead of looking for 3 or 1 of them; `data_format` where the result's are, None as in
         the input. `return_tensors` "np", "pt" or "tf" gives one tensor, None a list of arrays. `overrides` are
-        options of the constructor, for this call alone.
+        options of the constructor, for this call alone; None leaves them as they are.
 
         Raises `OSError` for a file that cannot be read, `ValueError` for any other picture or option that cannot work.
         """
@@ -104,8 +109,8 @@ class BlipImageProcessor:
         picture: Image.Image | np.ndarray
         if isinstance(image, str | Path | Image.Image):
             name = str(image) if isinstance(image, str | Path) else name
-            picture = load_image(image, self.apply_exif_orientation)
-            picture = to_rgb(picture) if self.do_convert_rgb else picture
+            picture = load_image(image, self.apply_exif_orientation, name)
+            picture = to_rgb(picture, name) if self.do_convert_rgb else picture
             layout = "channels_last"  # of a PIL image, always, however few pixels it has
             if picture.mode != "RGB" or not self.do_resize:
                 picture = to_array(np.asarray(picture), name)
@@ -118,8 +123,8 @@ class BlipImageProcessor:
         if self.do_resize:
             picture = resize(picture, self.size["height"], self.size["width"], self.resample)
         assert isinstance(picture, np.ndarray)
-        # From here on (channels, height, width) in memory: one pass per plane and no copy at the end.
-        pixels = np.ascontiguousarray(picture.transpose(2, 0, 1))
+        # From here on (channels, height, width) in memory, and our own: one pass per plane and no copy at the end.
+        pixels = np.array(picture.transpose(2, 0, 1), order="C")
         if self.do_rescale:
             pixels = scale(pixels, self.rescale_factor)
         if self.do_normalize:
@@ -127,14 +132,14 @@ class BlipImageProcessor:
         return pixels if (result_layout or layout) == "channels_first" else pixels.transpose(1, 2, 0)
 
     def _normalize(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        dtype = pixels.dtype if pixels.dtype.kind == "f" else np.dtype(np.float32)
+        pixels = pixels if pixels.dtype.kind == "f" else pixels.astype(np.float32)
         for option in ("image_mean", "image_std"):
             if np.size(getattr(self, option)) not in (1, len(pixels)):
                 raise ValueError(
                     f"{name} has {len(pixels)} channel(s), {option} {np.size(getattr(self, option))}; pass RGB "
                     "pictures, or a mean and deviation for these channels."
                 )
-        mean, std = (np.array(v, dtype).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std))
+        mean, std = (np.array(v, pixels.dtype).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std))
         pixels = pixels - mean
         pixels /= std
         return pixels
@@ -153,14 +158,13 @@ class BlipImageProcessor:
         """Build from a dictionary as `preprocessor_config.json` holds it; unknown keys are kept in `extra`."""
         names = {f.name for f in fields(cls) if f.init}
         processor = cls(**{k: copy.deepcopy(v) for k, v in values.items() if k in names and v is not None})
-        processor.extra = {k: copy.deepcopy(v) for k, v in values.items() if k not in names}
+        processor.extra = {k: copy.deepcopy(v) for k, v in values.items() if k not in (*names, *TYPES)}
         return processor
 
     def to_dict(self) -> dict[str, Any]:
         """Return every setting and kept key, JSON-ready, as transformers' `preprocessor_config.json` names them."""
         own = {f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.init}
-        types = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
-        return {**copy.deepcopy(self.extra), **own, **types}
+        return {**copy.deepcopy(self.extra), **own, **TYPES}
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
@@ -172,15 +176,15 @@ class BlipImageProcessor:
         """
         if name_or_path is None:
             return cls()
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         single_file = path.suffix == ".json" and path.is_file()
         folder = path.parent if single_file else resolve_folder(name_or_path, revision=revision, patterns=FILES)
         for file in [path] if single_file else [folder / name for name in FILES]:
             values = read_json(file) if file.is_file() else {}
             if file.name == "processor_config.json":
-                values = values.get("image_processor") or {}
+                values = _section(file, values, "image_processor")
             elif file.name == "config.json":
-                size = (values.get("vision_config") or {}).get("image_size")
+                size = _section(file, values, "vision_config").get("image_size")
                 values = {"size": size} if size else {}
             if values:
                 try:
@@ -194,23 +198,32 @@ class BlipImageProcessor:
         write_json(Path(folder) / "preprocessor_config.json", self.to_dict())
 
 
+def _section(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
+    section = values.get(name) or {}
+    if not isinstance(section, dict):
+        raise ValueError(f"{file}: {name} must be an object, got {section!r:.80}.")
+    return section
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _per_channel(name: str, value: Any) -> float | list[float]:
     values = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]
     if not values or not all(_is_number(v) for v in values):
         raise ValueError(f"{name} must be a finite number or a list of one per channel, got {value!r}.")
-    return value if _is_number(value) else [float(v) for v in values]
+    return float(value) if _is_number(value) else [float(v) for v in values]
 
 
 def _size(value: Any) -> dict[str, int]:
-    if isinstance(value, int):
+    if isinstance(value, Integral):
         value = {"height": value, "width": value}
     elif isinstance(value, Sequence) and len(value) == 2:
         value = {"height": value[0], "width": value[1]}
     sides = [value.get("height"), value.get("width")] if isinstance(value, dict) and len(value) == 2 else []
-    if not sides or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides):
+    if not sides or not all(
+        isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in sides
+    ):
         raise ValueError(f'size must be {{"height": pixels, "width": pixels}} or one number of pixels, got {value!r}.')
-    return dict(value)
+    return {name: int(side) for name, side in value.items()}

@@ -13,24 +13,26 @@ from PIL import Image, ImageOps
 FORMATS = ("channels_first", "channels_last")
 
 
-def load_image(source: str | os.PathLike[str] | Image.Image, apply_exif_orientation: bool = False) -> Image.Image:
+def load_image(
+    source: str | os.PathLike[str] | Image.Image, apply_exif_orientation: bool | None = None, name: str = "The image"
+) -> Image.Image:
     """Read a picture from a file into memory; a PIL image is loaded if it was not and given back.
 
     The mode stays that of the file. An animation gives its first frame. `apply_exif_orientation` turns the picture as
-    its camera noted; transformers and the original BLIP do not turn a PIL image, which is the default here.
+    its camera noted; None turns files and leaves PIL images, as transformers does. `name` is for messages about a PIL
+    image that came from no file.
 
     Raises `OSError` for a file that is missing, truncated or not a picture, and `ValueError` for one of more pixels
     than PIL lets pass (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million; from half of it on PIL warns), each naming it.
     """
-    name = getattr(source, "filename", "") or "The image" if isinstance(source, Image.Image) else os.fspath(source)
+    name = getattr(source, "filename", "") or name if isinstance(source, Image.Image) else os.fspath(source)
     try:
         if isinstance(source, Image.Image):
-            image = source
+            source.load()
+            return ImageOps.exif_transpose(source) if apply_exif_orientation else source
+        with Image.open(source) as image:
             image.load()
-        else:
-            with Image.open(source) as image:
-                image.load()
-        return ImageOps.exif_transpose(image) if apply_exif_orientation else image
+            return image if apply_exif_orientation is False else ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{name} is too large: {error} Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
@@ -50,17 +52,23 @@ def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
         yield name, images
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a PIL image of any mode as PIL does: alpha is dropped, 16-bit values above 255 are cut to 255."""
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert a PIL image of any mode as PIL does: alpha is dropped, 16-bit values above 255 are cut to 255.
+
+    Raises `ValueError` naming the picture for a mode that PIL cannot convert.
+    """
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") and np.asarray(image).max() > 255:
         warnings.warn(
-            "A picture of more than 8 bits becomes white wherever its values exceed 255, as in transformers; "
+            f"{name} has more than 8 bits and becomes white wherever its values exceed 255, as in transformers; "
             "divide it by 256 to keep the picture.",
             stacklevel=4,
         )
-    return image.convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be made RGB: {error}; convert it first.") from None
 
 
 def to_array(image: Any, name: str) -> np.ndarray:
@@ -127,6 +135,11 @@ def resize(image: Image.Image | np.ndarray, height: int, width: int, resample: i
                     f"{image.min()} to {image.max()}; bring the picture into one of these, or pass do_resize=False."
                 )
             image = (scale(image, 255) if fractions else image).astype(np.uint8)
+        if image.shape[-1] > 4:
+            raise ValueError(
+                f"do_resize works on 1 to 4 channels, got {image.shape[-1]}; check input_data_format, which says where "
+                "the channels are."
+            )
         image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     resized = np.asarray(image.resize((width, height), Image.Resampling(resample)))
     resized = resized[..., None] if resized.ndim == 2 else resized

@@ -40,6 +40,8 @@ def _move(name: str, value: Any, device: Any, dtype: Any) -> Any:
     if hasattr(value, "detach"):
         import torch
 
+        if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"dtype must be a type of torch or its name, got {dtype!r}.")
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
     if isinstance(value, np.ndarray):

@@ -110,9 +110,11 @@ def read_config(
         raise ValueError(f"config must be a {kind.__name__}, a dictionary or a file; got {type(given).__name__}.")
     path = checkpoint.path.parent / "config.json"
     given = dict(given or {})
-    if kind is not BlipConfig:
+    is_whole = str(given.get("model_type", "")).startswith("blip")
+    values = checkpoint.config or (read_json(path) if path.is_file() else dict(given) if is_whole else None)
+    if kind is not BlipConfig and not given.keys() & {"text_config", "vision_config"}:
         given = {"text_config" if kind is BlipTextConfig else "vision_config": given}
-    values = checkpoint.config or (read_json(path) if path.is_file() else recover_config(checkpoint, given))
+    values = values or recover_config(checkpoint, given)
     if values.get("model_type", "blip") in ("blip_text_model", "blip_vision_model"):
         values = {values["model_type"].removeprefix("blip_").removesuffix("_model") + "_config": values}
     elif values.get("model_type", "blip") != "blip":
@@ -124,7 +126,9 @@ def read_config(
     if kind is BlipTextConfig:
         text = whole.text_config
         if "vision_config" not in values:  # a text model by itself knows the width it attends to
-            text.encoder_hidden_size = (values["text_config"] | given["text_config"]).get("encoder_hidden_size", 768)
+            text.encoder_hidden_size = (values["text_config"] | given.get("text_config", {})).get(
+                "encoder_hidden_size", 768
+            )
         return text
     return whole if kind is BlipConfig else whole.vision_config
 

@@ -10,6 +10,7 @@ from blip_core.hub import resolve_folder
 from blip_core.image_processing import FILES as IMAGE_FILES
 from blip_core.image_processing import BlipImageProcessor
 from blip_core.inputs import BlipInputs
+from blip_core.texts import check_texts
 from blip_core.tokenization import FILES as TEXT_FILES
 from blip_core.tokenization import BlipTokenizer
 
@@ -61,34 +62,35 @@ class BlipProcessor:
         """
         if images is None and text is None and prompt is None:
             raise ValueError("Neither images nor text is given; pass at least one of them.")
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError(f"prompt must be one text, for all, got {prompt!r:.80}; texts that differ go into text.")
         inputs = BlipInputs()
         if images is not None:
             inputs.update(self.image_processor.preprocess(images, return_tensors=return_tensors, **image_options))
         elif image_options:
             names = ", ".join(sorted(image_options))
             raise TypeError(f"{names}: no option for text; pass images with it, or leave it out.")
+        if text is None and return_labels:
+            raise ValueError("return_labels=True needs text: the captions to learn.")
         if text is None and prompt is not None:
             text = prompt if images is None else [prompt] * len(inputs["pixel_values"])
             prompt = None
         if text is None:
-            if return_labels:
-                raise ValueError("return_labels=True needs text: the captions to learn.")
             return inputs
         single = isinstance(text, str)
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = check_texts("text", [text] if single else text)
         if prompt is not None:
             texts = [f"{prompt} {text}" for text in texts]  # BERT takes any run of spaces for one
+        if truncation is None:  # as in the tokenizer, which is not to pad before there are labels
+            truncation = max_length is not None and padding in (None, False)
         if padding is None:
             padding = return_tensors is not None
-            truncation = max_length is not None if truncation is None else truncation
-        rows: BlipInputs = self.tokenizer(
-            texts,
-            add_special_tokens=add_special_tokens,
-            truncation=bool(padding is False and max_length) if truncation is None else truncation,
-            max_length=max_length,
+        rows = self.tokenizer(
+            texts, add_special_tokens=add_special_tokens, truncation=truncation, max_length=max_length
         )
         if return_labels:
-            self._add_labels(rows, prompt or "", add_special_tokens, max_length if truncation else None)
+            limit = None if truncation in (False, "do_not_truncate") else max_length or self.tokenizer.model_max_length
+            self._add_labels(rows, prompt or "", add_special_tokens, limit)
         rows = self.tokenizer.pad(rows, padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
         inputs.update({name: row[0] for name, row in rows.items()} if single and return_tensors is None else rows)
         return inputs
@@ -96,14 +98,19 @@ class BlipProcessor:
     def _add_labels(self, rows: BlipInputs, prompt: str, add_special_tokens: bool, limit: int | None) -> None:
         if not add_special_tokens:
             raise ValueError("return_labels=True puts [DEC] in the place of [CLS]; leave add_special_tokens=True.")
-        learned_from = len(self.tokenizer(prompt)["input_ids"]) - 1  # [DEC] and the prompt, without [SEP]
-        if limit is not None and limit < learned_from + 2:
+        start = self.tokenizer(prompt)["input_ids"][:-1]  # [CLS] and the prompt, without [SEP]
+        if limit is not None and limit < len(start) + 2:
             raise ValueError(
-                f"max_length must leave room for a caption after the {learned_from - 1} tokens of the prompt, "
-                f"[DEC] and [SEP], got {limit}; use at least {learned_from + 2}."
+                f"max_length must leave room for a caption after the {len(start) - 1} tokens of the prompt, "
+                f"[DEC] and [SEP], got {limit}; use at least {len(start) + 2}."
+            )
+        if any(row[: len(start)] != start for row in rows["input_ids"]):
+            raise ValueError(
+                "The prompt was cut, which truncation_side='left' does where texts are longer than max_length; "
+                "use truncation_side='right' or a greater max_length."
             )
         rows["input_ids"] = [[self.tokenizer.bos_token_id, *row[1:]] for row in rows["input_ids"]]
-        rows["labels"] = [[-100] * learned_from + row[learned_from:] for row in rows["input_ids"]]
+        rows["labels"] = [[-100] * len(start) + row[len(start) :] for row in rows["input_ids"]]
 
     def decode(self, token_ids: Any, **options: Any) -> str:
         """The text of one row of token ids, see `BlipTokenizer.decode`."""

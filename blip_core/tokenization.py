@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,20 +13,15 @@ from blip_core.files import atomic_path, read_json, write_json
 from blip_core.hub import resolve_folder
 from blip_core.inputs import BlipInputs, check_framework, stack
 from blip_core.lengths import check_choice, check_length, kept_lengths, pad_rows
-from blip_core.vocabulary import BERT_TOKENS, NORMALIZER, VOCABULARY, read_vocabulary
+from blip_core.texts import Text, check_texts, close_gaps, to_ids
+from blip_core.vocabulary import BERT_TOKENS, NORMALIZER, VOCABULARY, read_vocabulary, warn_of_another_vocabulary
 
 FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
 BLIP_TOKENS = {"bos": "[DEC]", "enc": "[ENC]"}
 """What a decoder's text begins with, and what text encoded together with a picture begins with; added last."""
 SETTINGS = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
 SIDES = ("right", "left")
-CLEANED = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
-    f" {ending}": ending for ending in ("n't", "'m", "'s", "'ve", "'re")
-}
-"""What `decode` cleans up, in this order."""
-
-Text = str | Sequence[str]
-"""One text, or with `is_split_into_words` the list of its words."""
+TRUNCATIONS = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
 
 class BlipTokenizer:
@@ -52,9 +45,16 @@ class BlipTokenizer:
         clean_up_tokenization_spaces: bool = True,
         special_tokens: dict[str, str] | None = None,
     ):
+        if not isinstance(tokenizer, Tokenizer | None):
+            raise ValueError(f"tokenizer must be a tokenizers.Tokenizer, got {tokenizer!r:.80}; see from_pretrained.")
         self.backend = read_vocabulary(VOCABULARY) if tokenizer is None else tokenizer
         self.backend.no_padding()
         self.backend.no_truncation()
+        for kind, token in (special_tokens or {}).items():
+            if kind not in BERT_TOKENS or not isinstance(token, str):
+                raise ValueError(
+                    f"special_tokens must name {', '.join(BERT_TOKENS)} and their texts, got {kind!r}: {token!r}."
+                )
         self.special_tokens = {**BERT_TOKENS, **(special_tokens or {}), **BLIP_TOKENS}
         for name in ("pad", "unk", "cls", "sep"):
             if self.backend.token_to_id(self.special_tokens[name]) is None:
@@ -66,12 +66,13 @@ class BlipTokenizer:
         for option, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
             check_choice(option, side, SIDES)
         check_length("model_max_length", model_max_length)
+        check_choice("clean_up_tokenization_spaces", clean_up_tokenization_spaces, (True, False))
         self.model_max_length = model_max_length
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.extra: dict[str, Any] = {}
-        """Keys of a `tokenizer_config.json` that are not ours, to be written back."""
+        """What a `tokenizer_config.json` holds, so that keys that are not ours are written back."""
 
     def __getattr__(self, name: str) -> Any:
         """Give `pad_token`, `pad_token_id` and the like for unk, sep, pad, cls, mask, bos ([DEC]) and enc ([ENC])."""
@@ -129,23 +130,22 @@ class BlipTokenizer:
         check_framework(return_tensors)
         if truncation is None:
             truncation = max_length is not None and padding is False
-        single = _is_one_text(text, is_split_into_words)
-        texts = [text] if single else list(text)
-        pairs = None if text_pair is None else [text_pair] if single else list(text_pair)
-        _check_texts("text", texts, is_split_into_words)
-        if pairs is not None:
-            _check_texts("text_pair", pairs, is_split_into_words)
+        single = isinstance(text, str) or (is_split_into_words and _is_list_of_words(text))
+        texts = check_texts("text", [text] if single else text, is_split_into_words)
+        first = self._encode(texts, is_split_into_words)
+        second: list[Encoding | None] = [None] * len(texts)
+        if text_pair is not None:
+            pairs = check_texts("text_pair", [text_pair] if single else text_pair, is_split_into_words)
             if len(pairs) != len(texts):
                 raise ValueError(f"text holds {len(texts)} texts and text_pair {len(pairs)}; each needs one.")
-        limit = self._limit(truncation, max_length)
-        first = self._encode(texts, is_split_into_words)
-        second: Sequence[Encoding | None] = [None] * len(texts)
-        if pairs is not None:
-            second = self._encode(pairs, is_split_into_words)
+            second = list(self._encode(pairs, is_split_into_words))
+        room = self._room(truncation, max_length, text_pair is not None, add_special_tokens)
         rows = []
         for one, other in zip(first, second, strict=True):
-            if limit is not None:
-                self._truncate(one, other, truncation, limit, add_special_tokens)
+            if room is not None:
+                parts = [one] if other is None else [one, other]
+                for part, size in zip(parts, kept_lengths([len(p) for p in parts], room, truncation), strict=True):
+                    part.truncate(size, direction=self.truncation_side)
             rows.append(self.backend.post_process(one, other, add_special_tokens).ids)
         inputs = BlipInputs(input_ids=rows)
         if return_attention_mask:
@@ -170,12 +170,17 @@ class BlipTokenizer:
         padding_side: str | None = None,
         return_tensors: str | None = None,
     ) -> BlipInputs:
-        """Bring rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100."""
+        """Bring rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100.
+
+        The options are those of a call. Raises `ValueError` for other names than these three.
+        """
         side = padding_side or self.padding_side
         check_choice("padding_side", side, SIDES)
         if padding == "max_length" and max_length is None:
             max_length = self.model_max_length
         fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": -100}
+        if not inputs.keys() <= fills.keys():
+            raise ValueError(f"inputs must hold none but {', '.join(fills)}, got {', '.join(inputs)}.")
         padded = {
             name: pad_rows(rows, fills[name], padding, max_length, pad_to_multiple_of, side)
             for name, rows in inputs.items()
@@ -192,12 +197,13 @@ class BlipTokenizer:
         """The text of one row of ids: a list, a NumPy array or a tensor of one dimension (or a single id).
 
         `skip_special_tokens` drops `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]`, `[DEC]` and `[ENC]`. The clean-up
-        closes the gaps before punctuation and around apostrophes ("a man ' s hat ." -> "a man's hat.").
+        closes the gaps before punctuation and around apostrophes ("a man ' s hat ." -> "a man's hat."); without it
+        those around apostrophes stay.
         """
-        text = self.backend.decode(_to_ids(token_ids), skip_special_tokens=skip_special_tokens)
+        text = self.backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        return reduce(lambda t, gap: t.replace(*gap), CLEANED.items(), text) if clean_up_tokenization_spaces else text
+        return close_gaps(text) if clean_up_tokenization_spaces else text
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
         """The text of each row, see `decode`; `sequences` has two dimensions, or is a list of rows."""
@@ -206,7 +212,7 @@ class BlipTokenizer:
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """The token of an id, or the list of those of a row of ids; unknown ids are `[UNK]`."""
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
-        tokens = [self.backend.id_to_token(i) or self.unk_token for i in _to_ids(ids) if i not in skipped]
+        tokens = [self.backend.id_to_token(i) or self.unk_token for i in to_ids(ids) if i not in skipped]
         return tokens[0] if isinstance(ids, int) else tokens
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
@@ -226,25 +232,29 @@ class BlipTokenizer:
         """
         if name_or_path is None:
             return cls()
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         folder = resolve_folder(name_or_path, revision=revision, patterns=FILES)
         found = [folder / name for name in FILES[:2] if (folder / name).is_file()]
         if path.is_file() and path.suffix in (".json", ".txt"):
             found = [path]
         file = folder / "tokenizer_config.json"
         values = read_json(file) if file.is_file() else {}
-        backend = read_vocabulary(found[0], **_pick(values, NORMALIZER)) if found else None
-        tokens = {kind: _content(values.get(f"{kind}_token")) for kind in BERT_TOKENS}
-        settings = _pick(values, SETTINGS)
-        if settings.get("model_max_length", 0) > 10**9:  # how transformers writes that there is no limit
+        given = {name: value for name, value in values.items() if value is not None}
+        backend = read_vocabulary(found[0], **{k: given[k] for k in NORMALIZER if k in given}) if found else None
+        settings = {k: given[k] for k in SETTINGS if k in given}
+        limit = settings.get("model_max_length")
+        if isinstance(limit, int | float) and limit > 10**9:  # how transformers writes that there is no limit
             del settings["model_max_length"]
+        # A token is given as a text, or as an object with this and more.
+        tokens = {kind: given[f"{kind}_token"] for kind in BERT_TOKENS if f"{kind}_token" in given}
+        tokens = {kind: token.get("content") if isinstance(token, dict) else token for kind, token in tokens.items()}
         try:
-            tokenizer = cls(backend, special_tokens={k: v for k, v in tokens.items() if v}, **settings)
+            tokenizer = cls(backend, special_tokens=tokens, **settings)
         except ValueError as error:
-            raise ValueError(f"{found[0] if found else file}: {error}") from None
+            raise ValueError(f"{' with '.join(str(f) for f in (*found[:1], file) if f.is_file())}: {error}") from None
         tokenizer.extra = copy.deepcopy(values)
         if not found:
-            tokenizer._warn_of_another_vocabulary(folder)
+            warn_of_another_vocabulary(folder, len(tokenizer))
         return tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -256,9 +266,10 @@ class BlipTokenizer:
         with atomic_path(folder / "vocab.txt") as temporary:
             temporary.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
         own = {f"{kind}_token": token for kind, token in self.special_tokens.items() if kind != "enc"}
+        added = [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
         values = {**self.extra, **own, **{name: getattr(self, name) for name in SETTINGS}}
         values.update(
-            additional_special_tokens=[self.enc_token],
+            additional_special_tokens=[token for token in added if token not in own.values()],
             model_input_names=["input_ids", "attention_mask"],
             tokenizer_class="BertTokenizerFast",
             processor_class="BlipProcessor",
@@ -266,72 +277,23 @@ class BlipTokenizer:
         write_json(folder / "tokenizer_config.json", values)
 
     def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
-        return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
+        try:
+            return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
+        except TypeError:  # the types are checked, so that it is what UTF-8 cannot hold
+            raise ValueError("text holds half of a surrogate pair, which is no character; take it out.") from None
 
-    def _limit(self, truncation: bool | str, max_length: int | None) -> int | None:
-        """The greatest number of tokens of a row, None where there is no limit."""
-        choices = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
-        check_choice("truncation", truncation, choices)
-        if truncation in (False, "do_not_truncate"):
+    def _room(self, how: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
+        """The greatest number of tokens of a row besides the special ones that are added, None for no limit."""
+        check_choice("truncation", how, TRUNCATIONS)
+        if how in (False, "do_not_truncate"):
             return None
         limit = self.model_max_length if max_length is None else max_length
         check_length("max_length", limit)
-        return limit
-
-    def _truncate(
-        self, one: Encoding, other: Encoding | None, how: bool | str, limit: int, add_special_tokens: bool
-    ) -> None:
-        added = self.backend.num_special_tokens_to_add(other is not None) if add_special_tokens else 0
+        added = self.backend.num_special_tokens_to_add(pair) if add_special_tokens else 0
         if limit < added:
             raise ValueError(f"max_length must leave room for {added} special tokens, got {limit}.")
-        encodings = [one] if other is None else [one, other]
-        sizes = kept_lengths([len(encoding) for encoding in encodings], limit - added, how)
-        for encoding, size in zip(encodings, sizes, strict=True):
-            encoding.truncate(size, direction=self.truncation_side)
-
-    def _warn_of_another_vocabulary(self, folder: Path) -> None:
-        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-        size = (config.get("text_config") or {}).get("vocab_size", len(self))
-        if size > len(self):
-            warnings.warn(
-                f"{folder} has no tokenizer.json or vocab.txt and a vocabulary of {size} tokens, but that of "
-                f"bert-base-uncased, which is used instead, has {len(self)}; put its own vocab.txt there.",
-                stacklevel=3,
-            )
+        return limit - added
 
 
-def _pick(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: values[name] for name in names if values.get(name) is not None}
-
-
-def _content(token: Any) -> str | None:
-    """The text of a token, which a `tokenizer_config.json` gives plainly or as an object."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _is_one_text(text: Any, is_split_into_words: bool) -> bool:
-    if isinstance(text, str) or not isinstance(text, Sequence):
-        return True
-    return is_split_into_words and (not text or isinstance(text[0], str))
-
-
-def _check_texts(name: str, texts: list[Any], is_split_into_words: bool) -> None:
-    for index, text in enumerate(texts):
-        words = text if is_split_into_words and not isinstance(text, str) else [text]
-        fits = isinstance(words, Sequence) and all(isinstance(word, str) for word in words)
-        if fits and is_split_into_words == (words is text):
-            continue
-        expected = "a list of words (is_split_into_words=True)" if is_split_into_words else "a text"
-        raise ValueError(f"{name}[{index}] must be {expected}, got {text!r:.80}; pairs go into text and text_pair.")
-
-
-def _to_ids(ids: Any) -> list[int]:
-    """A row of ids, or one, as a list; of any framework's tensor."""
-    ids = ids.numpy() if hasattr(ids, "numpy") and not hasattr(ids, "detach") else ids  # TensorFlow
-    ids = ids.tolist() if hasattr(ids, "tolist") else ids
-    row = list(ids) if isinstance(ids, Sequence | Iterator) else [ids]
-    if any(not isinstance(i, int) and not hasattr(i, "__index__") for i in row):
-        raise ValueError(f"token ids must be one row of whole numbers, got {ids!r:.80}; for many use batch_decode.")
-    if any(i < 0 for i in row):
-        raise ValueError(f"token ids must not be negative, got {min(row)}; take the -100 of labels out first.")
-    return [int(i) for i in row]
+def _is_list_of_words(text: Any) -> bool:
+    return isinstance(text, Sequence) and (not text or isinstance(text[0], str))

@@ -62,6 +62,10 @@ class Part:
         places = [place.removesuffix("bert.") for place in (prefix, self.copies) if place.endswith("bert.")]
         return names + [place + TIED_PROJECTION for place in places if row is WORDS]
 
+    def saved_names(self, row: Row) -> list[str]:
+        """Names, with `{}` for the layer, of a row's tensor in a Hugging Face checkpoint and of its whole copies."""
+        return [self.prefixes[0] + row.hf, *([self.copies + row.hf] * bool(self.copies))]
+
     def original_prefix(self) -> str:
         """Where an original checkpoint of the model holds the part."""
         return next((prefix for prefix in self.prefixes if prefix.startswith(ORIGINAL_VISION)), self.prefixes[0])

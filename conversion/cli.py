@@ -8,7 +8,7 @@ from typing import Any
 
 from blip_core.cli.arguments import whole
 from blip_core.cli.report import json_line
-from conversion.convert import FORMATS, ConversionReport, convert
+from conversion.converter import FORMATS, ConversionReport, convert
 from conversion.inspection import CheckpointReport, inspect_checkpoint
 from conversion.plan import DTYPES
 

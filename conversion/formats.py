@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from blip_core.checkpoint import WEIGHTS, Checkpoint, ShardedCheckpoint, open_checkpoint
+from conversion.saved_model import open_saved_model
 from conversion.torch_header import TorchHeader
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -23,6 +24,8 @@ def open_any(name_or_path: str | Path, *, revision: str | None = None, values: b
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         path = _weights(path)
+    if (path / "saved_model.pb").is_file() or path.name == "saved_model.pb":
+        return open_saved_model(path if path.is_dir() else path.parent)
     if not path.is_file():
         return open_checkpoint(name_or_path, revision=revision)
     if path.name.endswith(".index.json"):
@@ -41,9 +44,9 @@ def _open_file(path: Path, values: bool) -> Checkpoint:
     with open(path, "rb") as file:
         start = file.read(len(HDF5))
     if start == HDF5:
-        from conversion.keras_files import KerasCheckpoint  # imported late: h5py takes a while
+        from conversion.keras_files import open_keras  # imported late: h5py takes a while
 
-        return KerasCheckpoint(path)
+        return open_keras(path)
     if zipfile.is_zipfile(path):
         header = TorchHeader(path)  # refuses what PyTorch should never see
         return open_checkpoint(path) if values else header

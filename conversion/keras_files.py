@@ -3,77 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
 import ml_dtypes
 import numpy as np
 
-from blip_core.checkpoint import Checkpoint
 from blip_core.saving import Stored, pieces
 from blip_core.weights import MODELS, TO_TENSORFLOW, Parameter
-from conversion.hdf5 import Hdf5File
+from conversion.hdf5 import hdf5_extents
 from conversion.keras_names import KERAS2, hf_names, keras2_name, keras3_paths
+from conversion.mapped import Placed, TensorFlowCheckpoint
 
 NOT_WEIGHTS = re.compile(r"(^|/)(optimizer|_loss_tracker|seed_generator)/")
 """What Keras saves with the weights of a model that was trained."""
 
 
-class KerasCheckpoint(Checkpoint):
-    """An HDF5 file of Keras: `tf_model.h5` of transformers or `.weights.h5` of our models.
+def open_keras(path: Path) -> TensorFlowCheckpoint:
+    """Open an HDF5 file of Keras: `tf_model.h5` of transformers or `.weights.h5` of our models.
 
-    Tensors come as views of the mapped file. Datasets that are of no BLIP model keep their name.
+    Datasets that are of no BLIP model keep their name. Raises `ValueError` for a file that is damaged or hostile.
     """
-
-    def __init__(self, path: Path):
-        self._file = Hdf5File(path)
-        keras3 = any("vars" in name.split("/") for name in self._file.shapes)
-        found = _keras3_tensors(self._file.shapes) if keras3 else _keras2_tensors(self._file.shapes)
-        self._places = {name: (dataset, layout) for dataset, layout, names in found for name in names}
-        if len(self._places) < sum(len(names) for *_, names in found):
-            raise ValueError(f"{path} holds a tensor twice.")
-        shapes = {name: self[name].shape for name in self._places}
-        dtypes = {name: self._file.dtypes[dataset] for name, (dataset, _) in self._places.items()}
-        super().__init__(path, "weights.h5" if keras3 else "tf_model.h5", shapes, dtypes)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        dataset, layout = self._places[name]
-        array = self._file[dataset]
-        axes = TO_TENSORFLOW.get(layout, ())
-        return array.transpose(np.argsort(axes)) if len(axes) == array.ndim and axes else array
+    extents = hdf5_extents(path)
+    keras3 = any("vars" in name.split("/") for name in extents)
+    placed = _keras3_tensors(extents) if keras3 else _keras2_tensors(extents)
+    return TensorFlowCheckpoint(path, "weights.h5" if keras3 else "tf_model.h5", path, extents, placed)
 
 
-Found = list[tuple[str, str, list[str]]]  # datasets, each with its layout and Hugging Face names
-
-
-def _keras2_tensors(datasets: Iterable[str]) -> Found:
-    found: Found = []
+def _keras2_tensors(datasets: Iterable[str]) -> Iterator[Placed]:
     for dataset in datasets:
         steps = dataset.split("/")[2:]  # after the group of the layer and the name of the model
         name = "/".join(steps[1:] if steps[:1] == ["blip"] else steps)
         layer = re.search(r"_\._(\d+)/", name)
         hf, layout = KERAS2.get(re.sub(r"_\._\d+/", "_._{}/", name), (dataset, "plain"))
-        found.append((dataset, layout, [hf.format(layer[1]) if layer else hf]))
-    return found
+        yield Placed(dataset, layout, [hf.format(layer[1]) if layer else hf])
 
 
-def _keras3_tensors(datasets: Iterable[str]) -> Found:
+def _keras3_tensors(datasets: Iterable[str]) -> Iterator[Placed]:
     names = [name for name in datasets if not NOT_WEIGHTS.search(name)]
     patterns = {name: re.sub(r"(vision|text)_block(_\d+)?/", r"\1_block{}/", name) for name in names}
     present = set(patterns.values())
     paths = min((keras3_paths(model) for model in MODELS), key=lambda paths: len(paths.keys() ^ present))
-    found: Found = []
     for dataset, pattern in patterns.items():
-        if pattern not in paths:
-            found.append((dataset, "plain", [dataset]))
-            continue
-        part, row = paths[pattern]
-        block = re.search(r"(?:vision|text)_block(?:_(\d+))?/", dataset)
-        layer = (block[1] or "0") if block else None
-        copies = [part.copies + row.hf] * bool(part.copies)
-        found.append((dataset, row.layout, [n.format(layer) for n in (part.prefixes[0] + row.hf, *copies)]))
-    return found
+        if pattern in paths:
+            part, row = paths[pattern]
+            block = re.search(r"(?:vision|text)_block(?:_(\d+))?/", dataset)
+            layer = (block[1] or "0") if block else None
+            yield Placed(dataset, row.layout, [name.format(layer) for name in part.saved_names(row)])
+        else:
+            yield Placed(dataset, "plain", [dataset])
 
 
 Tensors = Sequence[tuple[Parameter, Stored]]
@@ -81,45 +60,62 @@ Tensors = Sequence[tuple[Parameter, Stored]]
 
 def write_keras(path: Path, model: str, tensors: Tensors) -> None:
     """Write the weights of a model as `tf_model.h5` or `.weights.h5`, by the name of the file."""
-    (_write_keras2 if path.name == "tf_model.h5" else _write_keras3)(path, model, tensors)
+    keras2 = path.name == "tf_model.h5"
+    with h5py.File(path, "w") as file:
+        places = list((_keras2_places if keras2 else _keras3_places)(file, model, tensors))
+        offsets = [file[name].id.get_offset() for name, *_ in places]
+    with open(path, "r+b", buffering=0) as raw:  # not through libhdf5, which takes twice as long
+        for (_, stored, layout), offset in zip(places, offsets, strict=True):
+            if offset is None:  # a single number, written with its room
+                continue
+            raw.seek(offset)
+            for piece in pieces(_to_tensorflow(stored.read(), layout)):
+                raw.write(piece.view(np.uint8).data)
 
 
-def _write_keras2(path: Path, model: str, tensors: Tensors) -> None:
-    """As transformers' TensorFlow models read it; bfloat16 is not possible there."""
+Places = Iterator[tuple[str, Stored, str]]  # paths of datasets, each with its tensor and layout
+
+
+def _keras2_places(file: h5py.File, model: str, tensors: Tensors) -> Places:
+    """Make room for every tensor where transformers' TensorFlow models look for it; bfloat16 is not possible there."""
     snake = "tf_" + re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", model).lower()
     layers: dict[str, list[str]] = {}
-    with h5py.File(path, "w") as file:
-        for parameter, tensor in tensors:
-            for hf, layout in hf_names(parameter.part, parameter.row):
-                name = keras2_name(hf, layout).format(parameter.layer)
-                name = f"blip/{name}" if model == "BlipModel" else name
-                layer = name.split("/")[0]
-                layers.setdefault(layer, []).append(f"{snake}/{name}")
-                _write(file, f"{layer}/{snake}/{name}", tensor.read(), layout)
-        file.attrs["layer_names"] = list(layers)
-        file.attrs["backend"] = "tensorflow"
-        file.attrs["keras_version"] = "2.15.0"
-        for layer, names in layers.items():
-            file[layer].attrs["weight_names"] = names
+    for parameter, stored in tensors:
+        for hf, layout in hf_names(parameter.part, parameter.row):
+            name = keras2_name(hf, layout).format(parameter.layer)
+            name = f"blip/{name}" if model == "BlipModel" else name
+            layer = name.split("/")[0]
+            layers.setdefault(layer, []).append(f"{snake}/{name}")
+            _make_room(file, f"{layer}/{snake}/{name}", stored, layout)
+            yield f"{layer}/{snake}/{name}", stored, layout
+    file.attrs["layer_names"] = list(layers)
+    file.attrs["backend"] = "tensorflow"
+    file.attrs["keras_version"] = "2.15.0"
+    for layer, names in layers.items():
+        file[layer].attrs["weight_names"] = names
 
 
-def _write_keras3(path: Path, model: str, tensors: Tensors) -> None:
-    """As `save_weights` of our TensorFlow models writes it."""
+def _keras3_places(file: h5py.File, model: str, tensors: Tensors) -> Places:
+    """Make room for every tensor where `load_weights` of our TensorFlow models looks for it."""
     paths = {(part.prefix, row.name): path for path, (part, row) in keras3_paths(model).items()}
-    with h5py.File(path, "w") as file:
-        for parameter, tensor in tensors:
-            number = f"_{parameter.layer}" if parameter.layer else ""
-            name = paths[parameter.part.prefix, parameter.row.name].format(number)
-            _write(file, name, tensor.read(), parameter.row.layout)
-            if tensor.dtype == ml_dtypes.bfloat16:
-                file[name].attrs["dtype"] = "bfloat16"
+    for parameter, stored in tensors:
+        number = f"_{parameter.layer}" if parameter.layer else ""
+        name = paths[parameter.part.prefix, parameter.row.name].format(number)
+        dataset = _make_room(file, name, stored, parameter.row.layout)
+        if stored.dtype == ml_dtypes.bfloat16:
+            dataset.attrs["dtype"] = "bfloat16"
+        yield name, stored, parameter.row.layout
 
 
-def _write(file: h5py.File, name: str, array: np.ndarray, layout: str) -> None:
-    axes = TO_TENSORFLOW.get(layout, ())
-    array = array.transpose(axes) if axes and array.ndim == len(axes) else array
-    dataset = file.create_dataset(name, array.shape, array.dtype)
-    begin = 0
-    for piece in pieces(array):
-        dataset[begin : begin + len(piece)] = piece
-        begin += len(piece)
+def _make_room(file: h5py.File, name: str, stored: Stored, layout: str) -> h5py.Dataset:
+    if not stored.shape:
+        return file.create_dataset(name, data=stored.read())
+    room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    shape = tuple(stored.shape[axis] for axis in TO_TENSORFLOW.get(layout, range(len(stored.shape))))
+    return file.create_dataset(name, shape, stored.dtype, dcpl=room)
+
+
+def _to_tensorflow(array: np.ndarray, layout: str) -> np.ndarray:
+    return array.transpose(TO_TENSORFLOW[layout]) if layout in TO_TENSORFLOW else array

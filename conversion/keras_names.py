@@ -42,8 +42,7 @@ def hf_names(part: Part, row: Row) -> list[tuple[str, str]]:
 
     The bias of the vocabulary projection is there once, its kernel beside the word embeddings.
     """
-    names = [(part.prefixes[0] + row.hf, row.layout)]
-    names += [(part.copies + row.hf, row.layout)] * bool(part.copies)
+    names = [(name, row.layout) for name in part.saved_names(row)]
     if row is WORDS:
         copies = part.copies_of(row, part.prefixes[0])
         names += [(name, "linear") for name in copies if name.endswith(TIED_PROJECTION)]

@@ -53,6 +53,11 @@ class Plan:
         """The type of the weights; float32 where there are none."""
         return self.tensors[0][1].dtype if self.tensors else DTYPES["float32"]
 
+    def check(self, to: str) -> None:
+        """Refuse tensors that the format cannot hold."""
+        if to == "tf_model.h5" and any(stored.dtype == DTYPES["bfloat16"] for stored in self.stored):
+            raise ValueError("tf_model.h5 cannot hold bfloat16; pass dtype='float32' or dtype='float16'.")
+
 
 def make_plan(checkpoint: Checkpoint, head: str, config: AnyConfig, found: Match, to: str, dtype: str | None) -> Plan:
     """Plan a conversion of what `found` says of a checkpoint.
@@ -68,12 +73,12 @@ def make_plan(checkpoint: Checkpoint, head: str, config: AnyConfig, found: Match
             continue
         source = found.sources.get(parameter.name)
         stored = _stored(checkpoint, config, parameter, source, dtype)
-        copies = [parameter.part.copies + parameter.row.hf.format(parameter.layer)] * bool(parameter.part.copies)
+        saved = tuple(name.format(parameter.layer) for name in parameter.part.saved_names(parameter.row))
         if to == "safetensors":
-            for name in (parameter.hf, *copies):
+            for name in saved:
                 plan.add(parameter, _named(stored, name))
         elif to == "weights.h5":
-            plan.add(parameter, stored, (parameter.hf, *copies))
+            plan.add(parameter, stored, saved)
         elif to == "tf_model.h5":
             shown = (name.format(parameter.layer) for name, _ in hf_names(parameter.part, parameter.row))
             plan.add(parameter, stored, tuple(shown))

@@ -21,6 +21,7 @@ import numpy as np
 from blip_core.checkpoint import DTYPES, Checkpoint, blip_settings, is_wrapped
 
 MAX_PICKLE_BYTES = 64 * 2**20  # that of a pre-training checkpoint with its optimizer is less than 1 MB
+MAX_AXES = 8
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
@@ -122,8 +123,8 @@ class _HeaderUnpickler(pickle._Unpickler):  # the one in Python: the one in C ma
 
 def _rebuild_tensor(storage: Storage, offset: int, shape: Any, stride: Any, *rest: Any) -> TensorHeader:
     shape = tuple(int(size) for size in shape)
-    if len(shape) != len(stride) or min((0, offset, *shape, *stride)) < 0:
-        raise ValueError("a tensor has a negative size")
+    if len(shape) != len(stride) or len(shape) > MAX_AXES or min((0, offset, *shape, *stride)) < 0:
+        raise ValueError("a tensor has a size that cannot be")
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if math.prod(shape) and last >= storage.elements:
         raise ValueError("a tensor is larger than its record")

@@ -93,7 +93,10 @@ def main() -> None:
             copy = min(copy_seconds(weights, root / "copy") for _ in range(2))
             found = min((run(weights, root / "out", to) for _ in range(2)), key=lambda one: one["seconds"])
             ratio = found["seconds"] / copy
-            print(f"{name:<20}{to:<20}{copy:8.2f}{found['seconds']:10.2f}{ratio:7.2f}{found['grown'] / 1e6:10.0f}", flush=True)
+            print(
+                f"{name:<20}{to:<20}{copy:8.2f}{found['seconds']:10.2f}{ratio:7.2f}{found['grown'] / 1e6:10.0f}",
+                flush=True,
+            )
 
 
 def run(source: Path, destination: Path, to: str) -> dict[str, float]:

@@ -114,6 +114,7 @@ def convert(
             found.check(head, checkpoint.shapes)
             check_tied(checkpoint, found)
         plan = Plan() if found.problems else make_plan(checkpoint, head, settings, found, to, dtype)
+        plan.check(to)
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
     taken = {found.sources.get(parameter.name, "") for parameter, _ in plan.tensors}
@@ -152,8 +153,6 @@ def _check_options(
         raise ValueError(f"{target} names an original checkpoint, not {to}; give a folder as destination.")
     if max_shard_size is not None and to not in SHARDED:
         raise ValueError(f"max_shard_size goes with {' and '.join(SHARDED)}; {to} is always one file.")
-    if dtype == "bfloat16" and to == "tf_model.h5":
-        raise ValueError("tf_model.h5 cannot hold bfloat16; pass dtype='float32' or dtype='float16'.")
 
 
 def _warnings(to: str, head: str, settings: AnyConfig) -> list[str]:
