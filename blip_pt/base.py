@@ -48,8 +48,9 @@ class BlipPreTrainedModel(nn.Module):
         return next(self.parameters()).dtype
 
     def table(self) -> list[Parameter]:
-        """This model's rows of the weight table."""
-        return parameters(type(self).__name__, self.config)
+        """This model's rows of the weight table, without those of a pooler that it was made without."""
+        rows = parameters(type(self).__name__, self.config)
+        return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
         """The number of weights; tied ones count once."""

@@ -46,8 +46,9 @@ class TFBlipPreTrainedModel(KerasModel):
         return self.weights[0].value.device
 
     def table(self) -> list[Parameter]:
-        """This model's rows of the weight table."""
-        return parameters(model_name(type(self)), self.config)
+        """This model's rows of the weight table, without those of a pooler that it was made without."""
+        rows = parameters(model_name(type(self)), self.config)
+        return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
         """The number of weights; tied ones count once."""

@@ -352,6 +352,17 @@ def test_the_deprecated_model_warns_and_has_features():
     assert model.get_multimodal_features(**values).shape == (2, 12)
 
 
+@pytest.mark.parametrize("part", ["vision_model", "text_encoder"])
+def test_a_part_of_a_model_saves_and_loads_by_itself(tmp_path, part):
+    encoder = getattr(make("BlipForImageTextRetrieval"), part)
+    encoder.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has no pooler")  # a BlipTextModel that is loaded has one
+        again = type(encoder).from_pretrained(tmp_path)
+    values = tensors("BlipVisionModel" if part == "vision_model" else "BlipTextModel")
+    assert torch.equal(again(**values).last_hidden_state, encoder(**values).last_hidden_state)
+
+
 def test_a_text_encoder_without_cross_attention():
     values = CONFIGS_OF["wide"].text_config.to_dict()
     config = BlipTextConfig.from_dict({**values, "is_decoder": False})
