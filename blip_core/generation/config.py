@@ -156,7 +156,7 @@ class GenerationConfig:
         """
         if max_positions is not None and prompt_length >= max_positions:
             raise ValueError(
-                f"The prompt has {prompt_length} tokens, but the model has {max_positions} positions; shorten the prompt."
+                f"The prompt has {prompt_length} tokens, but the model has {max_positions} positions; shorten it."
             )
         if self.max_new_tokens is not None:
             longest, said = prompt_length + self.max_new_tokens, f"max_new_tokens={self.max_new_tokens}"

@@ -60,7 +60,8 @@ def main() -> None:
     print(f"file {size:.0f} MiB; greatest resident set in MiB:")
     print(f"  after imports {figures['import']:.0f}")
     print(f"  after from_pretrained {figures['load']:.0f} ({figures['load_s']:.2f} s)")
-    print(f"  after one caption {figures['caption']:.0f}, file {figures['caption'] - size:+.0f} ({figures['caption_s']:.1f} s)")
+    beyond = figures["caption"] - size
+    print(f"  after one caption {figures['caption']:.0f}, file {beyond:+.0f} ({figures['caption_s']:.1f} s)")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tests.oracle.conftest import inputs, make_pair  # noqa: E402
-from tests.oracle.test_models import OUTPUTS, assert_close, assert_gradients  # noqa: E402
+from tests.oracle.conftest import inputs, make_pair
+from tests.oracle.test_models import OUTPUTS, assert_close, assert_gradients
 
 pytestmark = pytest.mark.oracle
 
