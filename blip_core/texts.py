@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 Text = str | Sequence[str]
 """One text, or with `is_split_into_words` the list of its words."""
+
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which a text can hold in Python and nowhere else."""
 
 GAPS = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
     f" {ending}": ending for ending in ("n't", "'m", "'s", "'ve", "'re")
@@ -22,6 +26,8 @@ def check_texts(name: str, texts: Any, is_split_into_words: bool = False) -> lis
         words = text if is_split_into_words else [text]
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"{name}[{index}] must be {expected}, got {text!r:.80}.")
+        if any(map(HALF.search, words)):
+            raise ValueError(f"{name}[{index}] holds half of a surrogate pair, which is no character; take it out.")
     return list(texts)
 
 

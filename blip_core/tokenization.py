@@ -277,10 +277,7 @@ class BlipTokenizer:
         write_json(folder / "tokenizer_config.json", values)
 
     def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
-        try:
-            return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
-        except TypeError:  # the types are checked, so that it is what UTF-8 cannot hold
-            raise ValueError("text holds half of a surrogate pair, which is no character; take it out.") from None
+        return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
 
     def _room(self, how: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
         """The greatest number of tokens of a row besides the special ones that are added, None for no limit."""

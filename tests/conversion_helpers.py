@@ -26,12 +26,14 @@ ATTENTION_HEADS = {"text_config": {"num_attention_heads": 2}, "vision_config": {
 FORMATS = ("safetensors", "pytorch_model.bin", "pth", "tf_model.h5", "weights.h5")
 
 
-def random_checkpoint(folder: Path, head: str, config: BlipConfig | None = None) -> dict[str, np.ndarray]:
+def random_checkpoint(
+    folder: Path, head: str, config: BlipConfig | None = None, scale: float = 1.0
+) -> dict[str, np.ndarray]:
     """Write a folder with a random model of a head; returns its tensors by Hugging Face name."""
     own: Any = head_config(head, config or CONFIGS_OF["wide"])
     noise = np.random.default_rng(len(head))
     rows = parameters(head, own)
-    values = {row.hf: noise.normal(size=row.shape).astype(np.float32) for row in rows}
+    values = {row.hf: noise.normal(0, scale, row.shape).astype(np.float32) for row in rows}
     write_pretrained(folder, head, own, rows, lambda row: values[row.hf])
     return values
 

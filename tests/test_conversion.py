@@ -24,7 +24,7 @@ from tests.conversion_helpers import (
     differences,
     random_checkpoint,
 )  # fmt: skip
-from tests.helpers import CONFIGS_OF, HEADS
+from tests.helpers import CONFIGS_OF, HEADS, numpy
 
 CAPTION = "BlipForConditionalGeneration"
 STATE = ("BlipForPreTraining", "BlipForImageTextRetrieval")
@@ -324,3 +324,29 @@ def test_keras_loads_the_weights_and_we_read_what_it_saves(tmp_path, head):
     (tmp_path / "keras" / "model.weights.h5").unlink()
     other.save_weights(tmp_path / "keras" / "model.weights.h5")
     assert differences(tmp_path / "keras", tmp_path / "model") == []
+
+
+@pytest.mark.parametrize("package", ["blip_pt", "blip_tf"])
+@pytest.mark.parametrize("name", ["caption", "retrieval"])
+def test_a_converted_original_loads_as_the_original_itself(tmp_path, package, name):
+    """What the original's files give in each framework is held against its numbers in the tests of the models."""
+    kind = getattr(pytest.importorskip(package), ("TF" if package == "blip_tf" else "") + HEADS_OF[name])
+    convert(ORIGINAL / f"{name}.pth", tmp_path / "new", config=ATTENTION_HEADS)
+    first, second = (
+        kind.from_pretrained(ORIGINAL / f"{name}.pth", config=ATTENTION_HEADS),
+        kind.from_pretrained(tmp_path / "new"),
+    )
+    assert first.config.to_dict().items() <= second.config.to_dict().items()
+    for row in first.table():
+        one, other = (numpy(model.get_parameter(row.name)) for model in (first, second))
+        assert np.array_equal(one, other), row.name
+
+
+def test_weights_come_back_out_of_a_saved_model(tmp_path):
+    blip_tf = pytest.importorskip("blip_tf")
+    head = "BlipForImageTextRetrieval"
+    random_checkpoint(tmp_path / "model", head)
+    blip_tf.TFBlipForImageTextRetrieval.from_pretrained(tmp_path / "model").export(tmp_path / "export")
+    report = convert(tmp_path / "export", tmp_path / "new", config=tmp_path / "model" / "config.json")
+    assert (report.source_format, report.head) == ("SavedModel", head)
+    assert differences(tmp_path / "new", tmp_path / "model") == []

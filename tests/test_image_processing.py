@@ -196,6 +196,8 @@ def test_bad_options_are_refused(options, message):
 def test_other_mistakes_are_refused():
     with pytest.raises(TypeError, match="centre_crop"):
         BlipImageProcessor()(photo(), centre_crop=True)
+    with pytest.raises(ValueError, match=r"camera_grey.png must have 3 dimensions, .* got shape \(333, 201\)"):
+        BlipImageProcessor()(PHOTOS / "camera_grey.png", do_convert_rgb=False)
     with pytest.raises(ValueError, match="do not make one tensor; pass do_resize=True"):
         BlipImageProcessor()([photo(), grey()], do_resize=False, return_tensors="np")
     with pytest.raises(ValueError, match="do_resize works on 1 to 4 channels, got 213; check input_data_format"):

@@ -152,7 +152,7 @@ def test_tensors(tokenizer):
         (["a", 5], {}, r"text\[1\] must be a text, got 5"), ([("a", "b")], {}, r"text\[0\] must be a text, got \('a'"),
         ("a", {"is_split_into_words": True}, r"text\[0\] must be a list of words"),
         ([["a"], ["b", 5]], {"is_split_into_words": True}, r"text\[1\] must be a list of words"),
-        ("half \ud83d", {}, "text holds half of a surrogate pair"), ("a", {"text_pair": 5}, r"text_pair\[0\] must be"),
+        ("half \ud83d", {}, r"text\[0\] holds half of a surrogate"), ("a", {"text_pair": 5}, r"text_pair\[0\] must be"),
         (["a", "b"], {"text_pair": ["a"]}, "text holds 2 texts and text_pair 1"),
         (["a", "b"], {"text_pair": "a"}, "text_pair must be a text or a list"),
         ("a", {"padding": "max"}, "padding must be one of False, True, 'long"), ("a", {"padding": 1}, "padding must"),

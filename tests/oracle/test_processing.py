@@ -212,6 +212,13 @@ def test_each_reads_the_files_of_the_other(tmp_path):
     assert back.batch_decode([[30522, 4937, 30523]], skip_special_tokens=True) == ["cat"]
 
 
+def test_an_empty_second_text():
+    """In a batch transformers keeps it, alone it does not; here it is the same."""
+    batch, alone = bert()(["cat"], [""])["input_ids"][0], bert()("cat", "")["input_ids"]
+    assert alone == [101, 4937, 102]
+    assert BlipTokenizer()("cat", "")["input_ids"] == BlipTokenizer()(["cat"], [""])["input_ids"][0] == batch
+
+
 def test_blip_tokens_are_the_difference():
     assert len(bert()("[DEC] cat")["input_ids"]) > len(BlipTokenizer()("[DEC] cat")["input_ids"]) == 4
     assert (bert().decode([30522, 4937, 30523]), BlipTokenizer().decode([30522, 4937, 30523])) == (
