@@ -5,7 +5,7 @@ ORACLE ?= .venv-oracle
 RUN = $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-slow check format oracle clean
+.PHONY: demo test test-slow check format oracle parity clean
 
 demo: $(VENV)/ready
 	$(RUN) tests/demo/demo.py
@@ -27,6 +27,10 @@ format: $(VENV)/ready
 
 oracle: $(ORACLE)/ready
 	$(ORACLE)/bin/python -m pytest -q -m oracle tests/oracle
+
+# make parity CHECKPOINT=folder
+parity: $(VENV)/ready
+	$(RUN) -m pytest -q --pyargs conversion.parity_tests --checkpoint "$(CHECKPOINT)"
 
 # The versions of constraints.txt; torch 2.13.0 by name, of which the plain wheel is the small CPU build.
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -1,6 +1,15 @@
-"""Checkpoints in every format that BLIP was published in: looking into them and converting them."""
+"""Checkpoints in every format that BLIP was published in: looking into them, converting them, proving them equal."""
 
 from conversion.converter import ConversionReport, convert
 from conversion.inspection import CheckpointReport, inspect_checkpoint
+from conversion.parity import ParityReport, ParityRow, check_parity
 
-__all__ = ["CheckpointReport", "ConversionReport", "convert", "inspect_checkpoint"]
+__all__ = [
+    "CheckpointReport",
+    "ConversionReport",
+    "ParityReport",
+    "ParityRow",
+    "check_parity",
+    "convert",
+    "inspect_checkpoint",
+]

@@ -1,4 +1,4 @@
-"""`blip inspect`: what a checkpoint holds. `blip convert`: a checkpoint in another format."""
+"""`blip inspect`: what a checkpoint holds. `blip convert`: a checkpoint in another format. `blip parity`: a proof."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from blip_core.cli.arguments import whole
 from blip_core.cli.report import json_line
+from blip_core.files import atomic_path
 from conversion.converter import FORMATS, ConversionReport, convert
 from conversion.inspection import CheckpointReport, inspect_checkpoint
 from conversion.plan import DTYPES
@@ -25,6 +26,26 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run_inspect)
     _add_convert(commands)
+    _add_parity(commands)
+
+
+def _add_parity(commands: Any) -> None:
+    parser = commands.add_parser(
+        "parity",
+        help="prove that both frameworks compute the same",
+        description="Run a checkpoint in PyTorch and TensorFlow, or with --other two checkpoints in one framework, and "
+        "compare every stage. The exit code is 0 where all agree, 1 where something differs.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, a weight file, or a Hub repository")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures to run (two drawn ones)")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="text to run, once or for each picture")
+    parser.add_argument("--other", metavar="CHECKPOINT", help="compare with this checkpoint, in one framework")
+    parser.add_argument("--framework", choices=["pt", "tf"], default="pt", help="framework for --other (pt)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights (float32)")
+    _add_reading_arguments(parser)
+    parser.add_argument("--html", metavar="FILE", help="write a page with a plot as well")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run_parity)
 
 
 def _add_convert(commands: Any) -> None:
@@ -65,6 +86,21 @@ def run_convert(args: argparse.Namespace) -> int:
         warnings.warn(warning, stacklevel=2)
     print(json_line(report.to_dict()) if args.json else describe_conversion(report, args.dry_run), end="")
     return 1 if report.problems else 0
+
+
+def run_parity(args: argparse.Namespace) -> int:
+    """Compare; returns 1 where something differs."""
+    from conversion.parity import check_parity
+    from conversion.parity_page import describe_parity, page
+
+    names = ("dtype", "other", "framework", "config", "head")
+    options = {name: getattr(args, name) for name in names}
+    report = check_parity(args.checkpoint, args.images or None, args.text, **options)
+    if args.html:
+        with atomic_path(args.html) as temporary:
+            temporary.write_text(page(report), encoding="utf-8")
+    print(json_line(report.to_dict()) if args.json else describe_parity(report), end="")
+    return 0 if report.passed else 1
 
 
 def describe_conversion(report: ConversionReport, dry_run: bool) -> str:

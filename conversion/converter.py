@@ -133,7 +133,7 @@ def convert(
         left_out=[]
         if found.problems
         else sorted(name for name in checkpoint.keys() - used if not name.endswith(BUFFERS)),
-        warnings=[*_warnings(to, head, settings), *(beside.warnings if target.suffix != ".pth" else [])],
+        warnings=[*_warnings(to, settings), *(beside.warnings if target.suffix != ".pth" else [])],
         problems=found.problems,
     )
     if not dry_run:
@@ -155,7 +155,7 @@ def _check_options(
         raise ValueError(f"max_shard_size goes with {' and '.join(SHARDED)}; {to} is always one file.")
 
 
-def _warnings(to: str, head: str, settings: AnyConfig) -> list[str]:
+def _warnings(to: str, settings: AnyConfig) -> list[str]:
     """What the readers of the target will not see."""
     if to != "pth":
         return []

@@ -1,0 +1,237 @@
+"""Proof that a checkpoint computes the same in both frameworks, or that two checkpoints compute the same in one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blip_core.checkpoint import Checkpoint
+from blip_core.matching import compare
+from blip_core.processing import BlipProcessor
+from blip_core.weights import MODELS, AnyConfig
+from conversion.formats import open_any
+from conversion.inspection import find_head
+from conversion.parity_models import Arrays, ParityModel, load
+from conversion.parity_stages import forward_stages, generation_stages, make_inputs, objective
+from conversion.verification import check_tied
+
+TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
+"""Greatest difference relative to the greatest number of a tensor, by type; half precision as it was measured."""
+
+GRADIENT_TOLERANCE = 1e-4
+
+TEXTS = ("a picture of a dog on the beach", "two cats")
+WITH_LABELS = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipTextLMHeadModel")
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One stage: the greatest absolute and relative difference, how much is allowed, and what is to be said of it.
+
+    `kind` is "settings", "weights", "values", "gradients" or "tokens".
+    """
+
+    stage: str
+    kind: str
+    absolute: float
+    relative: float
+    tolerance: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is allowed; one that is no number never is."""
+        return self.relative <= self.tolerance
+
+
+@dataclass
+class ParityReport:
+    """What `check_parity` found: a row for every stage, in the order of the computation."""
+
+    one: str
+    other: str
+    head: str
+    dtype: str
+    rows: list[ParityRow] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """The verdict."""
+        return all(row.passed for row in self.rows)
+
+    @property
+    def first_failure(self) -> ParityRow | None:
+        """The first stage that exceeds its tolerance."""
+        return next((row for row in self.rows if not row.passed), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a JSON-ready dictionary; a difference that is no number is null."""
+        rows = [{**asdict(row), "passed": row.passed} for row in self.rows]
+        for row in rows:
+            row |= {name: row[name] if np.isfinite(row[name]) else None for name in ("absolute", "relative")}
+        first = self.first_failure
+        own = {"one": self.one, "other": self.other, "head": self.head, "dtype": self.dtype, "passed": self.passed}
+        return {**own, "first_failure": first.stage if first else None, "rows": rows}
+
+
+def check_parity(
+    checkpoint: str | Path,
+    images: Sequence[Any] | None = None,
+    texts: Sequence[str] | None = None,
+    dtype: str = "float32",
+    *,
+    other: str | Path | None = None,
+    framework: str = "pt",
+    config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
+    head: str | None = None,
+) -> ParityReport:
+    """Run a checkpoint in PyTorch and in TensorFlow and compare every stage; or with `other`, two in one `framework`.
+
+    `images` (paths, arrays or PIL pictures) and `texts` are what is run; as many of each, or one text for all. Without
+    them two drawn pictures and two short texts are. Where the checkpoint's vocabulary has no tokenizer, token ids stand
+    in for the texts. `dtype` is float32, float16 or bfloat16; gradients, an optimizer step and generated tokens are
+    compared in float32. `config` and `head` are those of `convert`. Raises what loading the checkpoint raises, and
+    `ValueError` for options that make no sense.
+    """
+    if dtype not in TOLERANCES or framework not in ("pt", "tf"):
+        raise ValueError(
+            f"dtype must be one of {', '.join(TOLERANCES)} and framework pt or tf, got {dtype}, {framework}."
+        )
+    source = open_any(checkpoint, values=True)
+    head = head or find_head(source)
+    if head not in MODELS:
+        raise ValueError(f"{checkpoint} holds no BLIP that is known; name its class with head=.")
+    kinds = [(checkpoint, "pt"), (checkpoint, "tf")] if other is None else [(checkpoint, framework), (other, framework)]
+    one, two = (load(kind, head, path, dtype, config=config) for path, kind in kinds)
+    names = [model.name if other is None else str(path) for model, (path, _) in zip((one, two), kinds, strict=True)]
+    report = ParityReport(names[0], names[1], head, dtype)
+    report.rows += _setting_rows(one.model.config.to_dict(), two.model.config.to_dict())
+    for path in dict.fromkeys(path for path, _ in kinds):
+        report.rows += _tied_rows(open_any(path), head, one.model.config)
+    report.rows += _weight_rows(one, two)
+    first, second = _inputs(one, two, head, Path(source.path.parent), images, texts)
+    tolerance = TOLERANCES[dtype]
+    pairs = zip(forward_stages(one, first), forward_stages(two, second), strict=True)
+    report.rows += [_row(name, "values", a, b, tolerance) for (name, a), (_, b) in pairs]
+    if dtype == "float32":
+        gradients = [model.gradients(given, objective(head)) for model, given in ((one, first), (two, second))]
+        report.rows += _gradient_rows(gradients[0], gradients[1])
+        tokens = zip(generation_stages(one, first), generation_stages(two, second), strict=True)
+        report.rows += [_row(name, "tokens", a, b, 0.0) for (name, a), (_, b) in tokens]
+        for model, found in zip((one, two), gradients, strict=True):
+            model.step(found)
+        report.rows.append(_step_row(one, two, tolerance))
+    return report
+
+
+def _inputs(
+    one: ParityModel,
+    two: ParityModel,
+    head: str,
+    folder: Path,
+    images: Sequence[Any] | None,
+    texts: Sequence[str] | None,
+) -> tuple[Arrays, Arrays]:
+    """The same pictures and texts, through the processor of each framework."""
+    config = one.model.config
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a vocabulary that is not the model's is dealt with below
+        processor = BlipProcessor.from_pretrained(folder)
+    text = getattr(config, "text_config", config)
+    vision = getattr(config, "vision_config", config)
+    if hasattr(vision, "image_size"):
+        processor.image_processor.size = {"height": vision.image_size, "width": vision.image_size}
+    pictures = list(images) if images is not None else _drawings()
+    said = list(texts or TEXTS)
+    said = [said[index % len(said)] for index in range(len(pictures))]
+    speaks = getattr(text, "vocab_size", None) == len(processor.tokenizer)
+    sides = []
+    for model in (one, two):
+        found = model.processed(processor, pictures, said if speaks else None)
+        words = {name: found[name] for name in ("input_ids", "attention_mask")} if speaks else None
+        pixels = found["pixel_values"][:, : getattr(vision, "num_channels", 3)]
+        given = make_inputs(config, pixels if speaks or images is None else pixels[:2], words)
+        if head in WITH_LABELS:
+            given["labels"] = np.where(given["attention_mask"] == 1, given["input_ids"], -100)
+        sides.append(given)
+    return sides[0], sides[1]
+
+
+def _drawings() -> list[Image.Image]:
+    """Two pictures that are not square and have edges, gradients and noise."""
+    noise = np.random.default_rng(1)
+    pictures = []
+    for height, width in ((150, 220), (240, 170)):
+        y, x = np.mgrid[:height, :width]
+        disc = ((y - height / 2) ** 2 + (x - width / 3) ** 2 < (height / 4) ** 2)[..., None] * [200, 40, 60]
+        ramp = np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], -1)
+        pixels = np.clip(0.5 * ramp + disc + noise.normal(0, 12, (height, width, 3)), 0, 255)
+        pictures.append(Image.fromarray(pixels.astype(np.uint8)))
+    return pictures
+
+
+def _row(stage: str, kind: str, one: np.ndarray, other: np.ndarray, tolerance: float, note: str = "") -> ParityRow:
+    if one.shape != other.shape:
+        return ParityRow(stage, kind, np.inf, np.inf, tolerance, f"shapes {one.shape} and {other.shape}")
+    if not one.size:
+        return ParityRow(stage, kind, 0.0, 0.0, tolerance, note)
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    absolute = float(np.abs(one - other).max())
+    return ParityRow(stage, kind, absolute, absolute / max(float(np.abs(one).max()), 1e-30), tolerance, note)
+
+
+def _setting_rows(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[ParityRow]:
+    for name in sorted(one.keys() | other.keys()):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _setting_rows(a, b, f"{prefix}{name}.")
+        elif a != b and name not in ("dtype", "torch_dtype", "architectures", "transformers_version"):
+            yield ParityRow(f"{prefix}{name}", "settings", np.inf, np.inf, 0.0, f"{a} and {b}")
+
+
+def _tied_rows(checkpoint: Checkpoint, head: str, config: AnyConfig) -> Iterator[ParityRow]:
+    try:
+        check_tied(checkpoint, compare(head, config, checkpoint.shapes))
+    except ValueError as error:
+        yield ParityRow("tied tensors", "weights", np.inf, np.inf, 0.0, f"{checkpoint.path.name}: {error}")
+
+
+def _weight_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
+    """A row for each weight that differs, with what it looks like, and one for all where none does."""
+    rows = one.model.table()
+    wrong = [row for row in rows if not np.array_equal(one.parameter(row), two.parameter(row))]
+    for row in wrong:
+        a, b = one.parameter(row), two.parameter(row)
+        twin = next(
+            (w.name for w in wrong if w is not row and w.shape == row.shape and np.array_equal(one.parameter(w), b)), ""
+        )
+        note = "is transposed" if a.ndim == 2 and np.array_equal(a.T, b) else f"holds {twin}" if twin else ""
+        yield _row(row.name, "weights", a, b, 0.0, note)
+    if not wrong:
+        yield ParityRow(f"all {len(rows)} weights", "weights", 0.0, 0.0, 0.0)
+
+
+def _gradient_rows(one: Arrays, other: Arrays) -> Iterator[ParityRow]:
+    """By parameter; relative to the largest gradient of all, as some are nothing but rounding."""
+    largest = max((float(np.abs(gradient).max()) for gradient in one.values()), default=1.0)
+    for name in sorted(one.keys() | other.keys()):
+        if name not in one or name not in other:
+            zero = not np.any(one.get(name, other.get(name)))
+            yield ParityRow(name, "gradients", 0.0, 0.0 if zero else np.inf, GRADIENT_TOLERANCE, "only in one")
+            continue
+        absolute = float(np.abs(one[name] - other[name]).max())
+        yield ParityRow(name, "gradients", absolute, absolute / max(largest, 1e-30), GRADIENT_TOLERANCE)
+
+
+def _step_row(one: ParityModel, two: ParityModel, tolerance: float) -> ParityRow:
+    rows = [_row(r.name, "values", one.parameter(r), two.parameter(r), tolerance) for r in one.model.table()]
+    worst = max(rows, key=lambda row: row.relative)
+    return ParityRow(
+        "weights after a step", "values", worst.absolute, worst.relative, tolerance, f"worst: {worst.stage}"
+    )
