@@ -68,7 +68,7 @@ class SafetensorsCheckpoint(Checkpoint):
                 pass
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"{path} is not a whole safetensors file ({error}); restore or download it again."
+                f"{path} is not a whole safetensors file ({reason(error)}); restore or download it again."
             ) from None
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -185,13 +185,28 @@ def _load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
         raise ValueError(
-            f"{path} holds more than tensors and was not loaded, as it could run code ({reason})."
+            f"{path} holds more than tensors and was not loaded, as it could run code ({reason(error)})."
         ) from None
-    except (RuntimeError, ValueError, EOFError, KeyError, AttributeError, TypeError, IndexError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path} is damaged or not a PyTorch checkpoint ({reason}); download it again.") from None
+    except (
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        OSError,
+        SafetensorError,
+    ) as error:
+        raise ValueError(
+            f"{path} is damaged or not a PyTorch checkpoint ({reason(error)}); download it again."
+        ) from None
+
+
+def reason(error: Exception) -> str:
+    """What another library says is wrong with a file, in one line that a hostile file cannot make endless."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def is_wrapped(content: Any) -> bool:

@@ -46,5 +46,5 @@ def _list(path: Path) -> list[dict[str, Any]]:
     except ValueError:  # the program crashed
         answer = {"error": "libhdf5 failed on it"}
     if "error" in answer:
-        raise ValueError(f"{path} is not a whole HDF5 file of weights ({answer['error']}); download it again.")
+        raise ValueError(f"{path} is not a whole HDF5 file of weights ({answer['error'][:200]}); download it again.")
     return answer["datasets"]

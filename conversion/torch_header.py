@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from blip_core.checkpoint import DTYPES, Checkpoint, blip_settings, is_wrapped
+from blip_core.checkpoint import DTYPES, Checkpoint, blip_settings, is_wrapped, reason
 
 MAX_PICKLE_BYTES = 64 * 2**20  # that of a pre-training checkpoint with its optimizer is less than 1 MB
 MAX_AXES = 8
@@ -52,9 +52,11 @@ class TorchHeader(Checkpoint):
         try:
             content = _read_pickle(path)
         except pickle.UnpicklingError as error:
-            raise ValueError(f"{path} holds more than tensors and will not be loaded ({error}).") from None
+            raise ValueError(f"{path} holds more than tensors and will not be loaded ({reason(error)}).") from None
         except Exception as error:  # a damaged pickle can fail in any way
-            raise ValueError(f"{path} is damaged or not a PyTorch checkpoint ({error}); download it again.") from None
+            raise ValueError(
+                f"{path} is damaged or not a PyTorch checkpoint ({reason(error)}); download it again."
+            ) from None
         wrapped = is_wrapped(content)
         tensors = content["model"] if wrapped else content
         if not isinstance(tensors, dict) or not any(isinstance(value, TensorHeader) for value in tensors.values()):

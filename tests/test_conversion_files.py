@@ -219,3 +219,11 @@ def test_a_crash_of_libhdf5_is_an_error_message(tmp_path, monkeypatch):
     (tmp_path / "crash.py").write_text("import os; os.abort()")
     with pytest.raises(ValueError, match=r"not a whole HDF5 file of weights \(libhdf5 failed on it\)"):
         open_any(TRANSFORMERS / CAPTION / "tf_model.h5")
+
+
+def test_a_file_named_safetensors_that_begins_as_a_pickle_is_refused_in_one_line(tmp_path):
+    """PyTorch goes by the name and hands it to the safetensors library, with that one's own kind of error."""
+    (tmp_path / "model.safetensors").write_bytes(b"\x80" + b"\xff" * 5000)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged .*download it again") as caught:
+        open_any(tmp_path / "model.safetensors")
+    assert len(str(caught.value)) < 500
