@@ -6,6 +6,7 @@ from blip_core.image_processing import BlipImageProcessor
 from blip_core.outputs import (
     BlipForConditionalGenerationOutput,
     BlipForImageTextRetrievalOutput,
+    BlipForNLVROutput,
     BlipForQuestionAnsweringOutput,
     BlipOutput,
     BlipTextLMOutput,
@@ -22,6 +23,7 @@ __all__ = [
     "BlipConfig",
     "BlipForConditionalGenerationOutput",
     "BlipForImageTextRetrievalOutput",
+    "BlipForNLVROutput",
     "BlipForQuestionAnsweringOutput",
     "BlipImageProcessor",
     "BlipOutput",

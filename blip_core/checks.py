@@ -109,6 +109,21 @@ def check_pairs(pictures: int | None, texts: int | None) -> None:
         raise InputError(f"{pictures} pictures do not go with {texts} texts; give one of each, or one picture.")
 
 
+def check_picture_pairs(shape: Shape, texts: int | None) -> None:
+    """Refuse anything but two pictures, or their embeddings, for each text."""
+    if len(shape) not in (4, 5) or _differ(shape[1], 2) or _differ(shape[0], texts):
+        raise InputError(
+            f"NLVR reads two pictures with each text: pixel_values ({texts}, 2, channels, height, width) or "
+            f"image_embeds ({texts}, 2, tokens, width), got {tuple(shape)}."
+        )
+
+
+def check_classes(shape: Shape, texts: int | None) -> None:
+    """Refuse labels that are not one class, 0 or 1, of each text."""
+    if len(shape) != 1 or _differ(shape[0], texts):
+        raise InputError(f"labels must be of shape ({texts},), one class of each text, got {tuple(shape)}.")
+
+
 def given_texts(input_ids: T | None, what: str = "texts") -> T:
     """Return texts, and refuse missing ones."""
     if input_ids is None:

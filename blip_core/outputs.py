@@ -164,6 +164,22 @@ class BlipForImageTextRetrievalOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+@dataclass
+class BlipForNLVROutput(ModelOutput):
+    """`loss` scalar, `logits` (batch, 2) of which index 1 is "true", `image_embeds` (batch, 2, tokens, width);
+    `hidden_states` and `attentions` are the vision encoder's, of 2 x batch pictures. `cross_attentions` (batch, heads,
+    length, keys) run over the tokens of the first picture, then of the second."""
+
+    loss: Tensor = None
+    logits: Tensor = None
+    image_embeds: Tensor = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    text_hidden_states: tuple[Tensor, ...] | None = None
+    text_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
 OUTPUTS = (
     BlipVisionOutput,
     BlipTextOutput,
@@ -172,5 +188,6 @@ OUTPUTS = (
     BlipForConditionalGenerationOutput,
     BlipForQuestionAnsweringOutput,
     BlipForImageTextRetrievalOutput,
+    BlipForNLVROutput,
 )
 """All classes of outputs; each backend registers them as pytrees."""

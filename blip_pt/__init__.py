@@ -12,6 +12,7 @@ from blip_core import (
 from blip_pt.answering import BlipForQuestionAnswering
 from blip_pt.captioning import BlipForConditionalGeneration
 from blip_pt.contrastive import BlipModel
+from blip_pt.nlvr import BlipForNLVR
 from blip_pt.retrieval import BlipForImageTextRetrieval
 from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -20,6 +21,7 @@ __all__ = [
     "BlipConfig",
     "BlipForConditionalGeneration",
     "BlipForImageTextRetrieval",
+    "BlipForNLVR",
     "BlipForQuestionAnswering",
     "BlipImageProcessor",
     "BlipModel",

@@ -6,6 +6,8 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,47 +22,11 @@ from blip_pt.nn import (
     LayerNorm,
     Linear,
     additive_mask,
-    attention,
     causal_mask,
-    merge_heads,
     over_heads,
-    split_heads,
     wide,
 )
-
-
-class TextAttention(nn.Module):
-    """Attention of texts to themselves or to encoder states, with its residual connection and LayerNorm."""
-
-    def __init__(self, config: BlipTextConfig, states_width: int):
-        super().__init__()
-        self.heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
-        self.hidden_dropout = config.hidden_dropout_prob
-        self.query = Linear(config.hidden_size, config.hidden_size)
-        self.key = Linear(states_width, config.hidden_size)
-        self.value = Linear(states_width, config.hidden_size)
-        self.projection = Linear(config.hidden_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B', S, width) -> keys and values (B', H, S, D)."""
-        return split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
-
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None, output_attentions: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        key, value = keys_values
-        texts = len(x) // len(key)  # of each picture: they are put one behind the other to read the same keys
-        query = split_heads(
-            self.query(x).reshape(len(key), texts * x.shape[1], -1), self.heads
-        )  # (B', H, texts * L, D)
-        dropout = self.dropout if self.training else 0.0
-        context, probabilities = attention(query, key, value, mask, dropout, output_attentions)
-        context = self.projection(merge_heads(context).reshape(x.shape))  # (B, L, W)
-        if probabilities is not None:
-            probabilities = probabilities.unflatten(2, (texts, -1)).transpose(1, 2).flatten(0, 1)  # (B, H, L, S)
-        return self.norm(x + F.dropout(context, self.hidden_dropout, self.training)), probabilities
+from blip_pt.text_attention import TextAttention
 
 
 class TextMLP(nn.Module):
@@ -81,12 +47,11 @@ class TextMLP(nn.Module):
 class TextBlock(nn.Module):
     """A post-norm transformer block: self-attention, cross-attention where encoder states are given, feed-forward."""
 
-    def __init__(self, config: BlipTextConfig):
+    def __init__(self, config: BlipTextConfig, cross_attention: nn.Module | None, mlp: TextMLP):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
-        if config.is_decoder:
-            self.cross_attention = TextAttention(config, config.encoder_hidden_size)
-        self.mlp = TextMLP(config)
+        self.cross_attention: Any = cross_attention
+        self.mlp = mlp
 
     def forward(
         self,
@@ -114,15 +79,37 @@ class BlipTextModel(BlipPreTrainedModel):
 
     config: BlipTextConfig
 
-    def __init__(self, config: BlipTextConfig, add_pooling_layer: bool = True, *, initialize: bool = True):
+    def __init__(
+        self,
+        config: BlipTextConfig,
+        add_pooling_layer: bool = True,
+        *,
+        shared: BlipTextModel | None = None,
+        initialize: bool = True,
+    ):
         super().__init__(config)
-        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
-        self.embedding_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.num_hidden_layers))
+        self.word_embeddings, self.position_embeddings, self.embedding_norm = self.embeddings(shared)
+        self.blocks = nn.ModuleList(self.make_block(layer, shared) for layer in range(config.num_hidden_layers))
         self.pooler = Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
         if initialize:
             self.initialize()
+
+    def embeddings(self, shared: BlipTextModel | None) -> tuple[Embedding, Embedding, LayerNorm]:
+        """New embeddings of words and of positions and their LayerNorm, or those of another model."""
+        if shared is not None:
+            return shared.word_embeddings, shared.position_embeddings, shared.embedding_norm
+        config = self.config
+        words = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        positions = Embedding(config.max_position_embeddings, config.hidden_size)
+        return words, positions, LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def make_block(self, layer: int, shared: BlipTextModel | None) -> TextBlock:
+        """A new block, or one that has its own self-attention and all else from another model's block."""
+        config = self.config
+        if shared is not None:
+            return TextBlock(config, shared.blocks[layer].cross_attention, shared.blocks[layer].mlp)
+        cross = TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None
+        return TextBlock(config, cross, TextMLP(config))
 
     def check(
         self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
@@ -211,13 +198,16 @@ class LMHead(nn.Module):
 
 
 class BlipTextLMHeadModel(BlipPreTrainedModel):
-    """The text decoder: predicts each next token. Source: the original's `BertLMHeadModel`."""
+    """The text decoder: predicts each next token. Source: the original's `BertLMHeadModel`.
+
+    `shared` is an encoder from which it has everything but its self-attention and its head, as in pre-training.
+    """
 
     config: BlipTextConfig
 
-    def __init__(self, config: BlipTextConfig, *, initialize: bool = True):
+    def __init__(self, config: BlipTextConfig, *, shared: BlipTextModel | None = None, initialize: bool = True):
         super().__init__(config)
-        self.bert = BlipTextModel(config, add_pooling_layer=False, initialize=False)
+        self.bert = BlipTextModel(config, add_pooling_layer=False, shared=shared, initialize=False)
         self.lm_head = LMHead(config)
         if initialize:
             self.initialize()

@@ -30,6 +30,7 @@ from blip_core import (
 from blip_tf.answering import TFBlipForQuestionAnswering
 from blip_tf.captioning import TFBlipForConditionalGeneration
 from blip_tf.contrastive import TFBlipModel
+from blip_tf.nlvr import TFBlipForNLVR
 from blip_tf.retrieval import TFBlipForImageTextRetrieval
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
@@ -44,6 +45,7 @@ __all__ = [
     "GenerationConfig",
     "TFBlipForConditionalGeneration",
     "TFBlipForImageTextRetrieval",
+    "TFBlipForNLVR",
     "TFBlipForQuestionAnswering",
     "TFBlipModel",
     "TFBlipTextLMHeadModel",

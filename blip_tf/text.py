@@ -21,55 +21,14 @@ from blip_tf.nn import (
     LayerNorm,
     Linear,
     additive_mask,
-    attention,
     causal_mask,
     dropout,
     linear,
-    merge_heads,
     over_heads,
     sizes,
-    split_heads,
     wide,
 )  # fmt: skip
-
-
-class TextAttention(Layer):
-    """Attention of texts to themselves or to encoder states, with its residual connection and LayerNorm."""
-
-    def __init__(self, config: BlipTextConfig, states_width: int):
-        super().__init__()
-        self.heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
-        self.hidden_dropout = config.hidden_dropout_prob
-        self.query = Linear(config.hidden_size, config.hidden_size)
-        self.key = Linear(states_width, config.hidden_size)
-        self.value = Linear(states_width, config.hidden_size)
-        self.projection = Linear(config.hidden_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B', S, width) -> keys and values (B', H, S, D)."""
-        return split_heads(self.key(states), self.heads), split_heads(self.value(states), self.heads)
-
-    def call(
-        self,
-        x: Tensor,
-        keys_values: tuple[Tensor, Tensor],
-        score_mask: Tensor | None = None,  # an argument named `mask` is Keras's own
-        output_attentions: bool = False,
-        training: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        key, value = keys_values
-        (batch, length, width), pictures = sizes(x), sizes(key)[0]
-        # The texts of a picture are put one behind the other to read the same keys.
-        query = split_heads(tf.reshape(self.query(x), (pictures, -1, width)), self.heads)  # (B', H, texts * L, D)
-        rate = self.dropout if training else 0.0
-        context, probabilities = attention(query, key, value, score_mask, rate, output_attentions)
-        context = self.projection(tf.reshape(merge_heads(context), (batch, length, width)))  # (B, L, W)
-        if probabilities is not None:
-            split = tf.reshape(probabilities, (pictures, self.heads, -1, length, sizes(key)[2]))
-            probabilities = tf.reshape(tf.transpose(split, (0, 2, 1, 3, 4)), (batch, self.heads, length, -1))
-        return self.norm(x + dropout(context, self.hidden_dropout, training)), probabilities
+from blip_tf.text_attention import TextAttention
 
 
 class TextMLP(Layer):
@@ -90,12 +49,11 @@ class TextMLP(Layer):
 class TextBlock(Layer):
     """A post-norm transformer block: self-attention, cross-attention where encoder states are given, feed-forward."""
 
-    def __init__(self, config: BlipTextConfig):
+    def __init__(self, config: BlipTextConfig, cross_attention: Layer | None, mlp: TextMLP):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
-        if config.is_decoder:
-            self.cross_attention = TextAttention(config, config.encoder_hidden_size)
-        self.mlp = TextMLP(config)
+        self.cross_attention = cross_attention
+        self.mlp = mlp
 
     def call(
         self,
@@ -125,15 +83,37 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
 
     config: BlipTextConfig
 
-    def __init__(self, config: BlipTextConfig, add_pooling_layer: bool = True, *, initialize: bool = True):
+    def __init__(
+        self,
+        config: BlipTextConfig,
+        add_pooling_layer: bool = True,
+        *,
+        shared: TFBlipTextModel | None = None,
+        initialize: bool = True,
+    ):
         super().__init__(config)
-        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
-        self.embedding_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.blocks = [TextBlock(config) for _ in range(config.num_hidden_layers)]
+        self.word_embeddings, self.position_embeddings, self.embedding_norm = self.embeddings(shared)
+        self.blocks = [self.make_block(layer, shared) for layer in range(config.num_hidden_layers)]
         self.pooler = Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
         if initialize:
             self.initialize()
+
+    def embeddings(self, shared: TFBlipTextModel | None) -> tuple[Embedding, Embedding, LayerNorm]:
+        """New embeddings of words and of positions and their LayerNorm, or those of another model."""
+        if shared is not None:
+            return shared.word_embeddings, shared.position_embeddings, shared.embedding_norm
+        config = self.config
+        words = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        positions = Embedding(config.max_position_embeddings, config.hidden_size)
+        return words, positions, LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def make_block(self, layer: int, shared: TFBlipTextModel | None) -> TextBlock:
+        """A new block, or one that has its own self-attention and all else from another model's block."""
+        config = self.config
+        if shared is not None:
+            return TextBlock(config, shared.blocks[layer].cross_attention, shared.blocks[layer].mlp)
+        cross = TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None
+        return TextBlock(config, cross, TextMLP(config))
 
     def check(
         self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
@@ -229,13 +209,16 @@ class LMHead(Layer):
 
 @keras.saving.register_keras_serializable("blip")
 class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
-    """The text decoder: predicts each next token. Source: the original's `BertLMHeadModel`."""
+    """The text decoder: predicts each next token. Source: the original's `BertLMHeadModel`.
+
+    `shared` is an encoder from which it has everything but its self-attention and its head, as in pre-training.
+    """
 
     config: BlipTextConfig
 
-    def __init__(self, config: BlipTextConfig, *, initialize: bool = True):
+    def __init__(self, config: BlipTextConfig, *, shared: TFBlipTextModel | None = None, initialize: bool = True):
         super().__init__(config)
-        self.bert = TFBlipTextModel(config, add_pooling_layer=False, initialize=False)
+        self.bert = TFBlipTextModel(config, add_pooling_layer=False, shared=shared, initialize=False)
         self.lm_head = LMHead(config)
         self.decoding_graphs = DecodingGraphs(self)  # what generation runs, compiled when first used
         if initialize:

@@ -1,0 +1,105 @@
+"""NLVR2: is a sentence true of two pictures?
+
+Shapes: B sentences, L tokens, W text width, T image tokens. `image_embeds` (B, 2, T, vision width), the vision
+encoder's output, may stand in place of `pixel_values` (B, 2, 3, height, width).
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipConfig, BlipForNLVROutput, BlipTextConfig
+from blip_core.checks import check_classes, check_picture_pairs, given_texts
+from blip_core.rows import MERGE
+from blip_tf.image_model import TFBlipImageModel
+from blip_tf.nn import Layer, Linear, sizes, wide
+from blip_tf.text import TextBlock, TextMLP, TFBlipTextModel
+from blip_tf.text_attention import PairAttention
+from blip_tf.vision import TFBlipVisionModel
+
+
+class TFBlipPairTextModel(TFBlipTextModel):
+    """A text encoder grounded in two pictures."""
+
+    def make_block(self, layer: int, shared: TFBlipTextModel | None) -> TextBlock:
+        cross = PairAttention(self.config, merge=layer >= MERGE[0].start)
+        return TextBlock(self.config, cross, TextMLP(self.config))
+
+
+class ClassificationHead(Layer):
+    """State of the first token (B, W) -> logits (B, 2)."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.out = Linear(config.hidden_size, 2)
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.out(tf.nn.relu(self.dense(x)))
+
+
+@keras.saving.register_keras_serializable("blip")
+class TFBlipForNLVR(TFBlipImageModel):
+    """Two pictures and a sentence -> false or true. Source: the original's `BLIP_NLVR`.
+
+    A checkpoint of a model of one picture fills both branches of the cross-attention.
+    """
+
+    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+        super().__init__(config)
+        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = TFBlipPairTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.cls_head = ClassificationHead(config.text_config)
+        if initialize:
+            self.initialize()
+
+    def call(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool = False,
+    ) -> BlipForNLVROutput:
+        """Judge sentences (B, L) about pairs of pictures; `labels` (B,) are 1 where they are true, 0 where not.
+
+        Returns logits (B, 2), of which index 1 is "true", and with labels the mean cross-entropy.
+        Raises `ValueError` for pictures that are not pairs, and for other labels.
+        """
+        input_ids = given_texts(input_ids)
+        outputs = {
+            "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
+        }  # fmt: skip
+        for given in (pixel_values, image_embeds):
+            if given is not None:
+                check_picture_pairs(given.shape, input_ids.shape[0])
+        pictures, embeds = (
+            None if x is None else tf.reshape(x, (-1, *sizes(x)[2:])) for x in (pixel_values, image_embeds)
+        )  # (2 B, ...)
+        vision = self.encode_image(pictures, embeds, interpolate_pos_encoding, **outputs)  # (2 B, T, width)
+        _, tokens, width = sizes(vision.last_hidden_state)
+        states = tf.reshape(vision.last_hidden_state, (-1, 2, tokens, width))
+        both = tf.reshape(states, (-1, 2 * tokens, width))
+        ids = self.grounded_ids(input_ids)
+        text = self.text_encoder(ids, attention_mask, encoder_hidden_states=both, **outputs)
+        logits = self.cls_head(text.last_hidden_state[:, 0])
+        loss = None
+        if labels is not None:
+            check_classes(labels.shape, input_ids.shape[0])
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits)))
+        return BlipForNLVROutput(
+            loss=loss,
+            logits=logits,
+            image_embeds=states,
+            hidden_states=vision.hidden_states,
+            attentions=vision.attentions,
+            text_hidden_states=text.hidden_states,
+            text_attentions=text.attentions,
+            cross_attentions=text.cross_attentions,
+        )
