@@ -180,6 +180,28 @@ class BlipForNLVROutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+@dataclass
+class BlipTextScoresOutput(ModelOutput):
+    """How likely texts are: `log_probs` (items, texts) in sum, `token_log_probs` (items, texts, length - 1) of each
+    token after the first, NaN behind the end. Items are pictures, or pictures with questions; float32, natural
+    logarithm, the end token included."""
+
+    log_probs: Tensor = None
+    token_log_probs: Tensor = None
+
+
+@dataclass
+class BlipRankedAnswersOutput(ModelOutput):
+    """Answers of a list, best first: `best` int64 (questions,) is the number of the best one, `indices` (questions, k)
+    those of all candidates; `scores` (questions, k) are minus the training loss of each, by which they are ordered, and
+    `log_probs` (questions, k) their log-probabilities."""
+
+    best: Tensor = None
+    indices: Tensor = None
+    scores: Tensor = None
+    log_probs: Tensor = None
+
+
 OUTPUTS = (
     BlipVisionOutput,
     BlipTextOutput,
@@ -189,5 +211,7 @@ OUTPUTS = (
     BlipForQuestionAnsweringOutput,
     BlipForImageTextRetrievalOutput,
     BlipForNLVROutput,
+    BlipTextScoresOutput,
+    BlipRankedAnswersOutput,
 )
 """All classes of outputs; each backend registers them as pytrees."""

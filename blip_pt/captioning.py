@@ -12,12 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip_core import BlipConfig, BlipForConditionalGenerationOutput, GenerationConfig, GenerationOutput
-from blip_core.checks import check_pairs
+from blip_core import (
+    BlipConfig,
+    BlipForConditionalGenerationOutput,
+    BlipTextScoresOutput,
+    GenerationConfig,
+    GenerationOutput,
+)
+from blip_core.checks import check_pairs, given_texts
 from blip_core.prompts import decoder_prompts
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
 from blip_pt.image_model import BlipImageModel
+from blip_pt.scoring import score_texts
 from blip_pt.text import BlipTextLMHeadModel
 from blip_pt.vision import BlipVisionModel
 
@@ -95,3 +102,22 @@ class BlipForConditionalGeneration(BlipImageModel):
             check_pairs(len(embeds), len(ids))
             config = generation_config or self.generation_config
             return search(self.text_decoder, embeds, None, ids, mask, config, options, seed, stream)
+
+    def score_texts(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> BlipTextScoresOutput:
+        """Say how likely each of many texts (texts, L) is as the caption of each of B pictures.
+
+        Texts are as the processor makes them, `[CLS] ... [SEP]` and padding; the first token becomes `[DEC]`. Common
+        beginnings are read once. Returns log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
+        Raises `ValueError` for a text without tokens.
+        """
+        input_ids = given_texts(input_ids)
+        with evaluating(self):
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+            return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)

@@ -13,12 +13,20 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import BlipConfig, BlipForQuestionAnsweringOutput, GenerationConfig, GenerationOutput
+from blip_core import (
+    BlipConfig,
+    BlipForQuestionAnsweringOutput,
+    BlipRankedAnswersOutput,
+    BlipTextScoresOutput,
+    GenerationConfig,
+    GenerationOutput,
+)
 from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
 from blip_core.prompts import decoder_prompts
 from blip_tf.decoding import search
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import sizes
+from blip_tf.scoring import rank_answers, score_texts
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
@@ -137,3 +145,44 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         ids, mask = decoder_prompts(None, None, len(question), self.config.text_config)
         config = generation_config or self.generation_config
         return search(self.text_decoder, question, attention_mask, ids, mask, config, options, seed, stream)
+
+    def score_texts(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        answer_ids: Tensor | None = None,
+        answer_attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> BlipTextScoresOutput:
+        """Say how likely each of many answers (answers, length) is to each question (B, L).
+
+        Answers are as the processor makes texts; the rest as `TFBlipForConditionalGeneration.score_texts`.
+        """
+        answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        question = self.encode_question(embeds, input_ids, attention_mask)
+        return score_texts(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask)
+
+    def rank_answers(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        answer_ids: Tensor | None = None,
+        answer_attention_mask: Tensor | None = None,
+        k: int = 128,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> BlipRankedAnswersOutput:
+        """Choose from a list of answers (answers, length), the same for all questions (B, L).
+
+        The `k` answers whose first token is the most likely are ordered by the loss of each; with `k` of the list's
+        length or more, all are. Answers are as the processor makes texts, `[CLS] ... [SEP]` and padding.
+        Raises `ValueError` for a list with empty or equal answers. Source: the original's `rank_answer`.
+        """
+        answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        question = self.encode_question(embeds, input_ids, attention_mask)
+        return rank_answers(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask, k)

@@ -14,11 +14,18 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import BlipConfig, BlipForConditionalGenerationOutput, GenerationConfig, GenerationOutput
-from blip_core.checks import check_pairs
+from blip_core import (
+    BlipConfig,
+    BlipForConditionalGenerationOutput,
+    BlipTextScoresOutput,
+    GenerationConfig,
+    GenerationOutput,
+)
+from blip_core.checks import check_pairs, given_texts
 from blip_core.prompts import decoder_prompts
 from blip_tf.decoding import search
 from blip_tf.image_model import TFBlipImageModel
+from blip_tf.scoring import score_texts
 from blip_tf.text import TFBlipTextLMHeadModel
 from blip_tf.vision import TFBlipVisionModel
 
@@ -98,3 +105,21 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         check_pairs(len(embeds), len(ids))
         config = generation_config or self.generation_config
         return search(self.text_decoder, embeds, None, ids, mask, config, options, seed, stream)
+
+    def score_texts(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> BlipTextScoresOutput:
+        """Say how likely each of many texts (texts, L) is as the caption of each of B pictures.
+
+        Texts are as the processor makes them, `[CLS] ... [SEP]` and padding; the first token becomes `[DEC]`. Common
+        beginnings are read once. Returns log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
+        Raises `ValueError` for a text without tokens.
+        """
+        input_ids = given_texts(input_ids)
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)

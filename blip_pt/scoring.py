@@ -1,0 +1,80 @@
+"""The log-probabilities that a text decoder gives to texts joined in tries (see `blip_core.ranking`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
+from blip_core import ranking as core
+from blip_core.ranking import Trie, check_answers, texts_of
+from blip_pt.nn import wide
+from blip_pt.text import BlipTextLMHeadModel
+
+
+class TrieReader:
+    """Reads tries for one of several pictures or questions, given by encoder states (B, S, W) and their mask."""
+
+    def __init__(self, decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None):
+        self.decoder, self.states, self.states_mask = decoder, states, states_mask
+
+    def __call__(self, trie: Trie, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log-probability of each token and the mean one in its place, both (texts, longest)."""
+        device = self.decoder.device
+        nodes, mask, positions, parents, tokens = (
+            torch.from_numpy(array).to(device)
+            for array in (trie.nodes, trie.mask, trie.positions, trie.parents, trie.tokens)
+        )
+        logits = self.decoder(
+            nodes,
+            mask,
+            positions,
+            encoder_hidden_states=self.states[item : item + 1],
+            encoder_attention_mask=None if self.states_mask is None else self.states_mask[item : item + 1],
+            is_decoder=False,
+        ).logits[0]  # (N, V)
+        log_probs = torch.log_softmax(wide(logits), dim=-1)
+        return log_probs[parents, tokens].cpu().numpy(), log_probs.mean(dim=-1)[parents].cpu().numpy()
+
+    def first(self, texts: list[list[int]]) -> np.ndarray:
+        """The log-probabilities (B, texts) of the texts' first tokens."""
+        bos = self.decoder.config.bos_token_id
+        start = torch.full((len(self.states), 1), bos, device=self.decoder.device)
+        logits = self.decoder(start, encoder_hidden_states=self.states, encoder_attention_mask=self.states_mask).logits[
+            :, 0
+        ]  # (B, V)
+        return torch.log_softmax(wide(logits), dim=-1)[:, [text[0] for text in texts]].cpu().numpy()
+
+
+def score_texts(
+    decoder: BlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+) -> BlipTextScoresOutput:
+    """Score texts (texts, L) for each of B encoder states."""
+    texts = texts_of(input_ids.cpu().numpy(), _array(attention_mask), decoder.config)
+    output = core.score_texts(len(states), texts, decoder.config, TrieReader(decoder, states, states_mask))
+    return output.map(lambda array: torch.from_numpy(array).to(decoder.device))
+
+
+def rank_answers(
+    decoder: BlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    answer_ids: Tensor,
+    answer_attention_mask: Tensor | None,
+    k: int,
+) -> BlipRankedAnswersOutput:
+    """Order a list of answers (answers, L) for each of B encoder states."""
+    texts = texts_of(answer_ids.cpu().numpy(), _array(answer_attention_mask), decoder.config)
+    check_answers(texts, k, decoder.config)
+    reader = TrieReader(decoder, states, states_mask)
+    output = core.rank_answers(reader.first(texts), texts, k, decoder.config, reader)
+    return output.map(lambda array: torch.from_numpy(array).to(decoder.device))
+
+
+def _array(mask: Tensor | None) -> np.ndarray | None:
+    return None if mask is None else mask.cpu().numpy()

@@ -1,0 +1,76 @@
+"""The log-probabilities that a text decoder gives to texts joined in tries (see `blip_core.ranking`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
+from blip_core import ranking as core
+from blip_core.ranking import Trie, check_answers, texts_of
+from blip_tf.nn import wide
+from blip_tf.text import TFBlipTextLMHeadModel
+
+
+class TrieReader:
+    """Reads tries for one of several pictures or questions, given by encoder states (B, S, W) and their mask."""
+
+    def __init__(self, decoder: TFBlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None):
+        self.decoder, self.states, self.states_mask = decoder, states, states_mask
+
+    def __call__(self, trie: Trie, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log-probability of each token and the mean one in its place, both (texts, longest)."""
+        logits = self.decoder(
+            tf.constant(trie.nodes),
+            tf.constant(trie.mask),
+            tf.constant(trie.positions),
+            encoder_hidden_states=self.states[item : item + 1],
+            encoder_attention_mask=None if self.states_mask is None else self.states_mask[item : item + 1],
+            is_decoder=False,
+        ).logits[0]  # (N, V)
+        log_probs = tf.nn.log_softmax(wide(logits))
+        found = tf.gather_nd(log_probs, np.stack([trie.parents, trie.tokens], axis=-1))
+        return found.numpy(), tf.gather(tf.reduce_mean(log_probs, axis=-1), trie.parents).numpy()
+
+    def first(self, texts: list[list[int]]) -> np.ndarray:
+        """The log-probabilities (B, texts) of the texts' first tokens."""
+        bos = self.decoder.config.bos_token_id
+        start = tf.fill((len(self.states), 1), tf.constant(bos, tf.int64))
+        logits = self.decoder(start, encoder_hidden_states=self.states, encoder_attention_mask=self.states_mask).logits[
+            :, 0
+        ]  # (B, V)
+        return tf.gather(tf.nn.log_softmax(wide(logits)), [text[0] for text in texts], axis=1).numpy()
+
+
+def score_texts(
+    decoder: TFBlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+) -> BlipTextScoresOutput:
+    """Score texts (texts, L) for each of B encoder states."""
+    texts = texts_of(np.asarray(input_ids), _array(attention_mask), decoder.config)
+    output = core.score_texts(len(states), texts, decoder.config, TrieReader(decoder, states, states_mask))
+    return output.map(tf.convert_to_tensor)
+
+
+def rank_answers(
+    decoder: TFBlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    answer_ids: Tensor,
+    answer_attention_mask: Tensor | None,
+    k: int,
+) -> BlipRankedAnswersOutput:
+    """Order a list of answers (answers, L) for each of B encoder states."""
+    texts = texts_of(np.asarray(answer_ids), _array(answer_attention_mask), decoder.config)
+    check_answers(texts, k, decoder.config)
+    reader = TrieReader(decoder, states, states_mask)
+    output = core.rank_answers(reader.first(texts), texts, k, decoder.config, reader)
+    return output.map(tf.convert_to_tensor)
+
+
+def _array(mask: Tensor | None) -> np.ndarray | None:
+    return None if mask is None else np.asarray(mask)
