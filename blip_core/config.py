@@ -235,7 +235,8 @@ class BlipConfig(_Config):
     features, `image_text_hidden_size` that of the retrieval features. `enc_token_id` replaces the first token of
     image-grounded text, as the original does with `[ENC]` (30523); None leaves it as given (Hugging Face checkpoints).
     The language-modelling loss is smoothed by `text_config.label_smoothing`; `label_smoothing` and
-    `initializer_factor` here are kept for Hugging Face files.
+    `initializer_factor` here are kept for Hugging Face files. Contrastive training keeps the features of the last
+    `queue_size` pictures and texts, from encoders that keep the share `momentum` of themselves in each step.
     """
 
     model_type: ClassVar[str] = "blip"
@@ -248,6 +249,8 @@ class BlipConfig(_Config):
     initializer_factor: float = 1.0
     initializer_range: float = 0.02
     enc_token_id: int | None = None
+    queue_size: int = 57600
+    momentum: float = 0.995
 
     def __post_init__(self) -> None:
         self.text_config = _part(BlipTextConfig, self.text_config)
@@ -256,9 +259,9 @@ class BlipConfig(_Config):
         self.validate()
 
     def validate(self) -> None:
-        self._positive("projection_dim", "image_text_hidden_size")
+        self._positive("projection_dim", "image_text_hidden_size", "queue_size")
         self._number("initializer_range")
-        self._fraction("label_smoothing")
+        self._fraction("label_smoothing", "momentum")
 
     @classmethod
     def from_text_vision_configs(

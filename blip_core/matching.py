@@ -45,14 +45,21 @@ class Match:
             raise ValueError(f"the checkpoint does not fit a {model} of this configuration: {listed}.")
 
 
-def match(model: str, config: AnyConfig, shapes: Mapping[str, tuple[int, ...]], *, resize: bool = False) -> Match:
+def match(
+    model: str,
+    config: AnyConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    resize: bool = False,
+    with_state: bool = False,
+) -> Match:
     """Find every parameter of a model among the tensors of a checkpoint, given as names and shapes.
 
     A part of the model of which the checkpoint holds nothing is new; tensors of other models' parts are passed over.
-    With `resize`, a position embedding of another square image is accepted. Raises one `ValueError` that names every
-    missing, unexpected, duplicate and misshapen tensor.
+    With `resize`, a position embedding of another square image is accepted; `with_state` adds the training state that
+    the checkpoint holds. Raises one `ValueError` that names every missing, unexpected, duplicate and misshapen tensor.
     """
-    found = compare(model, config, shapes, resize=resize)
+    found = compare(model, config, shapes, resize=resize, with_state=with_state)
     found.check(model, shapes)
     return found
 

@@ -149,10 +149,14 @@ class BlipForQuestionAnsweringOutput(ModelOutput):
 class BlipForImageTextRetrievalOutput(ModelOutput):
     """`itm_score`: with the matching head, logits (pairs, 2) of which index 1 is "they match"; without, the cosine
     similarities (images, texts). `question_embeds` (texts, length, text width): the text encoder's states;
-    `hidden_states` and `attentions` are the vision encoder's."""
+    `hidden_states` and `attentions` are the vision encoder's. In training `loss` = `loss_itc` + `loss_itm`, and
+    `itm_score` (3 batch, 2) has the logits of the matching pairs, of the texts with wrong pictures and of the pictures
+    with wrong texts."""
 
     itm_score: Tensor = None
     loss: Tensor = None
+    loss_itc: Tensor = None
+    loss_itm: Tensor = None
     image_embeds: Tensor = None
     last_hidden_state: Tensor = None
     hidden_states: tuple[Tensor, ...] | None = None
@@ -178,6 +182,20 @@ class BlipForNLVROutput(ModelOutput):
     text_hidden_states: tuple[Tensor, ...] | None = None
     text_attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BlipForPreTrainingOutput(ModelOutput):
+    """`loss` = `loss_itc` + `loss_itm` + `loss_lm`, scalars; `itm_score` (3 batch, 2) as in fine-tuning for retrieval,
+    `logits` (batch, length, vocabulary) of the decoder, `image_embeds` (batch, tokens, width)."""
+
+    loss: Tensor = None
+    loss_itc: Tensor = None
+    loss_itm: Tensor = None
+    loss_lm: Tensor = None
+    itm_score: Tensor = None
+    logits: Tensor = None
+    image_embeds: Tensor = None
 
 
 @dataclass
@@ -211,6 +229,7 @@ OUTPUTS = (
     BlipForQuestionAnsweringOutput,
     BlipForImageTextRetrievalOutput,
     BlipForNLVROutput,
+    BlipForPreTrainingOutput,
     BlipTextScoresOutput,
     BlipRankedAnswersOutput,
 )

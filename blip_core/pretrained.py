@@ -18,7 +18,7 @@ from blip_core.generation import GenerationConfig
 from blip_core.matching import match
 from blip_core.originals import from_med_config, recover_config
 from blip_core.positions import resize_positions
-from blip_core.weights import AnyConfig, Parameter, initial_value
+from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter, initial_value, training_state
 
 CONFIGS: dict[str, type[AnyConfig]] = {
     "BlipVisionModel": BlipVisionConfig,
@@ -33,6 +33,8 @@ class Pretrained:
 
     Iterating gives every parameter with its value in PyTorch's layout; the arrays may be views of the mapped file.
     A part that the checkpoint does not hold is drawn anew from `seed`, which one warning says.
+    `has_state` tells of the training state of contrastive models, which follows the parameters: as the checkpoint
+    holds it, and otherwise copies of the weights, an empty queue. Pre-training always has it, matching if it is there.
     """
 
     def __init__(
@@ -52,9 +54,14 @@ class Pretrained:
             self.config = with_image_size(self.config, image_size)
         try:
             resize = image_size is not None or config is not None
-            self._match = match(model, self.config, self.checkpoint.shapes, resize=resize)
+            with_state = model in TRAINING_STATE
+            self._match = match(model, self.config, self.checkpoint.shapes, resize=resize, with_state=with_state)
         except ValueError as error:
             raise ValueError(f"{self.checkpoint.path}: {error}") from None
+        state = training_state(model, self.config) if isinstance(self.config, BlipConfig) else []
+        self.has_state = model == "BlipForPreTraining" or any(p.name in self._match.sources for p in state)
+        held = {parameter.name for parameter in self._match.parameters}
+        self._parameters = self._match.parameters + [p for p in state if self.has_state and p.name not in held]
         self._noise = np.random.default_rng(seed)
         if self._match.new_parts:
             warnings.warn(
@@ -64,19 +71,27 @@ class Pretrained:
             )
 
     def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray]]:
-        for parameter in self._match.parameters:
-            source = self._match.sources.get(parameter.name)
-            if source is None:
-                yield parameter, initial_value(parameter, self.config, self._noise)
-                continue
-            array = self.checkpoint[source]
-            if array.dtype not in FLOATS:
-                raise ValueError(
-                    f"{self.checkpoint.path}: {source} is of type {array.dtype}; weights must be floating-point."
-                )
-            if array.shape != parameter.shape:
-                array = resize_positions(array, parameter.shape[1])
-            yield parameter, array
+        drawn: dict[str, np.ndarray] = {}
+        for parameter in self._parameters:
+            copied = parameter.name in self._match.sources or "_m." not in parameter.name
+            name = parameter.name if copied else parameter.name.replace("_m.", ".", 1)
+            source = self._match.sources.get(name)
+            if source is not None:
+                array = self._read(parameter, source)
+            elif name in drawn:
+                array = drawn[name]
+            else:
+                array = initial_value(parameter, self.config, self._noise)
+                drawn |= {name: array} if self.has_state else {}
+            yield parameter, array if copied else array.copy()
+
+    def _read(self, parameter: Parameter, source: str) -> np.ndarray:
+        array = self.checkpoint[source]
+        if array.dtype not in (WHOLE if parameter.row.init in ("no_id", "pointer") else FLOATS):
+            raise ValueError(
+                f"{self.checkpoint.path}: {source} is of type {array.dtype}; weights must be floating-point."
+            )
+        return array if array.shape == parameter.shape else resize_positions(array, parameter.shape[1])
 
     @property
     def dtype(self) -> np.dtype:
@@ -89,6 +104,7 @@ class Pretrained:
         return GenerationConfig.from_pretrained(self.folder) if found else GenerationConfig()
 
 
+WHOLE = {np.dtype(np.int64)}
 FLOATS = {np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -44,12 +45,13 @@ class Trie:
 
 def make_tries(texts: Texts, members: Sequence[int], start: int, limit: int) -> list[Trie]:
     """Join the texts with these numbers, each the tokens after `start`, to tries of at most `limit` nodes."""
-    tries, group, size, before = [], [], 1, ()
+    tries: list[Trie] = []
+    group: list[int] = []
+    before: tuple[int, ...] = ()
+    size = 1
     for member in sorted(members, key=lambda i: tuple(texts[i])):
         text = tuple(texts[member][:-1])  # the last token is predicted but not read
-        common = next(
-            (i for i, (a, b) in enumerate(zip(text, before, strict=False)) if a != b), min(len(text), len(before))
-        )
+        common = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(text, before, strict=False))))
         if group and size + len(text) - common > limit:
             tries.append(_trie(texts, group, start))
             group, size, common = [], 1, 0

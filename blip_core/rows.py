@@ -164,7 +164,7 @@ QUEUES = (
 )
 RETRIEVAL_QUEUE = (
     Row("idx_queue", "idx_queue", "idx_queue", (1, "queue"), "no_id"),
-    Row("ptr_queue", "ptr_queue", "ptr_queue", (1,), "pointer"),
+    Row("queue_ptr", "ptr_queue", "ptr_queue", (1,), "pointer"),
 )
 PRETRAINING_QUEUE = (Row("queue_ptr", "queue_ptr", "queue_ptr", (1,), "pointer"),)
 BUFFERS = ("embeddings.position_ids",)  # position numbers, which original checkpoints hold

@@ -263,7 +263,7 @@ def _sizes(config: AnyConfig) -> dict[str, int]:
         }
     if isinstance(config, BlipConfig):
         sizes |= {"itc": config.image_text_hidden_size, "projection": config.projection_dim}
-        sizes |= {"queue": config.extra.get("queue_size", 57600)}  # the original's, in pre-training and retrieval
+        sizes |= {"queue": config.queue_size}
     return sizes
 
 

@@ -13,6 +13,7 @@ from blip_pt.answering import BlipForQuestionAnswering
 from blip_pt.captioning import BlipForConditionalGeneration
 from blip_pt.contrastive import BlipModel
 from blip_pt.nlvr import BlipForNLVR
+from blip_pt.pretraining import BlipForPreTraining
 from blip_pt.retrieval import BlipForImageTextRetrieval
 from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -22,6 +23,7 @@ __all__ = [
     "BlipForConditionalGeneration",
     "BlipForImageTextRetrieval",
     "BlipForNLVR",
+    "BlipForPreTraining",
     "BlipForQuestionAnswering",
     "BlipImageProcessor",
     "BlipModel",

@@ -56,6 +56,11 @@ class BlipPreTrainedModel(nn.Module):
         """The number of weights; tied ones count once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def get_tensor(self, name: str) -> Tensor:
+        """The weight, or the queue of training features, with a name of the table."""
+        module, _, name = name.rpartition(".")
+        return getattr(self.get_submodule(module), name)
+
     @torch.no_grad()
     def initialize(self) -> None:
         """Draw all weights anew, reproducibly after `torch.manual_seed`."""
@@ -94,10 +99,16 @@ class BlipPreTrainedModel(nn.Module):
         wanted = torch_dtype(source.dtype.name if dtype == "auto" else dtype)
         with torch.device("meta"):
             model = cls(source.config, initialize=False)  # type: ignore[call-arg]  # every model class takes it
+            if source.has_state:
+                model.make_momentum()  # type: ignore[attr-defined]  # models that have one
         for parameter, array in source:
             module, _, name = parameter.name.rpartition(".")
-            tensor = to_torch(array).to(device=device or "cpu", dtype=wanted)
-            setattr(model.get_submodule(module), name, nn.Parameter(tensor))
+            old = model.get_tensor(parameter.name)
+            kind = wanted if old.requires_grad else old.dtype  # the state of training keeps its precision
+            tensor = to_torch(array).to(device=device or "cpu", dtype=kind)
+            if isinstance(old, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+            setattr(model.get_submodule(module), name, tensor)
         model.generation_config = source.generation_config()
         return model.eval()
 
@@ -112,7 +123,7 @@ class BlipPreTrainedModel(nn.Module):
             type(self).__name__,
             self.config,
             self.table(),
-            lambda parameter: to_numpy(self.get_parameter(parameter.name)),
+            lambda parameter: to_numpy(self.get_tensor(parameter.name)),
             generation_config=self.generation_config if hasattr(self, "generate") else None,
             max_shard_size=max_shard_size,
         )

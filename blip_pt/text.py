@@ -6,7 +6,7 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,8 @@ class BlipTextModel(BlipPreTrainedModel):
         """A new block, or one that has its own self-attention and all else from another model's block."""
         config = self.config
         if shared is not None:
-            return TextBlock(config, shared.blocks[layer].cross_attention, shared.blocks[layer].mlp)
+            block = cast("TextBlock", shared.blocks[layer])
+            return TextBlock(config, block.cross_attention, block.mlp)
         cross = TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None
         return TextBlock(config, cross, TextMLP(config))
 

@@ -6,6 +6,8 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
@@ -52,7 +54,7 @@ class TextBlock(Layer):
     def __init__(self, config: BlipTextConfig, cross_attention: Layer | None, mlp: TextMLP):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
-        self.cross_attention = cross_attention
+        self.cross_attention: Any = cross_attention
         self.mlp = mlp
 
     def call(
@@ -111,7 +113,8 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         """A new block, or one that has its own self-attention and all else from another model's block."""
         config = self.config
         if shared is not None:
-            return TextBlock(config, shared.blocks[layer].cross_attention, shared.blocks[layer].mlp)
+            block = shared.blocks[layer]
+            return TextBlock(config, block.cross_attention, block.mlp)
         cross = TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None
         return TextBlock(config, cross, TextMLP(config))
 

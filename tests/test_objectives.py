@@ -127,3 +127,35 @@ def test_other_bad_answers(framework):
         framework.ask(model.score_texts, {**batch, "answer_ids": np.array([[101, 114, 102], [101, 0, 0]])})
     with pytest.raises(ValueError, match="must lie between 0 and 199, got 101 to 200"):
         framework.ask(model.score_texts, {**batch, "answer_ids": np.array([[101, 114, 200]])})
+
+
+# retrieval and pre-training -----------------------------------------------------------------------------------------
+
+
+def pair_batch(reference):
+    ids, mask = to_tokens(reference["captions"])
+    batch = {"pixel_values": reference["pixel_values"], "input_ids": ids, "attention_mask": mask}
+    return (
+        batch | {"alpha": float(reference["alpha"])} | ({"image_ids": reference["idx"]} if "idx" in reference else {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [("BlipForImageTextRetrieval", "retrieval"), ("BlipForPreTraining", "pretrain")]
+)
+def test_contrastive_training_as_the_original(framework, head, name):
+    model, reference = original(framework, head, name)
+    output, gradients = framework.gradients(model, pair_batch(reference), training=True)
+    assert difference(reference["loss_ita"], output.loss_itc) < 1e-5
+    assert difference(reference["loss_itm"], output.loss_itm) < 1e-5
+    assert difference(output.loss_itc + output.loss_itm + (output.get("loss_lm") or 0.0), output.loss) < 1e-6
+    if name == "pretrain":
+        assert difference(reference["loss_lm"], output.loss_lm) < 1e-5
+    check_gradients(model, gradients, reference)
+    after = framework.weights(model)
+    for queue in ("image_queue", "text_queue"):
+        assert difference(reference[f"{queue}_after"], after[queue]) < 1e-5
+    assert np.array_equal(reference["ptr_after"], after["queue_ptr"])
+    if name == "retrieval":
+        assert np.array_equal(reference["idx_queue_after"], after["idx_queue"])
+    assert difference(reference["vision_proj_m_after"], after["vision_proj_m.weight"]) < 1e-6

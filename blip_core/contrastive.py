@@ -1,0 +1,50 @@
+"""Contrastive training, as far as it is not tensor code: the noise that draws negatives, and what users may give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blip_core.checks import InputError
+
+
+def negative_noise(seed: int, step: int, batch: int) -> np.ndarray:
+    """Random numbers float32 (2, batch) in [0, 1) that choose the hard negatives of a training step.
+
+    Row 0 chooses a picture for each text, row 1 a text for each picture. The same seed and step give the same numbers
+    everywhere; of several processes each takes the columns of its own examples.
+    """
+    return np.random.default_rng([seed, step]).random((2, batch), np.float32)
+
+
+def check_momentum(has_momentum: bool, name: str) -> None:
+    """Refuse to train a model without momentum encoders and queues."""
+    if not has_momentum:
+        raise InputError(
+            f"This {name} has no training state; call start_momentum() before the optimizer is made, "
+            "or load a checkpoint with one."
+        )
+
+
+def check_pair_batch(pictures: int | None, texts: int | None, noise: Sequence[int | None] | None) -> None:
+    """Refuse batches that are not as many pictures as texts, and noise that does not go with them."""
+    if pictures is not None and texts is not None and pictures != texts:
+        raise InputError(f"Contrastive training needs a text for each picture, got {pictures} pictures, {texts} texts.")
+    if noise is not None and (len(noise) != 2 or noise[0] != 2 or None not in (noise[1], texts) and noise[1] != texts):
+        raise InputError(f"noise must be of shape (2, {texts}), got {tuple(noise)}; see negative_noise.")
+
+
+def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
+    """Refuse picture ids that are not one whole number of each pair."""
+    if len(shape) != 1 or None not in (shape[0], texts) and shape[0] != texts:
+        raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
+
+
+def check_negatives(ids: np.ndarray | None, batch: int | None) -> None:
+    """Refuse a batch (of all processes) that holds one picture only, as which no pair is a negative."""
+    if batch == 1 or ids is not None and len(np.unique(ids)) < 2:
+        raise InputError(
+            "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
+            "use batches of two different pictures or more."
+        )
