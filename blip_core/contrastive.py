@@ -31,19 +31,21 @@ def check_pair_batch(pictures: int | None, texts: int | None, noise: Sequence[in
     """Refuse batches that are not as many pictures as texts, and noise that does not go with them."""
     if pictures is not None and texts is not None and pictures != texts:
         raise InputError(f"Contrastive training needs a text for each picture, got {pictures} pictures, {texts} texts.")
-    if noise is not None and (len(noise) != 2 or noise[0] != 2 or None not in (noise[1], texts) and noise[1] != texts):
+    if noise is not None and (
+        len(noise) != 2 or noise[0] != 2 or (None not in (noise[1], texts) and noise[1] != texts)
+    ):
         raise InputError(f"noise must be of shape (2, {texts}), got {tuple(noise)}; see negative_noise.")
 
 
 def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
     """Refuse picture ids that are not one whole number of each pair."""
-    if len(shape) != 1 or None not in (shape[0], texts) and shape[0] != texts:
+    if len(shape) != 1 or (None not in (shape[0], texts) and shape[0] != texts):
         raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
 
 
 def check_negatives(ids: np.ndarray | None, batch: int | None) -> None:
     """Refuse a batch (of all processes) that holds one picture only, as which no pair is a negative."""
-    if batch == 1 or ids is not None and len(np.unique(ids)) < 2:
+    if batch == 1 or (ids is not None and len(np.unique(ids)) < 2):
         raise InputError(
             "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
             "use batches of two different pictures or more."

@@ -84,6 +84,7 @@ class BlipMomentumModel(BlipImageModel):
     def initialize(self) -> None:
         has_momentum, self.has_momentum = self.has_momentum, False
         super().initialize()
+        self.has_momentum = has_momentum
         if has_momentum:
             self.start_momentum()
 

@@ -31,6 +31,7 @@ from blip_tf.answering import TFBlipForQuestionAnswering
 from blip_tf.captioning import TFBlipForConditionalGeneration
 from blip_tf.contrastive import TFBlipModel
 from blip_tf.nlvr import TFBlipForNLVR
+from blip_tf.pretraining import TFBlipForPreTraining
 from blip_tf.retrieval import TFBlipForImageTextRetrieval
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
@@ -46,6 +47,7 @@ __all__ = [
     "TFBlipForConditionalGeneration",
     "TFBlipForImageTextRetrieval",
     "TFBlipForNLVR",
+    "TFBlipForPreTraining",
     "TFBlipForQuestionAnswering",
     "TFBlipModel",
     "TFBlipTextLMHeadModel",

@@ -96,6 +96,8 @@ class TFBlipPreTrainedModel(KerasModel):
         wanted = tf_dtype(source.dtype.name if dtype == "auto" else dtype)
         with dtype_policy(wanted), tf.device(tf_device(device)):
             model = cls(source.config, initialize=False)  # type: ignore[call-arg]
+            if source.has_state:
+                model.make_momentum()  # type: ignore[attr-defined]  # models that have one
             for parameter, array in source:
                 variable = model.get_parameter(parameter.name)
                 variable.assign(to_tensorflow(parameter.to_tensorflow(array), variable.dtype))

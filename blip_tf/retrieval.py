@@ -6,48 +6,41 @@ width), the vision encoder's output, may stand in place of `pixel_values` (B or 
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
-from blip_tf.image_model import TFBlipImageModel
-from blip_tf.nn import Linear, normalize
+from blip_core.contrastive import check_image_ids
+from blip_tf.distributed import gather
+from blip_tf.momentum import TFBlipMomentumModel
+from blip_tf.nn import Linear, normalize, wide
 from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
 
 @keras.saving.register_keras_serializable("blip")
-class TFBlipForImageTextRetrieval(TFBlipImageModel):
+class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
     """Matching pictures with texts: by a classifier on image-grounded text (ITM) or by cosine similarity (ITC).
 
+    It is trained by both (see `docs/objectives.md`), with `start_momentum()` or `momentum=True` before the first step.
     Source: the original's `BLIP_ITM` and `BLIP_Retrieval`.
     """
 
-    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+    def __init__(self, config: BlipConfig, *, momentum: bool = False, initialize: bool = True):
         super().__init__(config)
         self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
         self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
         self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
         self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
         self.itm_head = Linear(config.text_config.hidden_size, 2)
+        if momentum:
+            self.make_momentum()
         if initialize:
             self.initialize()
-
-    def get_image_features(
-        self,
-        pixel_values: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        image_embeds: Tensor | None = None,
-    ) -> Tensor:
-        """Pictures -> L2-normalised features (B, image_text_hidden_size), the ones to store and compare."""
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        return normalize(self.vision_proj(embeds[:, 0]))
-
-    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Texts (B, L) -> L2-normalised features (B, image_text_hidden_size), to compare with those of pictures."""
-        return normalize(self.text_proj(self.text_encoder(input_ids, attention_mask).last_hidden_state[:, 0]))
 
     def call(
         self,
@@ -59,14 +52,27 @@ class TFBlipForImageTextRetrieval(TFBlipImageModel):
         image_embeds: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        image_ids: Tensor | None = None,
+        alpha: float | Tensor = 0.4,
+        noise: Tensor | None = None,
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
-        """Score pairs of pictures and texts, or one picture with many texts.
+        """Score pairs of pictures and texts, or one picture with many texts; with `image_ids`, train on pairs.
 
         `itm_score` holds logits (B, 2) of which index 1 is "they match"; with `use_itm_head=False` it holds the
         cosine similarities of all pictures with all texts, (pictures, texts).
+
+        `image_ids`, whole numbers (B,), say which pairs have the same picture and give `loss` = `loss_itc` +
+        `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
+        draws the hard negatives, see `blip_core.contrastive.negative_noise`. With `training=True` each such call is a
+        step of the momentum encoders and the queues.
+        Raises `ValueError` for batches without negatives, and where `start_momentum` is missing.
         """
         input_ids = given_texts(input_ids)
+        if image_ids is not None:
+            return self.fine_tune(
+                pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids, alpha, noise, training
+            )
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
@@ -94,3 +100,44 @@ class TFBlipForImageTextRetrieval(TFBlipImageModel):
             text_attentions=text.attentions,
             cross_attentions=text.cross_attentions,
         )
+
+    def fine_tune(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        image_ids: Tensor,
+        alpha: float | Tensor,
+        noise: Tensor | None,
+        training: bool = False,
+    ) -> BlipForImageTextRetrievalOutput:
+        """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
+        image_ids = tf.cast(image_ids, tf.int64)
+        check_image_ids(image_ids.shape, input_ids.shape[0])
+        self.check_training(pixel_values, input_ids, image_ids, noise)
+        if training:
+            self.prepare_step()
+        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
+        pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
+        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
+        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
+        everything = gather(image_ids)
+        if training:
+            self.enqueue(gather(momentum[0]), gather(momentum[1]), everything)
+        other = tf.cast(image_ids[:, None] != everything, tf.float32)  # (b, B)
+        temperature = wide(tf.convert_to_tensor(self.temp))
+        weights = (
+            (tf.nn.softmax(tf.matmul(texts, gather(pictures), transpose_b=True) / temperature) + TINY) * other,
+            (tf.nn.softmax(tf.matmul(pictures, gather(texts), transpose_b=True) / temperature) + TINY) * other,
+        )
+        loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
+        return BlipForImageTextRetrievalOutput(
+            itm_score=logits, loss=loss_itc + loss_itm, loss_itc=loss_itc, loss_itm=loss_itm, image_embeds=embeds
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "momentum": self.has_momentum}
+
+
+TINY = 1e-30  # lets some negative be drawn even where all similarities round to none

@@ -1,0 +1,251 @@
+"""What contrastive training has besides a model: momentum encoders, queues of their features, a temperature.
+
+Shapes: b pairs of this process, B of all processes, Q features in a queue, F their width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipConfig
+from blip_core.contrastive import check_momentum, check_negatives, check_pair_batch
+from blip_core.weights import Parameter, initial_value, training_state
+from blip_tf.base import random_seed
+from blip_tf.distributed import assign, gather, processes, same_length
+from blip_tf.image_model import TFBlipImageModel
+from blip_tf.keras_model import dtype_policy, model_name
+from blip_tf.nn import Linear, normalize, sizes, wide
+from blip_tf.text import TFBlipTextModel
+from blip_tf.vision import TFBlipVisionModel
+
+PAIRS = (
+    ("vision_model", "vision_model_m"),
+    ("text_encoder", "text_encoder_m"),
+    ("vision_proj", "vision_proj_m"),
+    ("text_proj", "text_proj_m"),
+)
+"""The parts of a model and their momentum copies."""
+
+
+class TFBlipMomentumModel(TFBlipImageModel):
+    """A model with comparable features of pictures and texts, and what their training needs.
+
+    The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
+    last `config.queue_size` pictures and texts. Both are the model's own, saved and loaded with it.
+    Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    """
+
+    text_encoder: TFBlipTextModel
+    vision_proj: Linear
+    text_proj: Linear
+    itm_head: Linear
+
+    def __init__(self, config: BlipConfig):
+        super().__init__(config)
+        self.has_momentum = False
+
+    def make_momentum(self) -> None:
+        """Make room for the training state, without values."""
+        config = self.config
+        if self.has_momentum:
+            return
+        with dtype_policy(self.dtype_policy if self.variable_dtype == "float32" else "float32"):
+            self.vision_model_m = TFBlipVisionModel(config.vision_config, initialize=False)
+            self.text_encoder_m = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+            self.vision_proj_m = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+            self.text_proj_m = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        for _, copy in PAIRS:
+            getattr(self, copy).trainable = False
+        self.temp = self.add_weight(name="temp", shape=(), initializer="zeros")
+        for parameter in training_state(model_name(type(self)), config):
+            if "queue" in parameter.name:
+                kind = "float32" if parameter.row.init == "unit_columns" else "int64"
+                options: dict[str, Any] = {"dtype": kind, "autocast": False, "trainable": False}
+                queue = self.add_weight(name=parameter.name, shape=parameter.shape, initializer="zeros", **options)
+                setattr(self, parameter.name, queue)
+        self.has_momentum = True
+
+    def start_momentum(self) -> None:
+        """Begin contrastive training: copy the encoders, empty the queues. To be called before the optimizer is made.
+
+        The queues begin with random features, drawn after TensorFlow's global seed, as in the original.
+        """
+        self.make_momentum()
+        for own, copy in self.momentum_pairs():
+            copy.assign(own.value)
+        noise = np.random.default_rng(random_seed())
+        for parameter in training_state(model_name(type(self)), self.config):
+            if "_m." not in parameter.name:
+                self.get_parameter(parameter.name).assign(initial_value(parameter, self.config, noise))
+
+    def initialize(self) -> None:
+        has_momentum, self.has_momentum = self.has_momentum, False
+        super().initialize()
+        self.has_momentum = has_momentum
+        if has_momentum:
+            self.start_momentum()
+
+    def table(self) -> list[Parameter]:
+        state = training_state(model_name(type(self)), self.config) if self.has_momentum else []
+        return super().table() + state
+
+    def momentum_pairs(self) -> list[tuple[Any, Any]]:
+        """The weights and their momentum copies."""
+        return [
+            weights
+            for own, copy in PAIRS
+            for weights in zip(getattr(self, own).weights, getattr(self, copy).weights, strict=True)
+        ]
+
+    def get_image_features(
+        self,
+        pixel_values: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Pictures -> L2-normalised features (B, image_text_hidden_size), the ones to store and compare."""
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+        return normalize(self.vision_proj(embeds[:, 0]))
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, training: bool = False
+    ) -> Tensor:
+        """Texts (B, L) -> L2-normalised features (B, image_text_hidden_size), to compare with those of pictures."""
+        states = self.text_encoder(input_ids, attention_mask, training=training).last_hidden_state
+        return normalize(self.text_proj(states[:, 0]))
+
+    def features(
+        self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, training: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Image embeddings (b, T, width) and texts (b, L) -> features (b, F) of both, in float32 at least."""
+        pictures = self.get_image_features(image_embeds=embeds)
+        return wide(pictures), wide(self.get_text_features(input_ids, attention_mask, training))
+
+    def prepare_step(self) -> None:
+        """What a training step begins with: keep the temperature in bounds, let the momentum encoders follow."""
+        pairs, share = self.momentum_pairs(), self.config.momentum
+        news = [copy.value * share + tf.cast(own.value, copy.dtype) * (1 - share) for own, copy in pairs]
+        assign([self.temp, *(copy for _, copy in pairs)], [tf.clip_by_value(self.temp.value, 0.001, 0.5), *news])
+
+    def momentum_features(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        training: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Pairs -> features (b, F) of pictures and of texts by the momentum encoders."""
+        options = {"interpolate_pos_encoding": interpolate_pos_encoding, "training": training}
+        pictures = self.vision_model_m(pixel_values, **options).last_hidden_state[:, 0]
+        texts = self.text_encoder_m(input_ids, attention_mask, training=training).last_hidden_state[:, 0]
+        return (
+            tf.stop_gradient(normalize(wide(self.vision_proj_m(pictures)))),
+            tf.stop_gradient(normalize(wide(self.text_proj_m(texts)))),
+        )
+
+    def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor | None = None) -> None:
+        """Let the newest features (B, F) take the places of the oldest; more than Q leave the last Q."""
+        size, count = self.image_queue.shape[1], sizes(pictures)[0]
+        columns = (self.queue_ptr.value + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
+        last = slice(tf.maximum(count - size, 0), None)
+
+        def replaced(queue: Any, news: Tensor) -> Tensor:
+            rows = tf.transpose(queue.value)
+            return tf.transpose(
+                tf.tensor_scatter_nd_update(rows, columns[last][:, None], tf.cast(news[last], rows.dtype))
+            )
+
+        variables = [self.image_queue, self.text_queue, self.queue_ptr]
+        values = [
+            replaced(self.image_queue, pictures),
+            replaced(self.text_queue, texts),
+            (self.queue_ptr.value + tf.cast(count, tf.int64)) % size,
+        ]
+        if image_ids is not None:
+            variables.append(self.idx_queue)
+            values.append(replaced(self.idx_queue, image_ids[:, None]))
+        assign(variables, values)
+
+    def contrastive_loss(
+        self,
+        features: tuple[Tensor, Tensor],
+        momentum: tuple[Tensor, Tensor],
+        image_ids: Tensor | None,
+        alpha: float | Tensor,
+    ) -> Tensor:
+        """ITC: tell each picture's texts, and each text's pictures, among the batch and the queues.
+
+        `features` and `momentum` (b, F) are of pictures and texts. A pair is right where ids are the same, without ids
+        on the diagonal; `alpha` is the share that the momentum encoders' own similarities have in the targets.
+        """
+        (pictures, texts), (pictures_m, texts_m) = features, momentum
+        all_pictures = tf.concat([tf.transpose(gather(pictures_m)), self.image_queue.value], axis=1)  # (F, B + Q)
+        all_texts = tf.concat([tf.transpose(gather(texts_m)), self.text_queue.value], axis=1)
+        if image_ids is None:
+            index = processes()[0] * sizes(pictures)[0] + tf.range(sizes(pictures)[0])
+            right = tf.one_hot(index, sizes(all_texts)[1])  # (b, B + Q)
+        else:
+            everything = tf.concat([gather(image_ids), self.idx_queue.value[0]], axis=0)  # (B + Q,)
+            right = tf.cast(image_ids[:, None] == everything, all_texts.dtype)
+            right = right / tf.reduce_sum(right, axis=1, keepdims=True)
+        temperature, losses = wide(tf.convert_to_tensor(self.temp)), []
+        alpha = tf.cast(alpha, all_texts.dtype)
+        for own, own_m, others in ((pictures, pictures_m, all_texts), (texts, texts_m, all_pictures)):
+            soft = tf.nn.softmax(tf.matmul(own_m, others) / tf.stop_gradient(temperature))
+            targets = alpha * soft + (1 - alpha) * right
+            log_probs = tf.nn.log_softmax(tf.matmul(own, others) / temperature)
+            losses.append(-tf.reduce_mean(tf.reduce_sum(log_probs * targets, axis=1)))
+        return (losses[0] + losses[1]) / 2
+
+    def matching_loss(
+        self,
+        embeds: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        weights: tuple[Tensor, Tensor],
+        noise: Tensor | None,
+        training: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """ITM: tell matching pairs from hard negatives, a picture drawn for each text and a text for each picture.
+
+        `weights` (b, B) are those by which a picture is drawn for each text and a text for each picture; `noise`
+        (2, b) the random numbers to do it by. Returns the loss and the logits (3 b, 2).
+        """
+        count = sizes(embeds)[0]
+        noise = tf.random.uniform((2, count)) if noise is None else tf.convert_to_tensor(noise)
+        pictures = tf.gather(gather(embeds), draw(weights[0], noise[0]))
+        mask = tf.ones_like(input_ids) if attention_mask is None else attention_mask
+        input_ids, mask = same_length(input_ids, mask, self.config.text_config.pad_token_id)
+        chosen = draw(weights[1], noise[1])
+        ids = tf.concat([input_ids, input_ids, tf.gather(gather(input_ids), chosen)], axis=0)  # (3 b, L)
+        mask = tf.concat([mask, mask, tf.gather(gather(mask), chosen)], axis=0)
+        states = tf.concat([embeds, pictures, embeds], axis=0)  # (3 b, T, width)
+        text = self.text_encoder(self.grounded_ids(ids), mask, encoder_hidden_states=states, training=training)
+        logits = self.itm_head(text.last_hidden_state[:, 0])
+        labels = tf.concat([tf.ones(count, tf.int32), tf.zeros(2 * count, tf.int32)], axis=0)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits))), logits
+
+    def check_training(
+        self, pixel_values: Tensor | None, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
+    ) -> None:
+        """Raise `ValueError` for batches that cannot be trained on."""
+        check_momentum(self.has_momentum, type(self).__name__)
+        pictures = None if pixel_values is None else pixel_values.shape[0]
+        texts = input_ids.shape[0]
+        check_pair_batch(pictures, texts, None if noise is None else noise.shape)
+        known = image_ids is not None and not tf.is_symbolic_tensor(image_ids)
+        check_negatives(np.asarray(image_ids) if known else None, None if texts is None else texts * processes()[1])
+
+
+def draw(weights: Tensor, noise: Tensor) -> Tensor:
+    """Choose a column of each row (b, B), each with a probability in proportion to its weight, by numbers (b,)."""
+    sums = tf.cumsum(weights, axis=1)
+    whole = sums[:, -1:]
+    chosen = tf.reduce_sum(tf.cast(sums <= tf.cast(noise, sums.dtype)[:, None] * whole, tf.int32), axis=1)
+    last = tf.reduce_sum(tf.cast(sums < whole, tf.int32), axis=1)
+    return tf.minimum(chosen, last)  # the product may round up to the whole

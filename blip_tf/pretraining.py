@@ -1,0 +1,105 @@
+"""Pre-training: contrast, matching and language modelling on one pass over the pictures.
+
+Shapes: b pairs of this process, B of all processes, L tokens, W text width, V vocabulary, T image tokens.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from tensorflow import Tensor
+
+from blip_core import BlipConfig, BlipForPreTrainingOutput
+from blip_core.checks import given_texts
+from blip_tf.distributed import gather, mean_over_processes, processes
+from blip_tf.momentum import TFBlipMomentumModel
+from blip_tf.nn import Linear, sizes, wide
+from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
+from blip_tf.vision import TFBlipVisionModel
+
+FLOOR = 1e-4  # added to the probabilities by which negatives are drawn
+
+
+@keras.saving.register_keras_serializable("blip")
+class TFBlipForPreTraining(TFBlipMomentumModel):
+    """The model of pre-training, from which all others are fine-tuned.
+
+    The text encoder and decoder share everything but their self-attention. The training state is always there.
+    Source: the original's `BLIP_Pretrain`; BLIP section 3.2.
+    """
+
+    def __init__(self, config: BlipConfig, *, initialize: bool = True):
+        super().__init__(config)
+        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.text_decoder = TFBlipTextLMHeadModel(config.text_config, shared=self.text_encoder, initialize=False)
+        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        self.itm_head = Linear(config.text_config.hidden_size, 2)
+        self.make_momentum()
+        if initialize:
+            self.initialize()
+
+    def call(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        alpha: float | Tensor = 0.4,
+        noise: Tensor | None = None,
+        training: bool = False,
+    ) -> BlipForPreTrainingOutput:
+        """Compute the three losses of pairs (B pictures, B texts) and their sum.
+
+        Texts are as the processor makes them, `[CLS] ... [SEP]` and padding; the first token becomes `[ENC]` for
+        matching, where `config.enc_token_id` is set, and `[DEC]` for language modelling. `alpha` is the share of the
+        momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1) draws the hard negatives, see
+        `blip_core.contrastive.negative_noise`. With `training=True` each call is a step of the momentum encoders and
+        the queues. Raises `ValueError` for batches without negatives.
+        """
+        input_ids = given_texts(input_ids)
+        self.check_training(pixel_values, input_ids, None, noise)
+        if training:
+            self.prepare_step()
+        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
+        pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
+        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
+        loss_itc = self.contrastive_loss(features, momentum, None, alpha)
+        pictures_m, texts_m = gather(momentum[0]), gather(momentum[1])  # (B, F)
+        if training:
+            self.enqueue(pictures_m, texts_m)
+        count = sizes(embeds)[0]
+        index = processes()[0] * count + tf.range(count)
+        other = tf.cast(index[:, None] != tf.range(sizes(texts_m)[0]), tf.float32)  # (b, B)
+        temperature = wide(tf.convert_to_tensor(self.temp))
+        weights = (
+            (tf.nn.softmax(tf.matmul(texts, pictures_m, transpose_b=True) / temperature) + FLOOR) * other,
+            (tf.nn.softmax(tf.matmul(pictures, texts_m, transpose_b=True) / temperature) + FLOOR) * other,
+        )
+        loss_itm, score = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
+        loss_lm, logits = self.language_loss(embeds, input_ids, attention_mask, training)
+        return BlipForPreTrainingOutput(
+            loss=loss_itc + loss_itm + loss_lm,
+            loss_itc=loss_itc,
+            loss_itm=loss_itm,
+            loss_lm=loss_lm,
+            itm_score=score,
+            logits=logits,
+            image_embeds=embeds,
+        )
+
+    def language_loss(
+        self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, training: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""
+        text = self.config.text_config
+        real = input_ids != text.pad_token_id if attention_mask is None else tf.cast(attention_mask, tf.bool)
+        first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(text.bos_token_id, input_ids.dtype))
+        ids = tf.concat([first, input_ids[:, 1:]], axis=1)
+        labels = tf.where(real, ids, tf.cast(-100, ids.dtype))
+        output = self.text_decoder(
+            ids, attention_mask, encoder_hidden_states=embeds, labels=labels, reduction="sum", training=training
+        )
+        tokens = tf.reduce_sum(tf.cast(real[:, 1:], output.loss.dtype))
+        return output.loss / mean_over_processes(tokens), output.logits
