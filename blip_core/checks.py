@@ -18,19 +18,20 @@ class InputError(ValueError):
     """Something given to a model does not fit it or the rest."""
 
 
-def _differ(*sizes: int | None) -> bool:
+def differ(*sizes: int | None) -> bool:
+    """Say whether sizes differ, as far as they are known."""
     return len({size for size in sizes if size is not None}) > 1
 
 
 def check_pixel_values(shape: Shape, dtype: str, config: BlipVisionConfig, interpolate_pos_encoding: bool) -> None:
     """Refuse pictures that a vision model cannot take."""
     shape, size = tuple(shape), config.image_size
-    if len(shape) != 4 or _differ(shape[1], config.num_channels) or "float" not in dtype:
+    if len(shape) != 4 or differ(shape[1], config.num_channels) or "float" not in dtype:
         raise InputError(
             f"pixel_values must be floating-point numbers of shape (batch, {config.num_channels}, height, width), "
             f"got {dtype} of shape {shape}; make them with BlipProcessor."
         )
-    if not interpolate_pos_encoding and _differ(*shape[2:], size):
+    if not interpolate_pos_encoding and differ(*shape[2:], size):
         raise InputError(
             f"pixel_values are {shape[2]} x {shape[3]} pixels but the model was made for {size} x {size}; "
             "resize them, load it with image_size=, or pass interpolate_pos_encoding=True."
@@ -82,7 +83,7 @@ def check_ids(low: int, high: int, config: BlipTextConfig) -> None:
 def check_mask(shape: Shape, texts: Shape) -> None:
     """Refuse an attention mask that does not go with texts (batch, length ...)."""
     batch, length = texts[:2]
-    if len(shape) not in (2, 3) or _differ(shape[0], batch) or any(_differ(size, length) for size in shape[1:]):
+    if len(shape) not in (2, 3) or differ(shape[0], batch) or any(differ(size, length) for size in shape[1:]):
         raise InputError(f"attention_mask must be of shape ({batch}, {length}) like the text, got {tuple(shape)}.")
 
 
@@ -90,14 +91,14 @@ def check_states(shape: Shape, mask: Shape | None, batch: int | None, config: Bl
     """Refuse encoder states, or a mask of theirs, that `batch` texts cannot attend to."""
     if not config.is_decoder:
         raise InputError("This text model was configured with is_decoder=False and cannot read encoder states.")
-    if len(shape) != 3 or _differ(shape[2], config.encoder_hidden_size):
+    if len(shape) != 3 or differ(shape[2], config.encoder_hidden_size):
         raise InputError(
             f"Encoder states (image_embeds) must be of shape (batch, tokens, {config.encoder_hidden_size}), "
             f"got {tuple(shape)}."
         )
     if batch is not None and shape[0] is not None and (not shape[0] or batch % shape[0]):
         raise InputError(f"{batch} texts do not go with {shape[0]} pictures; give one picture or one of each text.")
-    if mask is not None and (len(mask) != 2 or _differ(mask[0], shape[0]) or _differ(mask[1], shape[1])):
+    if mask is not None and (len(mask) != 2 or differ(mask[0], shape[0]) or differ(mask[1], shape[1])):
         raise InputError(
             f"encoder_attention_mask must be of shape {tuple(shape[:2])} like the states, got {tuple(mask)}."
         )
@@ -105,13 +106,13 @@ def check_states(shape: Shape, mask: Shape | None, batch: int | None, config: Bl
 
 def check_pairs(pictures: int | None, texts: int | None) -> None:
     """Refuse other numbers than as many pictures as texts, or one picture for all."""
-    if pictures != 1 and _differ(pictures, texts):
+    if pictures != 1 and differ(pictures, texts):
         raise InputError(f"{pictures} pictures do not go with {texts} texts; give one of each, or one picture.")
 
 
 def check_picture_pairs(shape: Shape, texts: int | None) -> None:
     """Refuse anything but two pictures, or their embeddings, for each text."""
-    if len(shape) not in (4, 5) or _differ(shape[1], 2) or _differ(shape[0], texts):
+    if len(shape) not in (4, 5) or differ(shape[1], 2) or differ(shape[0], texts):
         raise InputError(
             f"NLVR reads two pictures with each text: pixel_values ({texts}, 2, channels, height, width) or "
             f"image_embeds ({texts}, 2, tokens, width), got {tuple(shape)}."
@@ -120,7 +121,7 @@ def check_picture_pairs(shape: Shape, texts: int | None) -> None:
 
 def check_classes(shape: Shape, texts: int | None) -> None:
     """Refuse labels that are not one class, 0 or 1, of each text."""
-    if len(shape) != 1 or _differ(shape[0], texts):
+    if len(shape) != 1 or differ(shape[0], texts):
         raise InputError(f"labels must be of shape ({texts},), one class of each text, got {tuple(shape)}.")
 
 
@@ -140,7 +141,7 @@ def given_answers(labels: T | None) -> T:
 
 def check_labels(shape: Shape, texts: Shape, reduction: str) -> None:
     """Refuse labels that are not of the texts' shape (batch, length), and an unknown reduction."""
-    if len(shape) != 2 or any(_differ(*sizes) for sizes in zip(shape, texts, strict=True)):
+    if len(shape) != 2 or any(differ(*sizes) for sizes in zip(shape, texts, strict=True)):
         raise InputError(f"labels must be of shape {tuple(texts)} like the text, got {tuple(shape)}.")
     if reduction not in ("mean", "sum", "none"):
         raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
@@ -148,7 +149,7 @@ def check_labels(shape: Shape, texts: Shape, reduction: str) -> None:
 
 def check_similarities(shape: Shape) -> None:
     """Refuse similarities that are not square, of which no diagonal can hold the matching pairs."""
-    if _differ(*shape):
+    if differ(*shape):
         raise InputError(f"The loss needs as many pictures as texts, got similarities {tuple(shape)}.")
 
 
@@ -169,7 +170,7 @@ def answer_groups(counts: Sequence[int] | None, weights: Any, questions: int, an
 
 def check_one_answer_each(answers: int | None, questions: int | None) -> None:
     """Refuse another number of answers than questions, where no counts say whose they are."""
-    if _differ(answers, questions):
+    if differ(answers, questions):
         raise InputError(f"{answers} answers to {questions} questions need answer_counts.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blip_core.checks import InputError
+from blip_core.checks import InputError, differ
 
 
 def negative_noise(seed: int, step: int, batch: int) -> np.ndarray:
@@ -29,17 +29,15 @@ def check_momentum(has_momentum: bool, name: str) -> None:
 
 def check_pair_batch(pictures: int | None, texts: int | None, noise: Sequence[int | None] | None) -> None:
     """Refuse batches that are not as many pictures as texts, and noise that does not go with them."""
-    if pictures is not None and texts is not None and pictures != texts:
+    if differ(pictures, texts):
         raise InputError(f"Contrastive training needs a text for each picture, got {pictures} pictures, {texts} texts.")
-    if noise is not None and (
-        len(noise) != 2 or noise[0] != 2 or (None not in (noise[1], texts) and noise[1] != texts)
-    ):
+    if noise is not None and (len(noise) != 2 or noise[0] != 2 or differ(noise[1], texts)):
         raise InputError(f"noise must be of shape (2, {texts}), got {tuple(noise)}; see negative_noise.")
 
 
 def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
     """Refuse picture ids that are not one whole number of each pair."""
-    if len(shape) != 1 or (None not in (shape[0], texts) and shape[0] != texts):
+    if len(shape) != 1 or differ(shape[0], texts):
         raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
 
 

@@ -24,7 +24,7 @@ CONFIGS_OF = {
             hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, image_size=32,
             patch_size=8, **VISION,
         ),
-        image_text_hidden_size=16, projection_dim=12, initializer_range=0.2, enc_token_id=89,
+        image_text_hidden_size=16, projection_dim=12, initializer_range=0.2, enc_token_id=89, queue_size=6,
     ),
     # wide vision, many heads, other activations, the original's eps
     "deep": BlipConfig(
@@ -36,12 +36,12 @@ CONFIGS_OF = {
             hidden_size=48, intermediate_size=56, num_hidden_layers=1, num_attention_heads=2, image_size=48,
             patch_size=16, num_channels=1, hidden_act="quick_gelu", layer_norm_eps=1e-6, **VISION,
         ),
-        image_text_hidden_size=10, projection_dim=7, initializer_range=0.2,
+        image_text_hidden_size=10, projection_dim=7, initializer_range=0.2, queue_size=5,
     ),
 }  # fmt: skip
 HEADS = (
     "BlipVisionModel", "BlipTextModel", "BlipTextLMHeadModel", "BlipModel", "BlipForConditionalGeneration",
-    "BlipForQuestionAnswering", "BlipForImageTextRetrieval",
+    "BlipForQuestionAnswering", "BlipForImageTextRetrieval", "BlipForNLVR", "BlipForPreTraining",
 )  # fmt: skip
 
 
@@ -70,6 +70,8 @@ def inputs(head: str, config: BlipConfig) -> dict[str, np.ndarray]:
         "BlipForConditionalGeneration": {"pixel_values": pixels, **text, **labels},
         "BlipForQuestionAnswering": {"pixel_values": pixels, **text, **labels},
         "BlipForImageTextRetrieval": {"pixel_values": pixels, **text},
+        "BlipForNLVR": {"pixel_values": np.stack([pixels, pixels[::-1]], axis=1), **text, "labels": np.array([1, 0])},
+        "BlipForPreTraining": {"pixel_values": pixels, **text, "noise": noise.random((2, 2), np.float32)},
     }[head]
 
 

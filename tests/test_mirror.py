@@ -15,7 +15,9 @@ TWINS = {
 OWN_LAYERS = "the layers of PyTorch and of Keras begin otherwise; these draw no weights in PyTorch, own them in Keras"
 ONLY_PYTORCH = {
     "base.py BlipPreTrainedModel.dtype": "Keras layers have it",
+    "base.py BlipPreTrainedModel.get_tensor": "get_parameter of TensorFlow gives the queues as well",
     "base.py evaluating": "Keras models do not train unless a call says so",
+    "distributed.py _Gather": "TensorFlow's all_gather has a gradient",
     "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
     "nn.py Linear": OWN_LAYERS,
     "nn.py LayerNorm": OWN_LAYERS,
@@ -26,6 +28,8 @@ ONLY_TENSORFLOW = {
     "keras_model.py": "compile, fit and .keras files are Keras's",
     "export.py": "SavedModel and LiteRT are TensorFlow's",
     "base.py BlipPreTrainedModel.get_parameter": "PyTorch modules have it",
+    "distributed.py assign": "the variables of several replicas",
+    "retrieval.py BlipForImageTextRetrieval.get_config": "what .keras files need to know",
     "base.py tf_device": "device names are TensorFlow's, PyTorch's are understood",
     "base.py random_seed": "one line in PyTorch",
     "decoding.py DecodingGraphs": "TensorFlow is fast only when compiled",

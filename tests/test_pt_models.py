@@ -168,7 +168,7 @@ def test_padding_on_the_left_changes_nothing_either():
 # image embeddings, one picture and many texts, other sizes ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", HEADS[4:])
+@pytest.mark.parametrize("head", HEADS[4:7])
 def test_image_embeds_stand_in_for_pictures(head):
     model, values = make(head), tensors(head)
     with torch.inference_mode():
@@ -248,7 +248,7 @@ def test_gradient_checkpointing_changes_nothing(head):
         assert torch.allclose(parameter.grad, expected[name], atol=1e-7), name
 
 
-@pytest.mark.parametrize("head", HEADS[4:])
+@pytest.mark.parametrize("head", HEADS[4:7])
 def test_every_weight_learns(head):
     model, values = make(head).train(), tensors(head)
     output = model(**values)
@@ -285,7 +285,7 @@ def test_the_three_reductions_of_the_loss():
 
 @pytest.mark.parametrize("given", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("head", HEADS[4:])
+@pytest.mark.parametrize("head", HEADS[4:7])
 def test_half_precision_takes_inputs_of_any_type(head, dtype, given):
     model, values = make(head).to(dtype), tensors(head)
     values["pixel_values"] = values["pixel_values"].to(given)

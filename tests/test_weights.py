@@ -27,8 +27,10 @@ def build(head, config):
 @pytest.mark.parametrize("head", HEADS)
 def test_the_modules_have_exactly_the_parameters_of_the_table(head, name):
     model = build(head, CONFIGS_OF[name])
-    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert found == {p.name: p.shape for p in parameters(head, head_config(head, CONFIGS_OF[name]))}
+    found = {name: tuple(tensor.shape) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    assert found == {p.name: p.shape for p in model.table()}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained - {"temp"} == {p.name for p in parameters(head, head_config(head, CONFIGS_OF[name]))}
 
 
 def test_base_size_has_the_known_number_of_parameters():
