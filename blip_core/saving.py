@@ -64,7 +64,7 @@ def write_pretrained(
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    stored = [Stored((p.hf,), p.shape, tensors(p).dtype, partial(tensors, p)) for p in wanted]
+    stored = [Stored((name,), p.shape, tensors(p).dtype, partial(tensors, p)) for p in wanted for name in p.stored_as]
     write_weights(folder, "model.safetensors", stored, write_safetensors, max_shard_size)
     write_json(folder / "config.json", config_dict(model, config, stored[0].dtype))
     if generation_config is not None:

@@ -190,6 +190,13 @@ class Parameter:
         """View an array of TensorFlow's layout in PyTorch's."""
         return array.transpose(np.argsort(self.axes)) if self.axes else array
 
+    @property
+    def stored_as(self) -> tuple[str, ...]:
+        """The names in a saved checkpoint: what pre-training's encoder and decoder share is there for each of them, so
+        that models with one of the two find it."""
+        copies = self.part.copies
+        return (self.hf, copies + self.row.hf.format(self.layer)) if copies else (self.hf,)
+
     def usual(self, prefix: str) -> str:
         """The name of this tensor in a checkpoint whose part lies under `prefix`."""
         name = self.row.original if prefix.startswith(ORIGINAL_VISION) else self.row.hf

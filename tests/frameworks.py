@@ -107,7 +107,9 @@ class TensorFlow:
             with tf.GradientTape() as tape:
                 output = model(**values, training=True)
             optimizer.apply_gradients(
-                (g, w) for g, w in zip(tape.gradient(output.loss, weights), weights, strict=True) if g is not None
+                (tf.convert_to_tensor(g), w)
+                for g, w in zip(tape.gradient(output.loss, weights), weights, strict=True)
+                if g is not None
             )
             return output
 

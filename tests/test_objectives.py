@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
+import tensorflow as tf
+import torch
 
+import blip_pt
+from blip_core import BlipConfig
+from blip_core.contrastive import negative_noise
+from blip_pt.momentum import draw as pt_draw
+from blip_tf.momentum import draw as tf_draw
 from tests.frameworks import FRAMEWORKS, check_gradients, original, to_tokens
-from tests.helpers import difference, numpy
+from tests.helpers import CONFIGS_OF, difference, numpy
 
 
 @pytest.fixture(params=FRAMEWORKS)
@@ -159,3 +168,147 @@ def test_contrastive_training_as_the_original(framework, head, name):
     if name == "retrieval":
         assert np.array_equal(reference["idx_queue_after"], after["idx_queue"])
     assert difference(reference["vision_proj_m_after"], after["vision_proj_m.weight"]) < 1e-6
+
+
+def tiny(framework, head, **settings):
+    """A random model of odd sizes, the same in both frameworks."""
+    values = CONFIGS_OF["wide"].to_dict() | settings
+    torch.manual_seed(7)
+    model = getattr(blip_pt, head)(BlipConfig.from_dict(values))
+    if head == "BlipForImageTextRetrieval":
+        model.start_momentum()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape) * (parameter.ndim > 0))
+    if framework is FRAMEWORKS["pt"]:
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return framework.of(head).from_pretrained(folder)
+
+
+def pairs(head, batch=3, seed=0):
+    """A batch of pairs, two of which have the same picture, and the noise of its negatives."""
+    vision, noise = CONFIGS_OF["wide"].vision_config, np.random.default_rng(seed)
+    pixels = noise.normal(size=(batch, vision.num_channels, vision.image_size, vision.image_size)).astype(np.float32)
+    mask = (np.arange(7) < noise.integers(3, 8, batch)[:, None]).astype(np.int64)
+    ids = np.where(mask, noise.integers(6, 80, (batch, 7)), 0)
+    values = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
+    values["noise"] = negative_noise(seed, 0, batch)
+    return values | ({"image_ids": np.arange(batch) // 2} if head == "BlipForImageTextRetrieval" else {})
+
+
+CONTRASTIVE = ("BlipForImageTextRetrieval", "BlipForPreTraining")
+
+
+@pytest.mark.parametrize("head", CONTRASTIVE)
+def test_training_goes_on_from_a_saved_model(framework, head, tmp_path):
+    model, other = tiny(framework, head), "tf" if framework is FRAMEWORKS["pt"] else "pt"
+    framework.run(model, pairs(head), training=True)
+    model.save_pretrained(tmp_path)
+    saved = framework.weights(model)
+    assert saved["queue_ptr"] == [3]
+    expected = framework.run(model, pairs(head, seed=1), training=True)
+    for reader in (framework, FRAMEWORKS[other]):
+        loaded = reader.of(head).from_pretrained(tmp_path)
+        found = reader.weights(loaded)
+        assert found.keys() == saved.keys()
+        assert all(np.array_equal(saved[name], found[name]) for name in saved)
+        again = reader.run(loaded, pairs(head, seed=1), training=True)
+        assert difference(expected.loss, again.loss) < 1e-6
+
+
+@pytest.mark.parametrize("head", CONTRASTIVE)
+def test_evaluation_changes_no_state(framework, head):
+    model = tiny(framework, head)
+    before = framework.weights(model)
+    first, second = (framework.run(model, pairs(head)) for _ in range(2))
+    assert float(numpy(first.loss)) == float(numpy(second.loss))
+    after = framework.weights(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_models_of_one_task_are_cut_out_of_a_pretrained_one(framework, tmp_path, recwarn):
+    model, values = tiny(framework, "BlipForPreTraining"), pairs("BlipForPreTraining")
+    model.save_pretrained(tmp_path)
+    expected = framework.run(model, values)
+    texts = {name: values[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    captioner = framework.of("BlipForConditionalGeneration").from_pretrained(tmp_path)
+    started = texts["input_ids"].copy()
+    started[:, 0] = model.config.text_config.bos_token_id
+    logits = framework.run(captioner, texts | {"input_ids": started}).logits
+    assert difference(expected.logits, logits) < 1e-5
+    matcher = framework.of("BlipForImageTextRetrieval").from_pretrained(tmp_path)
+    assert difference(numpy(expected.itm_score)[:3], framework.run(matcher, texts).itm_score) < 1e-5
+    assert matcher.has_momentum
+    assert np.array_equal(framework.weights(matcher)["image_queue"], framework.weights(model)["image_queue"])
+    assert (framework.weights(matcher)["idx_queue"] == -100).all()
+    assert not [w for w in recwarn if "initialised at random" in str(w.message)]
+
+
+def test_momentum_encoders_begin_as_copies(framework, tmp_path):
+    model = framework.of("BlipForImageTextRetrieval")(CONFIGS_OF["wide"])
+    model.save_pretrained(tmp_path)
+    model = framework.of("BlipForImageTextRetrieval").from_pretrained(tmp_path)
+    assert not model.has_momentum
+    with pytest.raises(ValueError, match=r"no training state; call start_momentum\(\) before the optimizer is made"):
+        framework.run(model, pairs("BlipForImageTextRetrieval"))
+    model.start_momentum()
+    weights = framework.weights(model)
+    copies = [name for name in weights if "_m." in name]
+    assert len(copies) > 50
+    assert all(np.array_equal(weights[name], weights[name.replace("_m.", ".", 1)]) for name in copies)
+    assert difference(np.ones(6), np.linalg.norm(weights["text_queue"], axis=0)) < 1e-6
+    start = weights["text_encoder.blocks.0.mlp.fc1.weight"]
+    framework.adamw(model, lr=0.1, weight_decay=0.0)(pairs("BlipForImageTextRetrieval"))
+    before = framework.weights(model)
+    framework.run(model, pairs("BlipForImageTextRetrieval"), training=True)
+    after = framework.weights(model)["text_encoder_m.blocks.0.mlp.fc1.weight"]
+    moved = 0.005 * (before["text_encoder.blocks.0.mlp.fc1.weight"] - start)
+    assert difference(moved, after - start) < 1e-3
+
+
+def test_a_queue_of_any_size(framework):
+    head = "BlipForImageTextRetrieval"
+    for size, batch in ((5, 3), (3, 5)):
+        model = tiny(framework, head, queue_size=size)
+        kept: list[int] = []
+        for step in range(3):
+            values = pairs(head, batch, seed=step)
+            values["image_ids"] = np.arange(batch) + batch * step
+            framework.run(model, values, training=True)
+            kept = [*kept, *values["image_ids"].tolist()]
+        weights = framework.weights(model)
+        assert sorted(weights["idx_queue"][0].tolist()) == kept[-size:]
+        assert weights["queue_ptr"] == [3 * batch % size]
+        assert weights["idx_queue"][0, weights["queue_ptr"][0] - 1] == kept[-1]
+
+
+def test_negatives_are_never_the_right_pair():
+    weights = np.array([[0, 1, 3], [2, 0, 2], [1e-30, 0, 0]], np.float32)
+    for noise in (0.0, 0.24, 0.26, 0.99999994):
+        given = np.full(3, noise, np.float32)
+        chosen = pt_draw(torch.from_numpy(weights), torch.from_numpy(given)).numpy()
+        assert np.array_equal(chosen, [1 if noise < 0.25 else 2, 0 if noise < 0.5 else 2, 0])
+        assert np.array_equal(chosen, tf_draw(tf.constant(weights), tf.constant(given)))
+
+
+BAD_BATCHES = {
+    "image_ids must be of shape": {"image_ids": np.array([1, 2])},
+    "a text for each picture, got 2 pictures, 3 texts": {"pixel_values": pairs("")["pixel_values"][:2]},
+    "no negatives to learn from": {"image_ids": np.array([4, 4, 4])},
+    "noise must be of shape": {"noise": np.zeros((2, 4), np.float32)},
+}
+
+
+@pytest.mark.parametrize("message", BAD_BATCHES)
+def test_batches_that_cannot_be_trained_on(framework, message):
+    head = "BlipForImageTextRetrieval"
+    with pytest.raises(ValueError, match=message):
+        framework.run(tiny(framework, head), pairs(head) | BAD_BATCHES[message], training=True)
+
+
+@pytest.mark.parametrize("head", CONTRASTIVE)
+def test_a_batch_of_one_has_no_negatives(framework, head):
+    with pytest.raises(ValueError, match="no negatives to learn from; use batches of two different pictures or more"):
+        framework.run(tiny(framework, head), pairs(head, batch=1), training=True)
