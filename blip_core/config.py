@@ -177,7 +177,8 @@ class BlipTextConfig(_Config):
 class BlipVisionConfig(_Config):
     """The vision transformer. Pictures are `image_size` x `image_size` pixels in `num_channels` channels.
 
-    `projection_dim` is kept for Hugging Face files; BLIP does not read it.
+    `drop_path_rate` is that of stochastic depth in the last block, which in training leaves out what the block adds
+    to this share of the pictures; it grows from 0 in the first. `projection_dim` is kept for Hugging Face files.
     Source: BLIP section 3.1; defaults of transformers 4.57.6 (the original's `layer_norm_eps` is 1e-6, see `base`).
     """
 
@@ -193,14 +194,13 @@ class BlipVisionConfig(_Config):
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     attention_dropout: float = 0.0
+    drop_path_rate: float = 0.0
     initializer_range: float = 1e-10
 
     def validate(self) -> None:
-        self._positive(
-            "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
-            "num_channels", "image_size", "patch_size",
-        )  # fmt: skip
-        self._fraction("attention_dropout")
+        sizes = ("hidden_size", "intermediate_size", "projection_dim", "num_channels", "image_size", "patch_size")
+        self._positive(*sizes, "num_hidden_layers", "num_attention_heads")
+        self._fraction("attention_dropout", "drop_path_rate")
         self._number("layer_norm_eps", "initializer_range")
         self._heads_and_activation(self.hidden_size, self.num_attention_heads, self.hidden_act)
         if self.image_size % self.patch_size:
@@ -221,9 +221,9 @@ class BlipVisionConfig(_Config):
 
     @classmethod
     def large(cls, **overrides: Any) -> Self:
-        """ViT-L/16 of the original checkpoints."""
+        """ViT-L/16 of the original checkpoints, with its stochastic depth of 0.1 in training."""
         sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-        return cls.base(**{**sizes, **overrides})
+        return cls.base(**{**sizes, "drop_path_rate": 0.1, **overrides})
 
 
 @dataclass(kw_only=True)

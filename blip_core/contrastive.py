@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from blip_core.checks import InputError, differ
+
+T = TypeVar("T")
 
 
 def negative_noise(seed: int, step: int, batch: int) -> np.ndarray:
@@ -24,6 +27,22 @@ def check_momentum(has_momentum: bool, name: str) -> None:
         raise InputError(
             f"This {name} has no training state; call start_momentum() before the optimizer is made, "
             "or load a checkpoint with one."
+        )
+
+
+def given_pictures(pixel_values: T | None) -> T:
+    """Return the pictures to train on, and refuse missing ones: momentum encoders take no embeddings of others."""
+    if pixel_values is None:
+        raise InputError("Give pixel_values to train: the momentum encoders read the pictures as well.")
+    return pixel_values
+
+
+def check_only_losses(image_embeds: Any, use_itm_head: bool, *outputs: bool) -> None:
+    """Refuse what has no meaning for the call that trains."""
+    if image_embeds is not None or not use_itm_head or any(outputs):
+        raise InputError(
+            "With image_ids the call gives losses; leave out image_embeds, use_itm_head=False, output_hidden_states "
+            "and output_attentions, or image_ids."
         )
 
 

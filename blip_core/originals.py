@@ -40,6 +40,7 @@ def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str
         "num_hidden_layers": _layers(shapes, f"{VISION}blocks."),
         "num_attention_heads": width // 64,
         "layer_norm_eps": 1e-6,
+        "drop_path_rate": 0.1 if width > 768 or "cls_head.0.weight" in shapes else 0.0,  # ViT-L and NLVR
     }
     text_config = {
         "hidden_size": text_width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import ml_dtypes
 import numpy as np
@@ -100,7 +100,7 @@ class BlipPreTrainedModel(nn.Module):
         with torch.device("meta"):
             model = cls(source.config, initialize=False)  # type: ignore[call-arg]  # every model class takes it
             if source.has_state:
-                model.make_momentum()  # type: ignore[attr-defined]  # models that have one
+                cast(Any, model).make_momentum()
         for parameter, array in source:
             module, _, name = parameter.name.rpartition(".")
             old = model.get_tensor(parameter.name)

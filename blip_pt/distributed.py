@@ -26,7 +26,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         dist.all_reduce(gradient := gradient.contiguous())
         return gradient.chunk(processes()[1])[processes()[0]]
 

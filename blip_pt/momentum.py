@@ -209,12 +209,11 @@ class BlipMomentumModel(BlipImageModel):
         return F.cross_entropy(wide(logits), labels), logits
 
     def check_training(
-        self, pixel_values: Tensor | None, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
+        self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
     ) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
-        pictures = None if pixel_values is None else len(pixel_values)
-        check_pair_batch(pictures, len(input_ids), None if noise is None else noise.shape)
+        check_pair_batch(len(pixel_values), len(input_ids), None if noise is None else noise.shape)
         ids = None if image_ids is None else gather(image_ids).cpu().numpy()
         check_negatives(ids, len(input_ids) * processes()[1])
 

@@ -65,6 +65,13 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: in training, leave out what a block adds to some pictures (B, T, W), scale up the others'."""
+    if not training or not rate:
+        return x
+    return x * F.dropout(x.new_ones(len(x), 1, 1), rate)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, width) -> (batch, heads, length, head width)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_texts
+from blip_core.contrastive import given_pictures
 from blip_pt.distributed import gather, mean_over_processes, processes
 from blip_pt.momentum import BlipMomentumModel
 from blip_pt.nn import Linear, wide
@@ -55,7 +56,7 @@ class BlipForPreTraining(BlipMomentumModel):
         `blip_core.contrastive.negative_noise`. In training mode each call is a step of the momentum encoders and the
         queues. Raises `ValueError` for batches without negatives.
         """
-        input_ids = given_texts(input_ids)
+        input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
         self.check_training(pixel_values, input_ids, None, noise)
         if self.training:
             self.prepare_step()

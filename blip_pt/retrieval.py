@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
-from blip_core.contrastive import check_image_ids
+from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
 from blip_pt.distributed import gather
 from blip_pt.momentum import BlipMomentumModel
 from blip_pt.nn import Linear, wide
@@ -66,8 +66,15 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         if image_ids is not None:
+            check_only_losses(image_embeds, use_itm_head, output_hidden_states, output_attentions)
             return self.fine_tune(
-                pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids, alpha, noise
+                given_pictures(pixel_values),
+                input_ids,
+                attention_mask,
+                interpolate_pos_encoding,
+                image_ids,
+                alpha,
+                noise,
             )
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
@@ -96,7 +103,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
 
     def fine_tune(
         self,
-        pixel_values: Tensor | None,
+        pixel_values: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor | None,
         interpolate_pos_encoding: bool,

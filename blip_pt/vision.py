@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
 from blip_core.checks import check_pixel_values
 from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
-from blip_pt.nn import ACTIVATIONS, LayerNorm, Linear, PatchEmbedding, attention, merge_heads, split_heads
+from blip_pt.nn import ACTIVATIONS, LayerNorm, Linear, PatchEmbedding, attention, drop_path, merge_heads, split_heads
 
 
 class VisionAttention(nn.Module):
@@ -47,8 +47,9 @@ class VisionMLP(nn.Module):
 class VisionBlock(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, config: BlipVisionConfig):
+    def __init__(self, config: BlipVisionConfig, layer: int):
         super().__init__()
+        self.drop_path = config.drop_path_rate * layer / max(config.num_hidden_layers - 1, 1)
         self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = VisionAttention(config)
         self.norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -56,8 +57,8 @@ class VisionBlock(nn.Module):
 
     def forward(self, x: Tensor, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
         attended, probabilities = self.attention(self.norm1(x), output_attentions)
-        x = x + attended
-        return x + self.mlp(self.norm2(x)), probabilities  # (B, T, W)
+        x = x + drop_path(attended, self.drop_path, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training), probabilities  # (B, T, W)
 
 
 class BlipVisionModel(BlipPreTrainedModel):
@@ -70,7 +71,7 @@ class BlipVisionModel(BlipPreTrainedModel):
         self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.position_embedding = nn.Parameter(torch.empty(1, config.num_positions, config.hidden_size))
         self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
-        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.num_hidden_layers))
+        self.blocks = nn.ModuleList(VisionBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if initialize:
             self.initialize()

@@ -97,7 +97,7 @@ class TFBlipPreTrainedModel(KerasModel):
         with dtype_policy(wanted), tf.device(tf_device(device)):
             model = cls(source.config, initialize=False)  # type: ignore[call-arg]
             if source.has_state:
-                model.make_momentum()  # type: ignore[attr-defined]  # models that have one
+                model.make_momentum()
             for parameter, array in source:
                 variable = model.get_parameter(parameter.name)
                 variable.assign(to_tensorflow(parameter.to_tensorflow(array), variable.dtype))

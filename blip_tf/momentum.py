@@ -231,13 +231,12 @@ class TFBlipMomentumModel(TFBlipImageModel):
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits))), logits
 
     def check_training(
-        self, pixel_values: Tensor | None, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
+        self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
     ) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
-        pictures = None if pixel_values is None else pixel_values.shape[0]
         texts = input_ids.shape[0]
-        check_pair_batch(pictures, texts, None if noise is None else noise.shape)
+        check_pair_batch(pixel_values.shape[0], texts, None if noise is None else noise.shape)
         known = image_ids is not None and not tf.is_symbolic_tensor(image_ids)
         check_negatives(np.asarray(image_ids) if known else None, None if texts is None else texts * processes()[1])
 

@@ -73,7 +73,7 @@ class Embedding(Layer):
         self.weight = self.add_weight(name="weight", shape=(count, width), initializer="zeros")
 
     def call(self, ids: Tensor) -> Tensor:
-        x = tf.gather(tf.convert_to_tensor(self.weight), ids)
+        x = lookup(tf.convert_to_tensor(self.weight), ids)
         if self.padding_idx is None:
             return x
         return tf.where(tf.expand_dims(ids == self.padding_idx, -1), tf.stop_gradient(x), x)
@@ -92,6 +92,21 @@ class PatchEmbedding(Layer):
         x = tf.transpose(x, (0, 2, 3, 1))  # (batch, height, width, channels)
         x = tf.nn.bias_add(tf.nn.conv2d(x, self.weight, strides=self.patch_size, padding="VALID"), self.bias)
         return tf.reshape(x, (sizes(x)[0], -1, self.bias.shape[0]))  # (batch, patches, out)
+
+
+@tf.custom_gradient
+def lookup(table: Tensor, ids: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, None]]]:
+    """table (count, width), ids (...) -> (..., width), with a dense gradient.
+
+    The gradient of `tf.gather` names single rows, and Keras's optimizers then leave all others as they are, where
+    AdamW as PyTorch has it goes on moving them by their momentum.
+    """
+
+    def gradient(above: Tensor) -> tuple[Tensor, None]:
+        flat = tf.reshape(above, (-1, above.shape[-1]))
+        return tf.math.unsorted_segment_sum(flat, tf.reshape(ids, (-1,)), table.shape[0]), None
+
+    return tf.gather(table, ids), gradient
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, transpose: bool = False) -> Tensor:
@@ -141,6 +156,13 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     if seeds is None:
         return tf.nn.dropout(x, rate)
     return tf.nn.experimental.stateless_dropout(x, rate, seed=next(seeds))
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth: in training, leave out what a block adds to some pictures (B, T, W), scale up the others'."""
+    if not training or not rate:
+        return x
+    return x * dropout(tf.ones((sizes(x)[0], 1, 1), x.dtype), rate, training)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -11,6 +11,7 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_texts
+from blip_core.contrastive import given_pictures
 from blip_tf.distributed import gather, mean_over_processes, processes
 from blip_tf.momentum import TFBlipMomentumModel
 from blip_tf.nn import Linear, sizes, wide
@@ -58,7 +59,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         `blip_core.contrastive.negative_noise`. With `training=True` each call is a step of the momentum encoders and
         the queues. Raises `ValueError` for batches without negatives.
         """
-        input_ids = given_texts(input_ids)
+        input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
         self.check_training(pixel_values, input_ids, None, noise)
         if training:
             self.prepare_step()

@@ -14,7 +14,7 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
-from blip_core.contrastive import check_image_ids
+from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
 from blip_tf.distributed import gather
 from blip_tf.momentum import TFBlipMomentumModel
 from blip_tf.nn import Linear, normalize, wide
@@ -70,8 +70,16 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         if image_ids is not None:
+            check_only_losses(image_embeds, use_itm_head, output_hidden_states, output_attentions)
             return self.fine_tune(
-                pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids, alpha, noise, training
+                given_pictures(pixel_values),
+                input_ids,
+                attention_mask,
+                interpolate_pos_encoding,
+                image_ids,
+                alpha,
+                noise,
+                training,
             )
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
@@ -103,7 +111,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
 
     def fine_tune(
         self,
-        pixel_values: Tensor | None,
+        pixel_values: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor | None,
         interpolate_pos_encoding: bool,

@@ -15,7 +15,17 @@ from tensorflow import Tensor
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
 from blip_core.checks import check_pixel_values
 from blip_tf.base import TFBlipPreTrainedModel, checkpointed, type_name
-from blip_tf.nn import ACTIVATIONS, Layer, LayerNorm, Linear, PatchEmbedding, attention, merge_heads, split_heads
+from blip_tf.nn import (
+    ACTIVATIONS,
+    Layer,
+    LayerNorm,
+    Linear,
+    PatchEmbedding,
+    attention,
+    drop_path,
+    merge_heads,
+    split_heads,
+)
 
 
 class VisionAttention(Layer):
@@ -53,8 +63,9 @@ class VisionMLP(Layer):
 class VisionBlock(Layer):
     """A pre-norm transformer block."""
 
-    def __init__(self, config: BlipVisionConfig):
+    def __init__(self, config: BlipVisionConfig, layer: int):
         super().__init__()
+        self.drop_path = config.drop_path_rate * layer / max(config.num_hidden_layers - 1, 1)
         self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = VisionAttention(config)
         self.norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -62,8 +73,8 @@ class VisionBlock(Layer):
 
     def call(self, x: Tensor, output_attentions: bool = False, training: bool = False) -> tuple[Tensor, Tensor | None]:
         attended, probabilities = self.attention(self.norm1(x), output_attentions=output_attentions, training=training)
-        x = x + attended
-        return x + self.mlp(self.norm2(x)), probabilities  # (B, T, W)
+        x = x + drop_path(attended, self.drop_path, training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, training), probabilities  # (B, T, W)
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -80,7 +91,7 @@ class TFBlipVisionModel(TFBlipPreTrainedModel):
             name="position_embedding", shape=(1, config.num_positions, width), initializer="zeros"
         )
         self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
-        self.blocks = [VisionBlock(config) for _ in range(config.num_hidden_layers)]
+        self.blocks = [VisionBlock(config, layer) for layer in range(config.num_hidden_layers)]
         self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if initialize:
             self.initialize()

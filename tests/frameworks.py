@@ -107,9 +107,7 @@ class TensorFlow:
             with tf.GradientTape() as tape:
                 output = model(**values, training=True)
             optimizer.apply_gradients(
-                (tf.convert_to_tensor(g), w)
-                for g, w in zip(tape.gradient(output.loss, weights), weights, strict=True)
-                if g is not None
+                (g, w) for g, w in zip(tape.gradient(output.loss, weights), weights, strict=True) if g is not None
             )
             return output
 
@@ -131,7 +129,7 @@ def getattr_path(model: Any, name: str) -> Any:
 
 
 def losses(output: Any) -> dict[str, float]:
-    return {name: float(value) for name, value in output.items() if name.startswith("loss")}
+    return {name: float(numpy(value)) for name, value in output.items() if name.startswith("loss")}
 
 
 def original(framework: Any, head: str, name: str, **config: Any) -> tuple[Any, Any]:

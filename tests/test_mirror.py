@@ -42,6 +42,7 @@ ONLY_TENSORFLOW = {
     "nn.py LayerNorm": OWN_LAYERS,
     "nn.py Embedding": OWN_LAYERS,
     "nn.py linear": "PyTorch has it",
+    "nn.py lookup": "PyTorch's gradient of an embedding is dense",
     "nn.py sizes": "sizes may be unknown while TensorFlow traces a graph",
     "nn.py normalize": "PyTorch has it",
     "nn.py dropout_seed": "PyTorch's gradient checkpointing repeats dropout by itself",

@@ -10,12 +10,12 @@ import tensorflow as tf
 import torch
 
 import blip_pt
-from blip_core import BlipConfig
+from blip_core import BlipConfig, BlipVisionConfig
 from blip_core.contrastive import negative_noise
 from blip_pt.momentum import draw as pt_draw
 from blip_tf.momentum import draw as tf_draw
-from tests.frameworks import FRAMEWORKS, check_gradients, original, to_tokens
-from tests.helpers import CONFIGS_OF, difference, numpy
+from tests.frameworks import FRAMEWORKS, PyTorch, check_gradients, original, to_tokens
+from tests.helpers import CONFIGS_OF, difference, inputs, numpy
 
 
 @pytest.fixture(params=FRAMEWORKS)
@@ -298,6 +298,8 @@ BAD_BATCHES = {
     "a text for each picture, got 2 pictures, 3 texts": {"pixel_values": pairs("")["pixel_values"][:2]},
     "no negatives to learn from": {"image_ids": np.array([4, 4, 4])},
     "noise must be of shape": {"noise": np.zeros((2, 4), np.float32)},
+    "Give pixel_values to train": {"pixel_values": None},
+    "With image_ids the call gives losses": {"output_attentions": True},
 }
 
 
@@ -312,3 +314,76 @@ def test_batches_that_cannot_be_trained_on(framework, message):
 def test_a_batch_of_one_has_no_negatives(framework, head):
     with pytest.raises(ValueError, match="no negatives to learn from; use batches of two different pictures or more"):
         framework.run(tiny(framework, head), pairs(head, batch=1), training=True)
+
+
+# training -----------------------------------------------------------------------------------------------------------
+
+
+def batch_of(head, step):
+    if head in CONTRASTIVE:
+        return pairs(head, 4, seed=step)
+    noise, values = np.random.default_rng(step), inputs(head, CONFIGS_OF["wide"])
+    values["pixel_values"] = noise.normal(size=values["pixel_values"].shape).astype(np.float32)
+    values["input_ids"] = np.where(values["attention_mask"], noise.integers(6, 80, (2, 7)), 0)
+    if head != "BlipForNLVR":
+        values["labels"] = np.where(values["attention_mask"], values["input_ids"], -100)
+    return values
+
+
+def trained_part(name, value):
+    """A weight without the biases of keys, whose gradients are rounding errors: a softmax ignores a common shift."""
+    if name.endswith("key.bias"):
+        return value[:0]
+    return np.delete(value.reshape(3, -1), 1, axis=0) if name.endswith("qkv.bias") else value
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *CONTRASTIVE,
+        pytest.param("BlipForNLVR", marks=pytest.mark.slow),
+        pytest.param("BlipForConditionalGeneration", marks=pytest.mark.slow),
+        pytest.param("BlipForQuestionAnswering", marks=pytest.mark.slow),
+    ],
+)
+def test_twenty_steps_are_the_same_in_both_frameworks(head):
+    models = {framework: tiny(framework, head) for framework in FRAMEWORKS.values()}
+    one, other = (framework.adamw(model, lr=2e-5, weight_decay=0.05) for framework, model in models.items())
+    start = PyTorch.weights(models[PyTorch])
+    for step in range(20):
+        expected, found = one(batch_of(head, step)), other(batch_of(head, step))
+        assert expected.keys() == found.keys()
+        for name in expected:
+            assert abs(found[name] - expected[name]) < 1e-4 * abs(expected[name]), (step, name)
+    ends = [framework.weights(model) for framework, model in models.items()]
+    moved = 0
+    for name in start:
+        before, expected, found = (trained_part(name, weights[name]) for weights in (start, *ends))
+        if before.size and np.abs(expected).max() > 0:
+            assert difference(expected, found) < 1e-4, name
+            moved += not np.array_equal(before, expected)
+    assert moved > 40
+
+
+def test_stochastic_depth(framework):
+    torch.manual_seed(0)
+    tf.random.set_seed(0)
+    config = BlipVisionConfig.from_dict(CONFIGS_OF["wide"].vision_config.to_dict() | {"drop_path_rate": 0.5})
+    model = framework.of("BlipVisionModel")(config)
+    assert [block.drop_path for block in model.blocks] == [0, 0.25, 0.5]
+    pixels = np.repeat(pairs("")["pixel_values"][:1], 400, axis=0)
+    assert difference(*(framework.run(model, {"pixel_values": pixels}).last_hidden_state for _ in range(2))) == 0
+    output = framework.run(model, {"pixel_values": pixels, "output_hidden_states": True}, training=True)
+    states = [numpy(x) for x in output.hidden_states]
+    first = (states[0], states[1])
+    assert all(difference(state[:1].repeat(400, axis=0), state) < 1e-6 for state in first)  # the first block stays
+    unchanged = np.abs(states[2] - states[1]).max(axis=(1, 2)) == 0
+    assert 0.03 < unchanged.mean() < 0.1  # attention and MLP both left out: 1 in 16
+    both = {tuple(np.round(change[0], 3)) for change in states[2] - states[1]}
+    assert len(both) == 4
+
+
+def test_stochastic_depth_of_original_checkpoints(framework):
+    assert BlipConfig.large().vision_config.drop_path_rate == 0.1
+    assert original(framework, "BlipForNLVR", "nlvr")[0].config.vision_config.drop_path_rate == 0.1
+    assert original(framework, "BlipForPreTraining", "pretrain")[0].config.vision_config.drop_path_rate == 0
