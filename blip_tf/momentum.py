@@ -18,7 +18,7 @@ from blip_tf.base import random_seed
 from blip_tf.distributed import assign, gather, processes, same_length
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.keras_model import dtype_policy, model_name
-from blip_tf.nn import Linear, normalize, sizes, wide
+from blip_tf.nn import Linear, lookup, normalize, sizes, wide
 from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
@@ -218,7 +218,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         """
         count = sizes(embeds)[0]
         noise = tf.random.uniform((2, count)) if noise is None else tf.convert_to_tensor(noise)
-        pictures = tf.gather(gather(embeds), draw(weights[0], noise[0]))
+        pictures = lookup(gather(embeds), draw(weights[0], noise[0]))
         mask = tf.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids, mask = same_length(input_ids, mask, self.config.text_config.pad_token_id)
         chosen = draw(weights[1], noise[1])

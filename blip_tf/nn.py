@@ -96,15 +96,16 @@ class PatchEmbedding(Layer):
 
 @tf.custom_gradient
 def lookup(table: Tensor, ids: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, None]]]:
-    """table (count, width), ids (...) -> (..., width), with a dense gradient.
+    """table (count, ...), ids of any shape -> (*ids, ...), with a dense gradient.
 
     The gradient of `tf.gather` names single rows, and Keras's optimizers then leave all others as they are, where
     AdamW as PyTorch has it goes on moving them by their momentum.
     """
 
     def gradient(above: Tensor) -> tuple[Tensor, None]:
-        flat = tf.reshape(above, (-1, above.shape[-1]))
-        return tf.math.unsorted_segment_sum(flat, tf.reshape(ids, (-1,)), table.shape[0]), None
+        count, *rest = sizes(table)
+        rows = tf.reshape(above, (-1, *rest))
+        return tf.math.unsorted_segment_sum(rows, tf.reshape(ids, (-1,)), count), None
 
     return tf.gather(table, ids), gradient
 
