@@ -60,10 +60,13 @@ def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
         raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
 
 
-def check_negatives(ids: np.ndarray | None, batch: int | None) -> None:
-    """Refuse a batch (of all processes) that holds one picture only, as which no pair is a negative."""
-    if batch == 1 or (ids is not None and len(np.unique(ids)) < 2):
-        raise InputError(
-            "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
-            "use batches of two different pictures or more."
-        )
+def check_negatives(batch: int | None, ids: tuple[int, int] | None) -> None:
+    """Refuse a batch (of all processes) that holds one picture only: no pair is a negative. `ids`: least, greatest."""
+    if batch == 1 or (ids is not None and ids[0] == ids[1]):
+        raise InputError(NO_NEGATIVES)
+
+
+NO_NEGATIVES = (
+    "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
+    "use batches of two different pictures or more."
+)

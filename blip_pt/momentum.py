@@ -214,8 +214,10 @@ class BlipMomentumModel(BlipImageModel):
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
         check_pair_batch(len(pixel_values), len(input_ids), None if noise is None else noise.shape)
-        ids = None if image_ids is None else gather(image_ids).cpu().numpy()
-        check_negatives(ids, len(input_ids) * processes()[1])
+        check_negatives(len(input_ids) * processes()[1], None)
+        if image_ids is not None:
+            low, high = gather(image_ids).aminmax()
+            check_negatives(None, (int(low), int(high)))
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig
-from blip_core.contrastive import check_momentum, check_negatives, check_pair_batch
+from blip_core.contrastive import NO_NEGATIVES, check_momentum, check_negatives, check_pair_batch
 from blip_core.weights import Parameter, initial_value, training_state
 from blip_tf.base import random_seed
 from blip_tf.distributed import assign, gather, processes, same_length
@@ -237,8 +237,13 @@ class TFBlipMomentumModel(TFBlipImageModel):
         check_momentum(self.has_momentum, type(self).__name__)
         texts = input_ids.shape[0]
         check_pair_batch(pixel_values.shape[0], texts, None if noise is None else noise.shape)
-        known = image_ids is not None and not tf.is_symbolic_tensor(image_ids)
-        check_negatives(np.asarray(image_ids) if known else None, None if texts is None else texts * processes()[1])
+        check_negatives(None if texts is None else texts * processes()[1], None)
+        if image_ids is not None:
+            low, high = (reduce(gather(image_ids)) for reduce in (tf.reduce_min, tf.reduce_max))
+            if tf.is_symbolic_tensor(low):
+                tf.debugging.assert_less(low, high, message=NO_NEGATIVES)
+            else:
+                check_negatives(None, (int(low), int(high)))
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:

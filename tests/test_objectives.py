@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,8 +15,9 @@ from blip_core import BlipConfig, BlipVisionConfig
 from blip_core.contrastive import negative_noise
 from blip_pt.momentum import draw as pt_draw
 from blip_tf.momentum import draw as tf_draw
-from tests.frameworks import FRAMEWORKS, PyTorch, check_gradients, original, to_tokens
+from tests.frameworks import FRAMEWORKS, PyTorch, TensorFlow, check_gradients, original, to_tokens
 from tests.helpers import CONFIGS_OF, difference, inputs, numpy
+from tests.tf_helpers import to_tf
 
 
 @pytest.fixture(params=FRAMEWORKS)
@@ -387,3 +389,24 @@ def test_stochastic_depth_of_original_checkpoints(framework):
     assert BlipConfig.large().vision_config.drop_path_rate == 0.1
     assert original(framework, "BlipForNLVR", "nlvr")[0].config.vision_config.drop_path_rate == 0.1
     assert original(framework, "BlipForPreTraining", "pretrain")[0].config.vision_config.drop_path_rate == 0
+
+
+def test_no_negatives_in_a_graph():
+    head = "BlipForImageTextRetrieval"
+    model, values = tiny(FRAMEWORKS["tf"], head), to_tf(pairs(head) | {"image_ids": np.array([4, 4, 4])})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no negatives to learn from"):
+        tf.function(lambda given: model(**given).loss)(values)
+
+
+def test_fit_and_keras_files_with_training_state(tmp_path):
+    head = "BlipForImageTextRetrieval"
+    model = tiny(FRAMEWORKS["tf"], head)
+    model.compile(optimizer=keras.optimizers.SGD(1e-3))
+    history = model.fit(tf.data.Dataset.from_tensors(to_tf(pairs(head))).repeat(4), epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    weights = TensorFlow.weights(model)
+    assert weights["queue_ptr"] == [0]  # four batches of three in a queue of six
+    model.save(tmp_path / "model.keras")
+    loaded = TensorFlow.weights(keras.saving.load_model(tmp_path / "model.keras"))
+    assert loaded.keys() == weights.keys()
+    assert all(np.array_equal(weights[name], loaded[name]) for name in weights)
