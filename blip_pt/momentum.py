@@ -225,4 +225,4 @@ def draw(weights: Tensor, noise: Tensor) -> Tensor:
     sums = weights.cumsum(dim=1)
     whole = sums[:, -1:]
     chosen = (sums <= noise[:, None] * whole).sum(dim=1)
-    return torch.minimum(chosen, (sums < whole).sum(dim=1))  # the product may round up to the whole
+    return torch.minimum(chosen, (sums < whole).sum(dim=1))  # a number just below 1 may have been rounded up

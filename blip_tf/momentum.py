@@ -252,4 +252,4 @@ def draw(weights: Tensor, noise: Tensor) -> Tensor:
     whole = sums[:, -1:]
     chosen = tf.reduce_sum(tf.cast(sums <= tf.cast(noise, sums.dtype)[:, None] * whole, tf.int32), axis=1)
     last = tf.reduce_sum(tf.cast(sums < whole, tf.int32), axis=1)
-    return tf.minimum(chosen, last)  # the product may round up to the whole
+    return tf.minimum(chosen, last)  # a number just below 1 may have been rounded up

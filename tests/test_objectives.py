@@ -288,7 +288,7 @@ def test_a_queue_of_any_size(framework):
 
 def test_negatives_are_never_the_right_pair():
     weights = np.array([[0, 1, 3], [2, 0, 2], [1e-30, 0, 0]], np.float32)
-    for noise in (0.0, 0.24, 0.26, 0.99999994):
+    for noise in (0.0, 0.24, 0.26, 1.0):  # 1 is what numbers just below it become in float32
         given = np.full(3, noise, np.float32)
         chosen = pt_draw(torch.from_numpy(weights), torch.from_numpy(given)).numpy()
         assert np.array_equal(chosen, [1 if noise < 0.25 else 2, 0 if noise < 0.5 else 2, 0])
@@ -410,3 +410,51 @@ def test_fit_and_keras_files_with_training_state(tmp_path):
     loaded = TensorFlow.weights(keras.saving.load_model(tmp_path / "model.keras"))
     assert loaded.keys() == weights.keys()
     assert all(np.array_equal(weights[name], loaded[name]) for name in weights)
+
+
+@pytest.mark.parametrize("head", CONTRASTIVE)
+def test_the_temperature_stays_in_bounds(framework, head):
+    model = tiny(framework, head)
+    for given, kept in ((0.7, 0.5), (-0.2, 0.001), (0.3, 0.3)):
+        if framework is PyTorch:
+            model.temp.data.fill_(given)
+        else:
+            model.temp.assign(given)
+        framework.run(model, pairs(head), training=True)
+        assert float(framework.weights(model)["temp"]) == pytest.approx(kept)
+
+
+def test_any_wrong_pair_may_be_drawn_and_never_a_right_one(framework, monkeypatch):
+    for head, least in (("BlipForImageTextRetrieval", 1e-30), ("BlipForPreTraining", 1e-4)):
+        model, values, seen = tiny(framework, head), pairs(head, 4), []
+        loss = type(model).matching_loss
+        monkeypatch.setattr(type(model), "matching_loss", lambda *a, of=loss, to=seen: to.append(a[4]) or of(*a))
+        framework.run(model, values)
+        ids = values.get("image_ids", np.arange(4))
+        for weights in seen[0]:
+            right = ids[:, None] == ids
+            assert (numpy(weights)[right] == 0).all()
+            assert (numpy(weights)[~right] >= np.float32(least)).all()
+            assert (numpy(weights).sum(axis=1) < 1 + 4e-4).all()
+
+
+def test_training_state_is_made_where_a_checkpoint_lacks_it(framework, tmp_path):
+    framework.of("BlipForImageTextRetrieval")(CONFIGS_OF["wide"]).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="no text decoder's self-attention, no language-modelling head"):
+        model = framework.of("BlipForPreTraining").from_pretrained(tmp_path)
+    before = framework.weights(model)
+    copies = [name for name in before if "_m." in name]
+    assert all(np.array_equal(before[name], before[name.replace("_m.", ".", 1)]) for name in copies)
+    framework.adamw(model, lr=0.1, weight_decay=0.0)(pairs("BlipForPreTraining"))
+    after = framework.weights(model)
+    assert all(np.allclose(before[name], after[name], rtol=0, atol=1e-6) for name in copies)  # as the model was
+    assert not np.array_equal(before["vision_proj.weight"], after["vision_proj.weight"])
+
+
+def test_training_state_keeps_float32(framework, tmp_path):
+    tiny(PyTorch, "BlipForPreTraining").save_pretrained(tmp_path)
+    model = framework.of("BlipForPreTraining").from_pretrained(tmp_path, dtype="bfloat16")
+    kinds = {str(w.dtype).removeprefix("torch.") for w in (model.text_encoder_m.blocks[0].mlp.fc1.weight, model.temp)}
+    kind = str(model.text_encoder.blocks[0].mlp.fc1.weight.dtype).removeprefix("torch.")
+    assert (kind, kinds - {"bfloat16"}) == ("bfloat16", {"float32"})
+    assert np.isfinite(float(numpy(framework.run(model, pairs("BlipForPreTraining"), training=True).loss)))
