@@ -86,6 +86,8 @@ def _walk(entries: list[Entry], prefix: str, is_model: bool) -> Iterator[tuple[s
             yield from _walk([(rest[1:], part, row) for rest, part, row in inner], f"{prefix}blocks/{kind}{{}}/", False)
             continue
         kind = SUBMODELS.get(child) or (CLASSES[inner[0][2].layout] if len(inner[0][0]) == 1 else child)
+        if child == "text_encoder" and any("branch0" in rest for rest, _, _ in inner):
+            kind = "tf_blip_pair_text_model"
         number = f"_{classes[kind]}" if classes[kind] else ""
         classes[kind] += 1
         place = f"layers/{kind}{number}" if is_model and child > "layers" else child

@@ -307,10 +307,12 @@ def test_the_command(tmp_path, model, capsys):
     assert "random      text encoder\n" in capsys.readouterr().out
 
 
+# A pre-training model has its training state in its Keras files, which a conversion leaves out of those.
+KERAS = [head for head in HEADS if head != "BlipForPreTraining"]
 SLOW_KERAS = {"BlipTextModel", "BlipTextLMHeadModel", "BlipVisionModel", "BlipForConditionalGeneration"}
 
 
-@pytest.mark.parametrize("head", [pytest.param(h, marks=[pytest.mark.slow] * (h in SLOW_KERAS)) for h in HEADS])
+@pytest.mark.parametrize("head", [pytest.param(h, marks=[pytest.mark.slow] * (h in SLOW_KERAS)) for h in KERAS])
 def test_keras_loads_the_weights_and_we_read_what_it_saves(tmp_path, head):
     blip_tf = pytest.importorskip("blip_tf")
     random_checkpoint(tmp_path / "model", head, CONFIGS_OF["deep"])
@@ -338,7 +340,7 @@ def test_a_converted_original_loads_as_the_original_itself(tmp_path, package, na
     )
     assert first.config.to_dict().items() <= second.config.to_dict().items()
     for row in first.table():
-        one, other = (numpy(model.get_parameter(row.name)) for model in (first, second))
+        one, other = (numpy(getattr(model, "get_tensor", model.get_parameter)(row.name)) for model in (first, second))
         assert np.array_equal(one, other), row.name
 
 
