@@ -15,10 +15,11 @@ from blip_core.checkpoint import Checkpoint, open_checkpoint
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
+from blip_core.initial import initial_value
 from blip_core.matching import match
 from blip_core.originals import from_med_config, recover_config
 from blip_core.positions import resize_positions
-from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter, initial_value, training_state
+from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter, training_state
 
 CONFIGS: dict[str, type[AnyConfig]] = {
     "BlipVisionModel": BlipVisionConfig,

@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from blip_core import GenerationConfig, ModelOutput
 from blip_core.checks import check_weight_type
+from blip_core.initial import initial_value
 from blip_core.outputs import OUTPUTS
 from blip_core.pretrained import Pretrained
 from blip_core.saving import write_pretrained
-from blip_core.weights import AnyConfig, Parameter, initial_value, parameters
+from blip_core.weights import AnyConfig, Parameter, parameters
 
 
 class BlipPreTrainedModel(nn.Module):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from blip_core import BlipConfig
 from blip_core.contrastive import check_momentum, check_negatives, check_pair_batch
-from blip_core.weights import Parameter, initial_value, training_state
+from blip_core.initial import initial_value
+from blip_core.weights import Parameter, training_state
 from blip_pt.base import to_torch
 from blip_pt.distributed import gather, processes, same_length
 from blip_pt.image_model import BlipImageModel

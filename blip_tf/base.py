@@ -15,10 +15,11 @@ from tensorflow import Tensor
 
 from blip_core import GenerationConfig, ModelOutput
 from blip_core.checks import InputError, check_weight_type
+from blip_core.initial import initial_value
 from blip_core.outputs import OUTPUTS
 from blip_core.pretrained import Pretrained
 from blip_core.saving import write_pretrained
-from blip_core.weights import AnyConfig, Parameter, initial_value, parameters
+from blip_core.weights import AnyConfig, Parameter, parameters
 from blip_tf.keras_model import KerasModel, dtype_policy, model_name
 from blip_tf.nn import dropout_seed
 

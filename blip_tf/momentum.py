@@ -13,7 +13,8 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig
 from blip_core.contrastive import NO_NEGATIVES, check_momentum, check_negatives, check_pair_batch
-from blip_core.weights import Parameter, initial_value, training_state
+from blip_core.initial import initial_value
+from blip_core.weights import Parameter, training_state
 from blip_tf.base import random_seed
 from blip_tf.distributed import assign, gather, processes, same_length
 from blip_tf.image_model import TFBlipImageModel

@@ -11,12 +11,13 @@ import ml_dtypes
 import numpy as np
 
 from blip_core.checkpoint import Checkpoint
+from blip_core.initial import initial_value
 from blip_core.matching import Match
 from blip_core.positions import resize_positions
 from blip_core.pretrained import FLOATS
 from blip_core.rows import BUFFERS, TEXT, WORDS
 from blip_core.saving import Stored
-from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter, initial_value
+from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter
 from conversion.keras_names import hf_names
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}

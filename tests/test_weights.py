@@ -10,8 +10,9 @@ import torch
 
 import blip_pt
 from blip_core import BlipConfig
+from blip_core.initial import initial_value
 from blip_core.matching import match
-from blip_core.weights import initial_value, parameters
+from blip_core.weights import parameters
 from tests.helpers import CONFIGS_OF, HEADS, head_config
 
 CONFIG = CONFIGS_OF["wide"]
