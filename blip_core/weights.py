@@ -192,8 +192,7 @@ class Parameter:
 
     @property
     def stored_as(self) -> tuple[str, ...]:
-        """The names in a saved checkpoint: what pre-training's encoder and decoder share is there for each of them, so
-        that models with one of the two find it."""
+        """The names in a saved checkpoint, two of what pre-training's encoder and decoder share."""
         copies = self.part.copies
         return (self.hf, copies + self.row.hf.format(self.layer)) if copies else (self.hf,)
 

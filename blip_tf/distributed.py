@@ -41,6 +41,11 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return tf.stop_gradient(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, x))
 
 
+def raw(variable: keras.Variable) -> tf.Variable:
+    """TensorFlow's own variable: under a mixed policy Keras casts what a call reads of its variables to half."""
+    return variable._value
+
+
 def assign(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> None:
     """Give variables their new values, which are the same in all replicas."""
     if processes()[1] == 1:
@@ -50,6 +55,6 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> Non
 
     def update(strategy: tf.distribute.Strategy, *news: Tensor) -> None:
         for variable, value in zip(variables, news, strict=True):
-            strategy.extended.update(variable.value, lambda own, new: own.assign(new), args=(value,))
+            strategy.extended.update(raw(variable), lambda own, new: own.assign(new), args=(value,))
 
     tf.distribute.get_replica_context().merge_call(update, args=tuple(values))

@@ -16,7 +16,7 @@ from blip_core.contrastive import NO_NEGATIVES, check_momentum, check_negatives,
 from blip_core.initial import initial_value
 from blip_core.weights import Parameter, training_state
 from blip_tf.base import random_seed
-from blip_tf.distributed import assign, gather, processes, same_length
+from blip_tf.distributed import assign, gather, processes, raw, same_length
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.keras_model import dtype_policy, model_name
 from blip_tf.nn import Linear, lookup, normalize, sizes, wide
@@ -77,7 +77,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         """
         self.make_momentum()
         for own, copy in self.momentum_pairs():
-            copy.assign(own.value)
+            copy.assign(raw(own))
         noise = np.random.default_rng(random_seed())
         for parameter in training_state(model_name(type(self)), self.config):
             if "_m." not in parameter.name:
@@ -129,8 +129,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
     def prepare_step(self) -> None:
         """What a training step begins with: keep the temperature in bounds, let the momentum encoders follow."""
         pairs, share = self.momentum_pairs(), self.config.momentum
-        news = [copy.value * share + tf.cast(own.value, copy.dtype) * (1 - share) for own, copy in pairs]
-        assign([self.temp, *(copy for _, copy in pairs)], [tf.clip_by_value(self.temp.value, 0.001, 0.5), *news])
+        news = [raw(copy) * share + tf.cast(raw(own), raw(copy).dtype) * (1 - share) for own, copy in pairs]
+        assign([self.temp, *(copy for _, copy in pairs)], [tf.clip_by_value(raw(self.temp), 0.001, 0.5), *news])
 
     def momentum_features(
         self,
@@ -152,11 +152,11 @@ class TFBlipMomentumModel(TFBlipImageModel):
     def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor | None = None) -> None:
         """Let the newest features (B, F) take the places of the oldest; more than Q leave the last Q."""
         size, count = self.image_queue.shape[1], sizes(pictures)[0]
-        columns = (self.queue_ptr.value + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
+        columns = (raw(self.queue_ptr) + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
         last = slice(tf.maximum(count - size, 0), None)
 
         def replaced(queue: Any, news: Tensor) -> Tensor:
-            rows = tf.transpose(queue.value)
+            rows = tf.transpose(raw(queue))
             return tf.transpose(
                 tf.tensor_scatter_nd_update(rows, columns[last][:, None], tf.cast(news[last], rows.dtype))
             )
@@ -165,7 +165,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         values = [
             replaced(self.image_queue, pictures),
             replaced(self.text_queue, texts),
-            (self.queue_ptr.value + tf.cast(count, tf.int64)) % size,
+            (raw(self.queue_ptr) + tf.cast(count, tf.int64)) % size,
         ]
         if image_ids is not None:
             variables.append(self.idx_queue)
@@ -185,16 +185,16 @@ class TFBlipMomentumModel(TFBlipImageModel):
         on the diagonal; `alpha` is the share that the momentum encoders' own similarities have in the targets.
         """
         (pictures, texts), (pictures_m, texts_m) = features, momentum
-        all_pictures = tf.concat([tf.transpose(gather(pictures_m)), self.image_queue.value], axis=1)  # (F, B + Q)
-        all_texts = tf.concat([tf.transpose(gather(texts_m)), self.text_queue.value], axis=1)
+        all_pictures = tf.concat([tf.transpose(gather(pictures_m)), raw(self.image_queue)], axis=1)  # (F, B + Q)
+        all_texts = tf.concat([tf.transpose(gather(texts_m)), raw(self.text_queue)], axis=1)
         if image_ids is None:
             index = processes()[0] * sizes(pictures)[0] + tf.range(sizes(pictures)[0])
             right = tf.one_hot(index, sizes(all_texts)[1])  # (b, B + Q)
         else:
-            everything = tf.concat([gather(image_ids), self.idx_queue.value[0]], axis=0)  # (B + Q,)
+            everything = tf.concat([gather(image_ids), raw(self.idx_queue)[0]], axis=0)  # (B + Q,)
             right = tf.cast(image_ids[:, None] == everything, all_texts.dtype)
             right = right / tf.reduce_sum(right, axis=1, keepdims=True)
-        temperature, losses = wide(tf.convert_to_tensor(self.temp)), []
+        temperature, losses = wide(tf.convert_to_tensor(raw(self.temp))), []
         alpha = tf.cast(alpha, all_texts.dtype)
         for own, own_m, others in ((pictures, pictures_m, all_texts), (texts, texts_m, all_pictures)):
             soft = tf.nn.softmax(tf.matmul(own_m, others) / tf.stop_gradient(temperature))

@@ -12,7 +12,7 @@ from tensorflow import Tensor
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_texts
 from blip_core.contrastive import given_pictures
-from blip_tf.distributed import gather, mean_over_processes, processes
+from blip_tf.distributed import gather, mean_over_processes, processes, raw
 from blip_tf.momentum import TFBlipMomentumModel
 from blip_tf.nn import Linear, sizes, wide
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
@@ -73,7 +73,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         count = sizes(embeds)[0]
         index = processes()[0] * count + tf.range(count)
         other = tf.cast(index[:, None] != tf.range(sizes(texts_m)[0]), tf.float32)  # (b, B)
-        temperature = wide(tf.convert_to_tensor(self.temp))
+        temperature = wide(tf.convert_to_tensor(raw(self.temp)))
         weights = (
             (tf.nn.softmax(tf.matmul(texts, pictures_m, transpose_b=True) / temperature) + FLOOR) * other,
             (tf.nn.softmax(tf.matmul(pictures, texts_m, transpose_b=True) / temperature) + FLOOR) * other,

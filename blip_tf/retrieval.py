@@ -15,7 +15,7 @@ from tensorflow import Tensor
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
 from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
-from blip_tf.distributed import gather
+from blip_tf.distributed import gather, raw
 from blip_tf.momentum import TFBlipMomentumModel
 from blip_tf.nn import Linear, normalize, wide
 from blip_tf.text import TFBlipTextModel
@@ -134,7 +134,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         if training:
             self.enqueue(gather(momentum[0]), gather(momentum[1]), everything)
         other = tf.cast(image_ids[:, None] != everything, tf.float32)  # (b, B)
-        temperature = wide(tf.convert_to_tensor(self.temp))
+        temperature = wide(tf.convert_to_tensor(raw(self.temp)))
         weights = (
             (tf.nn.softmax(tf.matmul(texts, gather(pictures), transpose_b=True) / temperature) + TINY) * other,
             (tf.nn.softmax(tf.matmul(pictures, gather(texts), transpose_b=True) / temperature) + TINY) * other,

@@ -28,6 +28,7 @@ ONLY_TENSORFLOW = {
     "keras_model.py": "compile, fit and .keras files are Keras's",
     "export.py": "SavedModel and LiteRT are TensorFlow's",
     "base.py BlipPreTrainedModel.get_parameter": "PyTorch modules have it",
+    "distributed.py raw": "Keras casts what it reads",
     "distributed.py assign": "the variables of several replicas",
     "retrieval.py BlipForImageTextRetrieval.get_config": "what .keras files need to know",
     "base.py tf_device": "device names are TensorFlow's, PyTorch's are understood",

@@ -458,3 +458,19 @@ def test_training_state_keeps_float32(framework, tmp_path):
     kind = str(model.text_encoder.blocks[0].mlp.fc1.weight.dtype).removeprefix("torch.")
     assert (kind, kinds - {"bfloat16"}) == ("bfloat16", {"float32"})
     assert np.isfinite(float(numpy(framework.run(model, pairs("BlipForPreTraining"), training=True).loss)))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_momentum_is_exact_under_a_mixed_policy(policy, tmp_path):
+    head = "BlipForPreTraining"
+    tiny(PyTorch, head).save_pretrained(tmp_path)
+    model = TensorFlow.of(head).from_pretrained(tmp_path, dtype=policy)
+    before = TensorFlow.weights(model)
+    output = TensorFlow.run(model, pairs(head), training=True)
+    assert np.isfinite(float(output.loss))
+    after = TensorFlow.weights(model)
+    for name in ("text_encoder_m.blocks.0.mlp.fc1.weight", "vision_model_m.class_embedding"):
+        expected = 0.995 * before[name] + 0.005 * before[name.replace("_m.", ".", 1)]
+        assert difference(expected, after[name]) < 1e-6
+    whole = TensorFlow.run(TensorFlow.of(head).from_pretrained(tmp_path), pairs(head), training=True)
+    assert difference(whole.loss, output.loss) < 0.02
