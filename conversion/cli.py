@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from blip_core.cli.arguments import whole
+from blip_core.cli.backend import quiet
 from blip_core.cli.report import json_line
 from blip_core.files import atomic_path
 from conversion.converter import FORMATS, ConversionReport, convert
@@ -93,6 +96,9 @@ def run_parity(args: argparse.Namespace) -> int:
     from conversion.parity import check_parity
     from conversion.parity_page import describe_parity, page
 
+    if args.framework != "pt" and find_spec("tensorflow"):
+        with quiet():
+            import_module("blip_tf")
     names = ("dtype", "other", "framework", "config", "head")
     options = {name: getattr(args, name) for name in names}
     report = check_parity(args.checkpoint, args.images or None, args.text, **options)
