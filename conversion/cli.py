@@ -96,7 +96,7 @@ def run_parity(args: argparse.Namespace) -> int:
     from conversion.parity import check_parity
     from conversion.parity_page import describe_parity, page
 
-    if args.framework != "pt" and find_spec("tensorflow"):
+    if (args.other is None or args.framework == "tf") and find_spec("tensorflow"):
         with quiet():
             import_module("blip_tf")
     names = ("dtype", "other", "framework", "config", "head")

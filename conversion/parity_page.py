@@ -15,7 +15,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#1b1f24}
 h1{font-size:1.4em}.pass{color:#0a7d38}.fail{color:#c1121f}table{border-collapse:collapse;width:100%}
 td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #e6e8eb;font-variant-numeric:tabular-nums}
-td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}td{overflow-wrap:anywhere}
+td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}td:last-child{overflow-wrap:anywhere}
 svg{width:100%;height:auto}text{font-size:12px;fill:#57606a}
 """
 
