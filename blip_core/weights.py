@@ -193,8 +193,7 @@ class Parameter:
     @property
     def stored_as(self) -> tuple[str, ...]:
         """The names in a saved checkpoint, two of what pre-training's encoder and decoder share."""
-        copies = self.part.copies
-        return (self.hf, copies + self.row.hf.format(self.layer)) if copies else (self.hf,)
+        return tuple(name.format(self.layer) for name in self.part.saved_names(self.row))
 
     def usual(self, prefix: str) -> str:
         """The name of this tensor in a checkpoint whose part lies under `prefix`."""

@@ -74,12 +74,11 @@ def make_plan(checkpoint: Checkpoint, head: str, config: AnyConfig, found: Match
             continue
         source = found.sources.get(parameter.name)
         stored = _stored(checkpoint, config, parameter, source, dtype)
-        saved = tuple(name.format(parameter.layer) for name in parameter.part.saved_names(parameter.row))
         if to == "safetensors":
-            for name in saved:
+            for name in parameter.stored_as:
                 plan.add(parameter, _named(stored, name))
         elif to == "weights.h5":
-            plan.add(parameter, stored, saved)
+            plan.add(parameter, stored, parameter.stored_as)
         elif to == "tf_model.h5":
             shown = (name.format(parameter.layer) for name, _ in hf_names(parameter.part, parameter.row))
             plan.add(parameter, stored, tuple(shown))
