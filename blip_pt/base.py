@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +55,8 @@ class BlipPreTrainedModel(nn.Module):
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
-        """The number of weights; tied ones count once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """The number of weights; tied ones count once, queues of features not at all."""
+        return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_tensor(self, name: str) -> Tensor:
         """The weight, or the queue of training features, with a name of the table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -52,8 +53,8 @@ class TFBlipPreTrainedModel(KerasModel):
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
-        """The number of weights; tied ones count once."""
-        return self.count_params()
+        """The number of weights; tied ones count once, queues of features not at all."""
+        return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_parameter(self, name: str) -> keras.Variable:
         """The weight with a name of the table, such as `blocks.0.mlp.fc1.weight`."""
