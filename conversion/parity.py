@@ -27,6 +27,12 @@ TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 GRADIENT_TOLERANCE = 1e-4
 
 TEXTS = ("a picture of a dog on the beach", "two cats")
+TRAINED_ONLY = {
+    "BlipForPreTraining": "name a model that it holds, such as head='BlipForConditionalGeneration'",
+    "BlipForNLVR": "compare its vision encoder with head='BlipVisionModel'",
+}
+"""Models whose call is a training step, or takes two pictures, and what to compare in their place."""
+
 WITH_LABELS = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipTextLMHeadModel")
 
 
@@ -107,6 +113,8 @@ def check_parity(
     head = head or find_head(source)
     if head not in MODELS:
         raise ValueError(f"{checkpoint} holds no BLIP that is known; name its class with head=.")
+    if head in TRAINED_ONLY:
+        raise ValueError(f"{checkpoint} holds a {head}, whose stages are not compared; {TRAINED_ONLY[head]}.")
     kinds = [(checkpoint, "pt"), (checkpoint, "tf")] if other is None else [(checkpoint, framework), (other, framework)]
     one, two = (load(kind, head, path, dtype, config=config) for path, kind in kinds)
     names = [model.name if other is None else str(path) for model, (path, _) in zip((one, two), kinds, strict=True)]

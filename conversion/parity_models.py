@@ -66,7 +66,7 @@ class TorchModel:
         self.model = getattr(blip_pt, head).from_pretrained(checkpoint, dtype=dtype, **options)
 
     def parameter(self, parameter: Parameter) -> np.ndarray:
-        return self._numpy(self.model.get_parameter(parameter.name))
+        return self._numpy(self.model.get_tensor(parameter.name))
 
     def processed(self, processor: Any, images: list[Any], texts: list[str] | None) -> Arrays:
         return {k: v.numpy() for k, v in processor(images=images, text=texts, return_tensors="pt").items()}
@@ -80,7 +80,7 @@ class TorchModel:
         self.model.zero_grad()
         output = self.model(**self._tensors(inputs))[objective]
         (output if objective == "loss" else output.square().mean()).backward()
-        found = {row.name: self.model.get_parameter(row.name).grad for row in self.model.table()}
+        found = {row.name: self.model.get_tensor(row.name).grad for row in self.model.table()}
         return {name: self._numpy(gradient) for name, gradient in found.items() if gradient is not None}
 
     def generate(self, inputs: Arrays, **options: Any) -> np.ndarray:
