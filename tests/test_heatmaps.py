@@ -103,6 +103,15 @@ def test_explain(blip, framework):
     assert os.listdir("new") == ["maps.png"]
 
 
+def test_a_turned_photograph_is_drawn_upright(blip):
+    upright = draw_patches(5, 5, {(0, 4): "red"}, (24, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter to the right
+    upright.transpose(Image.Transpose.ROTATE_90).save("turned.png", exif=exif)
+    code, out, _ = blip("turned.png", "red", "-o", "maps.png", "--json")
+    assert (code, json.loads(out)["words"][0]["peak"]) == (0, [108, 30])
+
+
 def test_explain_in_plain_words(blip):
     code, out, _ = blip("photo.png", TEXT, "-o", "maps.png", "--method", "attention", "--layer", "2")
     assert code == 0

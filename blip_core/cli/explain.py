@@ -42,8 +42,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not args.text.strip():
         parser.error("TEXT is empty; say what the picture may show")
     load_font(args.font)  # before the model, which takes longer to be refused
-    picture = to_rgb(load_image(args.image, True), args.image)
     backend = Backend("BlipForImageTextRetrieval", args)
+    turned = backend.processor.image_processor.apply_exif_orientation
+    picture = to_rgb(load_image(args.image, turned), args.image)  # as the model sees it, but whole
     model, patch = backend.model, backend.model.config.vision_config.patch_size
     layer = chosen_layer(args.layer, args.method, model.config.text_config)
     if args.method == "gradcam" and layer == model.config.text_config.num_hidden_layers - 1:
