@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -94,7 +95,7 @@ def _read(file: Path, image_root: Root) -> Iterator[Item]:
         return read_shard(file)
     if start[:2] == b"\x1f\x8b":
         raise ValueError(f"{file} is compressed, in which nothing can be found by its place; unpack it with gunzip.")
-    return _read_json(file, image_root, start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[")
+    return _read_json(file, image_root, start.removeprefix(BOM_UTF8).lstrip()[:1] == b"[")
 
 
 def _read_json(file: Path, image_root: Root, is_array: bool) -> Iterator[Item]:
@@ -122,6 +123,7 @@ def _array(file: Path) -> Iterator[tuple[str, Any]]:
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
+            line = line.removeprefix(BOM_UTF8) if number == 1 else line
             if line.strip():
                 try:
                     yield str(number), json.loads(line)
@@ -176,6 +178,7 @@ def _read_folder(folder: Path) -> Iterator[Item]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = {name for name in files if not name.startswith(".")}
+        pictures = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             path = os.path.join(parent, name)
@@ -186,5 +189,5 @@ def _read_folder(folder: Path) -> Iterator[Item]:
                     yield place, (Picture(path),), sidecar_entry({k: Path(v).read_bytes() for k, v in sidecars.items()})
                 except (OSError, ValueError) as error:
                     yield place, str(error)
-            elif suffix in (".txt", ".json") and not any(stem + end in names for end in SUFFIXES):
+            elif suffix in (".txt", ".json") and stem not in pictures:
                 yield place, "has no picture beside it"
