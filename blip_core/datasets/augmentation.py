@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from blip_core.datasets.rand_augment import rand_augment
 
@@ -157,6 +158,21 @@ def crop_box(
     h = max(1, min(height, round(width / ratio[0])))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def to_colour(value: str | Sequence[int] | None) -> Colour | None:
+    """Return red, green and blue of "white", "#ffcc00" or three numbers; None stays None. Raises `ValueError`."""
+    try:
+        colour = ImageColor.getrgb(value)[:3] if isinstance(value, str) else value
+    except ValueError:
+        colour = ()
+    if colour is None:
+        return None
+    if len(colour) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in colour):
+        raise ValueError(
+            f"background must be a colour, 'white', '#ffcc00' or three numbers from 0 to 255, got {value!r}."
+        )
+    return colour[0], colour[1], colour[2]
 
 
 def on_ground(image: Image.Image, ground: Colour) -> Image.Image:
