@@ -16,7 +16,7 @@ from tests.datasets_helpers import FIELDS, picture, picture_bytes, save_pictures
         ('A "Dog" (big); on: the*GRASS.', "a dog big on the grass"),
         ("#tag ~ well-known, isn't it?!", "tag well-known, isn't it?"),
         ("  two  spaces \n\n and lines\n", "two spaces and lines"),
-        ("a\tb\nc", "a\tb\nc"),  # a single one stays
+        ("\na\tb\nc\t", "\na\tb\nc\t"),  # a single one stays
         ("...", ""),
         (" ".join(map(str, range(40))), " ".join(map(str, range(30)))),
     ],

@@ -252,6 +252,11 @@ def test_what_is_uncovered_and_transparent_shows_the_ground():
     corners = [tuple(np.asarray(grounds(image, (20, 20), noise(s), RED))[0, 0].tolist()) for s in range(200)]
     assert 60 < corners.count(RED) < 140
     assert len(set(corners)) > 55
+    assert Augmentation(**STILL)(Image.new("RGBA", (4, 4), (9, 8, 7, 0)), (4, 4), noise(0)).getpixel((0, 0)) == (
+        9,
+        8,
+        7,
+    )
     half = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
     assert on_ground(half, (255, 255, 255)).getpixel((0, 0)) == (127, 127, 127)
 

@@ -188,6 +188,15 @@ def test_evaluation_leaves_broken_pictures_out(tmp_path):
     assert [where for where, _ in sorted(data.problems)] == ["data.json:0", "data.json:2", "data.json:3"]
 
 
+def test_one_good_picture_is_found_among_many_broken(tmp_path):
+    data = small_dataset(tmp_path)
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    for epoch in range(3):
+        for batch in make_batches(data, 5).epoch(epoch):
+            assert {example.key for example in batch.examples} == {"data.json:9"}
+
+
 def test_training_stops_where_no_picture_can_be_read(tmp_path):
     data = small_dataset(tmp_path)
     for number in range(10):

@@ -80,6 +80,7 @@ LONG, PAX = header("long", 0, tarfile.GNUTYPE_LONGNAME), header("pax", 30, tarfi
         pytest.param([raw(header("bad.png", 0), number(2**87))], id="larger than any file"),
         pytest.param([raw(header("bad.png", 0), number(-1))], id="negative"),
         pytest.param([raw(header("bad.png", 0), number(-512))], id="negative, to its own header"),
+        pytest.param([raw(header("bad", 0, b"Z"), number(-512))], id="of an unknown kind, negative"),
         pytest.param([raw(LONG, number(2**50))], id="a long name of petabytes"),
         pytest.param([raw(LONG)] * 10_000, id="long names of long names"),
         pytest.param([raw(PAX, number(-512))], id="attributes of negative size"),
@@ -102,6 +103,14 @@ def test_a_damaged_shard_gives_what_lies_before(tmp_path, blocks):
     [(where, reason)] = data.problems
     assert where == "a.tar"
     assert reason.startswith("the shard is damaged; what lies before is used")
+
+
+def test_a_header_has_a_greatest_size(tmp_path):
+    size = 2**21
+    path = write_tar(tmp_path / "a.tar", {**GOOD, "a" * size: b""}, format=tarfile.GNU_FORMAT)
+    data = open_dataset(path, "caption")
+    assert len(data) == 1
+    assert f"a header says that it has {size + 512} bytes" in data.problems[0][1]
 
 
 def test_a_shard_that_is_cut_off(tmp_path):
