@@ -135,7 +135,9 @@ class _PictureFinder:
     """Where the pictures lie that the entries of a JSON file name."""
 
     def __init__(self, folder: Path, image_root: Root):
-        self.root = folder if image_root is None else image_root
+        roots = image_root if isinstance(image_root, Mapping) else {"": image_root or folder}
+        self.roots = {kind: os.path.join(os.path.abspath(os.path.expanduser(root)), "") for kind, root in roots.items()}
+        self.by_kind = isinstance(image_root, Mapping)
         self.allow_absolute = image_root is None
         self.names = cache(_names)  # a folder is listed once; asking for each file takes long on a network
 
@@ -144,32 +146,26 @@ class _PictureFinder:
         names = entry["images"] if "images" in entry else [entry.get("image")]
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"image must be the path of a picture, images a list of them, got {names!r:.80}")
-        return tuple(Picture(self._path(name, entry)) for name in names)
+        kind = entry.get("dataset") if self.by_kind else ""
+        if not isinstance(kind, str) or kind not in self.roots:
+            raise ValueError(f"dataset must be one of {', '.join(self.roots)}, for which image_root has a folder")
+        return tuple(Picture(self._path(name, self.roots[kind])) for name in names)
 
-    def _path(self, name: str, entry: dict[str, Any]) -> str:
-        root = self.root
-        if isinstance(root, Mapping):
-            kind = entry.get("dataset")
-            if not isinstance(kind, str) or kind not in root:
-                raise ValueError(f"dataset must be one of {', '.join(root)}, for which image_root has a folder")
-            root = root[kind]
-        folder = os.path.abspath(os.path.expanduser(root))
-        if "\0" in name:
-            raise ValueError(f"the picture's path {name!r:.200} holds a zero byte")
-        path = os.path.normpath(os.path.join(folder, name))
-        if not (self.allow_absolute and os.path.isabs(name)) and os.path.commonpath([folder, path]) != folder:
-            raise ValueError(
-                f"the picture {name!r:.200} lies outside of {folder}; name a folder that holds all of them"
-            )
-        if os.path.basename(path) not in self.names(os.path.dirname(path)):
-            raise ValueError(f"the picture {path} does not exist")
+    def _path(self, name: str, root: str) -> str:
+        """The path of a picture in `root`, which ends in a slash."""
+        path = os.path.normpath(os.path.join(root, name))
+        if not path.startswith(root) and not (self.allow_absolute and os.path.isabs(name)):
+            raise ValueError(f"the picture {name!r:.200} lies outside of {root}; name a folder that holds all of them")
+        folder, base = os.path.split(path)
+        if base not in self.names(folder):
+            raise ValueError(f"the picture {path!r:.200} does not exist")
         return path
 
 
 def _names(folder: str) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
-    except OSError:
+    except (OSError, ValueError):  # the latter for a zero byte
         return frozenset()
 
 
