@@ -70,7 +70,7 @@ def test_an_answer_of_visual_genome_weighs_as_in_the_original(tmp_path):
     entries = [
         {**question, "answer": "a dog", "dataset": "vg"},
         {**question, "answer": "a dog", "dataset": "vqa"},
-        {**question, "answer": ["yes"] * 7 + ["no"] * 3, "dataset": "vqa"},
+        {**question, "answer": ["..."] * 7 + ["no"] * 3, "dataset": "vqa"},  # answers are not cleaned
     ]
     roots = {"vqa": tmp_path / "coco", "vg": str(tmp_path / "genome")}
     data = open_dataset(write_entries(tmp_path / "a.json", entries), "vqa", roots)
@@ -98,6 +98,7 @@ def test_an_answer_of_visual_genome_weighs_as_in_the_original(tmp_path):
         ("caption", {"images": "0.png"}, "images a list of them"),
         ("vqa", {"question": None}, "question must be a text, got None"),
         ("vqa", {"answer": []}, "answer must be a text or a list of texts"),
+        ("vqa", {"answer": ["it", " "]}, "answer has no words"),
         ("vqa", {"answer": [True]}, "answer must be a text, got True"),
         ("vqa", {"question_id": []}, "question_id must be"),
         ("nlvr", {"images": ["0.png"]}, "needs 2 pictures, got 1"),

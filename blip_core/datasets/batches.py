@@ -23,7 +23,7 @@ CHUNK = 8  # examples that a worker takes at once
 TRIES = 100  # examples that are tried in place of one whose picture is broken
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """`inputs`: NumPy arrays by the names of the model's arguments. `examples`: what they were made of, in order."""
 
