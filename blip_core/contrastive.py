@@ -60,13 +60,13 @@ def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
         raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
 
 
-def check_negatives(batch: int | None, ids: tuple[int, int] | None) -> None:
-    """Refuse a batch (of all processes) that holds one picture only: no pair is a negative. `ids`: least, greatest."""
-    if batch == 1 or (ids is not None and ids[0] == ids[1]):
+def check_negatives(pairs: int | None, distinct: bool = True) -> None:
+    """Refuse batches from which no negative can be drawn: of one pair, or of pairs that are not `distinct` pictures."""
+    if pairs == 1 or not distinct:
         raise InputError(NO_NEGATIVES)
 
 
 NO_NEGATIVES = (
     "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
-    "use batches of two different pictures or more."
+    "use batches of two different pictures or more (in each process, with config.negative_all_rank=False)."
 )

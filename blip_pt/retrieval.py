@@ -161,13 +161,12 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
         with torch.no_grad():
-            everything = gather(image_ids)
             if self.training:
-                self.enqueue(gather(momentum[0]), gather(momentum[1]), everything)
-            other = (image_ids[:, None] != everything).float()  # (b, B)
+                self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
+            other = (image_ids[:, None] != self.candidates(image_ids)).float()  # (b, B)
             weights = (
-                (torch.softmax(texts @ gather(pictures).T / wide(self.temp), dim=1) + TINY) * other,
-                (torch.softmax(pictures @ gather(texts).T / wide(self.temp), dim=1) + TINY) * other,
+                (torch.softmax(texts @ self.candidates(pictures).T / wide(self.temp), dim=1) + TINY) * other,
+                (torch.softmax(pictures @ self.candidates(texts).T / wide(self.temp), dim=1) + TINY) * other,
             )
         loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise)
         return BlipForImageTextRetrievalOutput(

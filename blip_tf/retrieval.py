@@ -166,14 +166,13 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
         loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
-        everything = gather(image_ids)
         if training:
-            self.enqueue(gather(momentum[0]), gather(momentum[1]), everything)
-        other = tf.cast(image_ids[:, None] != everything, tf.float32)  # (b, B)
+            self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
+        other = tf.cast(image_ids[:, None] != self.candidates(image_ids), tf.float32)  # (b, B)
         temperature = wide(tf.convert_to_tensor(raw(self.temp)))
         weights = (
-            (tf.nn.softmax(tf.matmul(texts, gather(pictures), transpose_b=True) / temperature) + TINY) * other,
-            (tf.nn.softmax(tf.matmul(pictures, gather(texts), transpose_b=True) / temperature) + TINY) * other,
+            (tf.nn.softmax(tf.matmul(texts, self.candidates(pictures), transpose_b=True) / temperature) + TINY) * other,
+            (tf.nn.softmax(tf.matmul(pictures, self.candidates(texts), transpose_b=True) / temperature) + TINY) * other,
         )
         loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
         return BlipForImageTextRetrievalOutput(
