@@ -54,10 +54,11 @@ def check_pair_batch(pictures: int | None, texts: int | None, noise: Sequence[in
         raise InputError(f"noise must be of shape (2, {texts}), got {tuple(noise)}; see negative_noise.")
 
 
-def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
+def check_image_ids(shape: Sequence[int | None], dtype: str, texts: int | None) -> None:
     """Refuse picture ids that are not one whole number of each pair."""
-    if len(shape) != 1 or differ(shape[0], texts):
-        raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
+    if len(shape) != 1 or differ(shape[0], texts) or "int" not in dtype:
+        got = f"{dtype} of shape {tuple(shape)}"
+        raise InputError(f"image_ids must be of shape ({texts},), one whole number of each pair, got {got}.")
 
 
 def check_negatives(pairs: int | None, distinct: bool = True) -> None:

@@ -17,7 +17,7 @@ from blip_core.checks import check_pairs, given_texts
 from blip_core.classification import TEMPERATURE, check_label_features, check_mode, check_templates, given_labels
 from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
 from blip_core.explaining import chosen_layer, patch_grid
-from blip_pt.base import evaluating
+from blip_pt.base import evaluating, type_name
 from blip_pt.distributed import gather
 from blip_pt.explaining import attention_maps
 from blip_pt.momentum import BlipMomentumModel
@@ -64,7 +64,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         `itm_score` holds logits (B, 2) of which index 1 is "they match"; with `use_itm_head=False` it holds the
         cosine similarities of all pictures with all texts, (pictures, texts).
 
-        `image_ids`, whole numbers (B,), say which pairs have the same picture and give `loss` = `loss_itc` +
+        `image_ids`, whole numbers (B,) but -100, say which pairs have the same picture and give `loss` = `loss_itc` +
         `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
         draws the hard negatives, see `blip_core.contrastive.negative_noise`. In training mode each such call is a step
         of the momentum encoders and the queues.
@@ -225,7 +225,8 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         noise: Tensor | None,
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
-        check_image_ids(image_ids.shape, len(input_ids))
+        image_ids = torch.as_tensor(image_ids, device=input_ids.device)
+        check_image_ids(image_ids.shape, type_name(image_ids), len(input_ids))
         self.check_training(pixel_values, input_ids, image_ids, noise)
         if self.training:
             self.prepare_step()

@@ -18,6 +18,7 @@ from blip_core.checks import check_pairs, given_texts
 from blip_core.classification import TEMPERATURE, check_label_features, check_mode, check_templates, given_labels
 from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
 from blip_core.explaining import chosen_layer, patch_grid
+from blip_tf.base import type_name
 from blip_tf.distributed import gather, raw
 from blip_tf.explaining import attention_maps
 from blip_tf.momentum import TFBlipMomentumModel
@@ -66,7 +67,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         `itm_score` holds logits (B, 2) of which index 1 is "they match"; with `use_itm_head=False` it holds the
         cosine similarities of all pictures with all texts, (pictures, texts).
 
-        `image_ids`, whole numbers (B,), say which pairs have the same picture and give `loss` = `loss_itc` +
+        `image_ids`, whole numbers (B,) but -100, say which pairs have the same picture and give `loss` = `loss_itc` +
         `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
         draws the hard negatives, see `blip_core.contrastive.negative_noise`. With `training=True` each such call is a
         step of the momentum encoders and the queues.
@@ -232,8 +233,9 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
+        image_ids = tf.convert_to_tensor(image_ids)
+        check_image_ids(image_ids.shape, type_name(image_ids), input_ids.shape[0])
         image_ids = tf.cast(image_ids, tf.int64)
-        check_image_ids(image_ids.shape, input_ids.shape[0])
         self.check_training(pixel_values, input_ids, image_ids, noise)
         if training:
             self.prepare_step()
