@@ -183,10 +183,7 @@ class BlipMomentumModel(BlipImageModel):
         return (losses[0] + losses[1]) / 2
 
     def candidates(self, x: Tensor) -> Tensor:
-        """What negatives are drawn from: the parts (b, ...) of all processes, or of this one where the config says so.
-
-        Shapes below say B for how many there are.
-        """
+        """What negatives are drawn from (B, ...): x (b, ...) of all processes, or of this one alone, as configured."""
         return gather(x) if self.config.negative_all_rank else x
 
     def matching_loss(

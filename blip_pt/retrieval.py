@@ -209,9 +209,9 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         """
         label_features = given_labels(label_features)
         check_label_features(label_features.shape, self.config.image_text_hidden_size, temperature)
-        features = self.get_image_features(pixel_values, interpolate_pos_encoding, image_embeds)
+        features = wide(self.get_image_features(pixel_values, interpolate_pos_encoding, image_embeds))
+        similarities = features @ label_features.to(features).T  # (B, labels)
         learned = self.temp.detach() if self.has_momentum else TEMPERATURE
-        similarities = wide(features @ label_features.T)  # (B, labels)
         return torch.softmax(similarities / (learned if temperature is None else temperature), dim=-1)
 
     def fine_tune(

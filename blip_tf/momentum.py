@@ -204,10 +204,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         return (losses[0] + losses[1]) / 2
 
     def candidates(self, x: Tensor) -> Tensor:
-        """What negatives are drawn from: the parts (b, ...) of all replicas, or of this one where the config says so.
-
-        Shapes below say B for how many there are.
-        """
+        """What negatives are drawn from (B, ...): x (b, ...) of all replicas, or of this one alone, as configured."""
         return gather(x) if self.config.negative_all_rank else x
 
     def matching_loss(

@@ -214,12 +214,10 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """
         label_features = given_labels(label_features)
         check_label_features(label_features.shape, self.config.image_text_hidden_size, temperature)
-        features = self.get_image_features(pixel_values, interpolate_pos_encoding, image_embeds)
+        features = wide(self.get_image_features(pixel_values, interpolate_pos_encoding, image_embeds))
+        similarities = tf.matmul(features, tf.cast(label_features, features.dtype), transpose_b=True)  # (B, labels)
         learned = tf.convert_to_tensor(raw(self.temp)) if self.has_momentum else TEMPERATURE
-        similarities = wide(tf.matmul(features, label_features, transpose_b=True))  # (B, labels)
-        return tf.nn.softmax(
-            similarities / tf.cast(learned if temperature is None else temperature, similarities.dtype)
-        )
+        return tf.nn.softmax(similarities / tf.cast(learned if temperature is None else temperature, features.dtype))
 
     def fine_tune(
         self,

@@ -157,6 +157,21 @@ def test_classify_by_the_matching_head(blip, models, choices, framework):
     assert lines[0].startswith(f"red.png: {entry['label']} (itm {scores[0]:.3f}, ")
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_types(blip, models, choices, framework, dtype):
+    options = ["--json", "--framework", framework]
+    for arguments, model, name in (
+        (["classify", "red.png", "--labels", choices], "match", "labels"),
+        (["answer", "red.png", "why", "--choices", choices, "--scores"], "answer", "choices"),
+    ):
+        one, other = (
+            objects(blip(*arguments, *options, *more, model=models / model)[1])[0][name]
+            for more in ([], ["--dtype", dtype])
+        )
+        assert other[0]["probability"] == pytest.approx(one[0]["probability"], abs=0.05)
+
+
 def test_labels_are_encoded_once(blip, models, choices, monkeypatch):
     calls = []
     tokens = backend.Backend.tokens

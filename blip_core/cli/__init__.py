@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each sets `run`, a function from the parsed arguments to the exit code."""
     parser = argparse.ArgumentParser(
         prog="blip",
-        description="Describe pictures, answer questions about them and match them with texts.",
+        description="Describe pictures, answer questions about them, match them with texts and labels.",
         epilog="`blip COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"blip {blip_core.__version__}")

@@ -1,9 +1,9 @@
 """Seconds to rank 3,128 answers and to match 64 texts with a picture, at base size, against one by one.
 
-`python -m tests.bench.ranking pt|tf answers [--part 1/4 --keep FILE.npz]`, `python -m tests.bench.ranking pt|tf texts`.
-The answers are one to three words of the vocabulary, drawn so that they have common beginnings; each is also scored by
-itself, which takes minutes. With `--part` a call does a part of them and the ranking of all, and keeps both in a file;
-what follows is printed once all parts are there. Weights are random.
+`python -m tests.bench.ranking pt|tf answers|texts|check`. The answers are one to three words of the vocabulary, drawn
+so that they have common beginnings. `answers` also scores each by itself, which takes minutes; with `--part I/N` only
+every Nth, beginning with the Ith. `check` measures nothing: it compares the order with plain scores of all answers.
+Weights are random.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,51 +56,58 @@ def load(framework: str, head: str) -> tuple[Any, Callable[[np.ndarray], Any]]:
     return getattr(blip_tf, f"TF{head}")(BlipConfig.base()), tf.constant
 
 
-def answers(framework: str, part: int, parts: int, keep: str | None) -> None:
-    """Rank all answers at once, and score those of a part by themselves."""
-    model, tensor = load(framework, "BlipForQuestionAnswering")
-    pixels = np.random.default_rng(1).normal(size=(1, 3, 384, 384)).astype(np.float32)
-    question = tensor(np.array([[101, 2054, 2003, 2023, 1029, 102]]))
-    ids, mask = answer_list()
-    embeds = model.vision_model(tensor(pixels)).last_hidden_state
-    states = model.encode_question(embeds, question, None)
-    given = {"answer_ids": tensor(ids), "answer_attention_mask": tensor(mask)}
+class Answering:
+    """One question about one picture, and the list of answers."""
 
-    def rank(k: int) -> Any:
-        return model.rank_answers(image_embeds=embeds, input_ids=question, **given, k=k)
+    def __init__(self, framework: str):
+        self.model, self.tensor = load(framework, "BlipForQuestionAnswering")
+        pixels = np.random.default_rng(1).normal(size=(1, 3, 384, 384)).astype(np.float32)
+        self.question = self.tensor(np.array([[101, 2054, 2003, 2023, 1029, 102]]))
+        self.ids, self.mask = answer_list()
+        self.embeds = self.model.vision_model(self.tensor(pixels)).last_hidden_state
+        self.states = self.model.encode_question(self.embeds, self.question, None)
 
-    def score(index: int) -> float:
-        text = ids[index : index + 1, : int(mask[index].sum())].copy()
-        text[:, 0] = model.config.text_config.bos_token_id
-        output = model.text_decoder(tensor(text), encoder_hidden_states=states, labels=tensor(text), reduction="none")
-        return -float(output.loss[0])
+    def rank(self, k: int) -> Any:
+        """Order the k answers with the likeliest first token."""
+        given = {"answer_ids": self.tensor(self.ids), "answer_attention_mask": self.tensor(self.mask)}
+        return self.model.rank_answers(image_embeds=self.embeds, input_ids=self.question, **given, k=k)
 
-    rank(128), score(0)  # warm
-    found, at_once = timed(lambda: rank(ANSWERS))
-    _, at_first = timed(lambda: rank(128))
-    mine = np.array_split(np.arange(ANSWERS), parts)[part - 1]
-    alone, seconds = timed(lambda: [score(int(index)) for index in mine])
-    print(f"{len(mine)} answers: {seconds:.1f} s one by one; all {ANSWERS}: {at_once:.1f} s at once")
-    print(f"the 128 with the likeliest first token: {at_first:.1f} s")
-    scores = np.empty(ANSWERS)
-    scores[to_numpy(found.indices)[0]] = to_numpy(found.scores)[0]
-    now = {f"alone{part}": alone, f"seconds{part}": seconds, f"at_once{part}": at_once, f"scores{part}": scores}
-    kept = now | (dict(np.load(keep)) if keep and Path(keep).exists() else {}) | now
-    if keep:
-        np.savez(keep, **kept)
-    if all(f"alone{i}" in kept for i in range(1, parts + 1)):
-        numbers = range(1, parts + 1)
-        every = np.concatenate([kept[f"alone{i}"] for i in numbers])
-        total, once = (float(reduce([kept[f"{name}{i}"] for i in numbers])) for name, reduce in SUMS)
-        order, expected = np.argsort(-scores, kind="stable"), np.argsort(-every, kind="stable")
-        print(f"{ANSWERS} answers: {total:.0f} s one by one, {once:.1f} s at once: {total / once:.1f} times")
-        print(f"the same best answer: {order[0] == expected[0]}; places that differ: {(order != expected).sum()}")
-        gaps = every[expected[:-1]] - every[expected[1:]]
-        print(f"scores differ by {np.abs(every - scores).max():.1e} of {np.abs(every).max():.0f} at most;", end=" ")
-        print(f"neighbours in the order are {np.median(gaps):.1e} apart in the median")
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        """Minus the training loss of answers of the same length, in one plain call of the decoder."""
+        texts = self.ids[rows, : int(self.mask[rows[0]].sum())].copy()
+        texts[:, 0] = self.model.config.text_config.bos_token_id
+        labels = self.tensor(texts)
+        output = self.model.text_decoder(labels, encoder_hidden_states=self.states, labels=labels, reduction="none")
+        return -to_numpy(output.loss)
 
 
-SUMS = (("seconds", np.sum), ("at_once", np.median))
+def answers(framework: str, part: int, parts: int) -> None:
+    """Rank all answers at once, and score a part of them one by one."""
+    run = Answering(framework)
+    run.rank(128), run.score(np.array([0]))  # warm
+    _, at_once = timed(lambda: run.rank(ANSWERS))
+    _, at_first = timed(lambda: run.rank(128))
+    mine = np.arange(ANSWERS)[part - 1 :: parts]
+    _, alone = timed(lambda: [run.score(np.array([row])) for row in mine])
+    print(f"all {ANSWERS} at once: {at_once:.1f} s; the 128 with the likeliest first token: {at_first:.2f} s")
+    print(f"{len(mine)} one by one: {alone:.1f} s; at once they are {alone / at_once * parts:.1f} times as fast")
+
+
+def check(framework: str) -> None:
+    """Score all answers without tries, in batches, and compare with the ranking."""
+    run = Answering(framework)
+    found = run.rank(ANSWERS)
+    lengths, exact = run.mask.sum(axis=1), np.empty(ANSWERS)
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        for i in range(0, len(rows), 64):
+            exact[rows[i : i + 64]] = run.score(rows[i : i + 64])
+    order, expected = to_numpy(found.indices)[0], np.argsort(-exact, kind="stable")
+    worst = np.abs(exact[order] - to_numpy(found.scores)[0]).max()
+    print(
+        f"the same best answer: {order[0] == expected[0]}; the same order in {(order == expected).sum()} of {ANSWERS}"
+    )
+    print(f"scores from {exact.min():.3f} to {exact.max():.3f} differ by {worst:.1e} at most")
 
 
 def texts(framework: str) -> None:
@@ -121,15 +127,13 @@ def texts(framework: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("framework", choices=("pt", "tf"))
-    parser.add_argument("what", choices=("answers", "texts"))
+    parser.add_argument("what", choices=("answers", "texts", "check"))
     parser.add_argument("--part", default="1/1", metavar="I/N")
-    parser.add_argument("--keep", metavar="FILE.npz")
     arguments = parser.parse_args()
-    if arguments.what == "texts":
-        texts(arguments.framework)
+    if arguments.what == "answers":
+        answers(arguments.framework, *map(int, arguments.part.split("/")))
     else:
-        part, parts = map(int, arguments.part.split("/"))
-        answers(arguments.framework, part, parts, arguments.keep)
+        {"texts": texts, "check": check}[arguments.what](arguments.framework)
 
 
 if __name__ == "__main__":
