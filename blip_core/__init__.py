@@ -1,9 +1,11 @@
 """What BLIP is, without a framework: configurations, processors, the weight table, checkpoints, generation."""
 
+from blip_core.classification import label_texts
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.generation import GenerationConfig, GenerationOutput
 from blip_core.image_processing import BlipImageProcessor
 from blip_core.outputs import (
+    BlipFeaturesOutput,
     BlipForConditionalGenerationOutput,
     BlipForImageTextRetrievalOutput,
     BlipForNLVROutput,
@@ -24,6 +26,7 @@ from blip_core.tokenization import BlipTokenizer
 __version__ = "0.1.0"
 __all__ = [
     "BlipConfig",
+    "BlipFeaturesOutput",
     "BlipForConditionalGenerationOutput",
     "BlipForImageTextRetrievalOutput",
     "BlipForNLVROutput",
@@ -44,4 +47,5 @@ __all__ = [
     "GenerationOutput",
     "ModelOutput",
     "bicubic_matrix",
+    "label_texts",
 ]

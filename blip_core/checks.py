@@ -153,19 +153,20 @@ def check_similarities(shape: Shape) -> None:
         raise InputError(f"The loss needs as many pictures as texts, got similarities {tuple(shape)}.")
 
 
-def answer_groups(counts: Sequence[int] | None, weights: Any, questions: int, answers: int) -> tuple[list[int], Any]:
+def answer_groups(counts: Sequence[float] | None, weights: Any, questions: int, answers: int) -> tuple[list[int], Any]:
     """How many answers each question has and what each weighs; `ValueError` where they do not add up.
 
     Without counts there is one answer to each question; without weights those of a question weigh the same, 1 in all.
     """
-    counts = [1] * questions if counts is None else [int(count) for count in counts]
-    if len(counts) != questions or sum(counts) != answers or min(counts) < 0:
-        raise InputError(f"answer_counts must give {questions} numbers of sum {answers}, got {counts}.")
+    counts = [1] * questions if counts is None else [float(count) for count in counts]
+    whole = [int(count) for count in counts]
+    if len(whole) != questions or sum(whole) != answers or min(whole) < 0 or whole != counts:
+        raise InputError(f"answer_counts must give {questions} whole numbers of sum {answers}, got {counts}.")
     if weights is None:
-        weights = [1 / count for count in counts for _ in range(count)]
-    if len(weights) != answers:
-        raise InputError(f"answer_weights must give one weight for each of {answers} answers, got {len(weights)}.")
-    return counts, weights
+        weights = [1 / count for count in whole for _ in range(count)]
+    if (shape := tuple(getattr(weights, "shape", [len(weights)]))) != (answers,):
+        raise InputError(f"answer_weights must give one weight for each of {answers} answers, got {shape}.")
+    return whole, weights
 
 
 def check_one_answer_each(answers: int | None, questions: int | None) -> None:

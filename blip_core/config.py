@@ -236,7 +236,8 @@ class BlipConfig(_Config):
     image-grounded text, as the original does with `[ENC]` (30523); None leaves it as given (Hugging Face checkpoints).
     The language-modelling loss is smoothed by `text_config.label_smoothing`; `label_smoothing` and
     `initializer_factor` here are kept for Hugging Face files. Contrastive training keeps the features of the last
-    `queue_size` pictures and texts, from encoders that keep the share `momentum` of themselves in each step.
+    `queue_size` pictures and texts, from encoders that keep the share `momentum` of themselves in each step; its hard
+    negatives come from the batch of all processes, with `negative_all_rank=False` from that of each process.
     """
 
     model_type: ClassVar[str] = "blip"
@@ -251,6 +252,7 @@ class BlipConfig(_Config):
     enc_token_id: int | None = None
     queue_size: int = 57600
     momentum: float = 0.995
+    negative_all_rank: bool = True
 
     def __post_init__(self) -> None:
         self.text_config = _part(BlipTextConfig, self.text_config)
@@ -262,6 +264,8 @@ class BlipConfig(_Config):
         self._positive("projection_dim", "image_text_hidden_size", "queue_size")
         self._number("initializer_range")
         self._fraction("label_smoothing", "momentum")
+        if not isinstance(self.negative_all_rank, bool):
+            raise ValueError(f"BlipConfig.negative_all_rank must be True or False, got {self.negative_all_rank!r}.")
 
     @classmethod
     def from_text_vision_configs(

@@ -11,6 +11,9 @@ from blip_core.checks import InputError, differ
 
 T = TypeVar("T")
 
+TEMPERATURE = 0.07
+"""What similarities are divided by when training begins, and where no temperature is learned."""
+
 
 def negative_noise(seed: int, step: int, batch: int) -> np.ndarray:
     """Random numbers float32 (2, batch) in [0, 1) that choose the hard negatives of a training step.
@@ -54,19 +57,20 @@ def check_pair_batch(pictures: int | None, texts: int | None, noise: Sequence[in
         raise InputError(f"noise must be of shape (2, {texts}), got {tuple(noise)}; see negative_noise.")
 
 
-def check_image_ids(shape: Sequence[int | None], texts: int | None) -> None:
+def check_image_ids(shape: Sequence[int | None], dtype: str, texts: int | None) -> None:
     """Refuse picture ids that are not one whole number of each pair."""
-    if len(shape) != 1 or differ(shape[0], texts):
-        raise InputError(f"image_ids must be of shape ({texts},), one id of each pair, got {tuple(shape)}.")
+    if len(shape) != 1 or differ(shape[0], texts) or "int" not in dtype:
+        got = f"{dtype} of shape {tuple(shape)}"
+        raise InputError(f"image_ids must be of shape ({texts},), one whole number of each pair, got {got}.")
 
 
-def check_negatives(batch: int | None, ids: tuple[int, int] | None) -> None:
-    """Refuse a batch (of all processes) that holds one picture only: no pair is a negative. `ids`: least, greatest."""
-    if batch == 1 or (ids is not None and ids[0] == ids[1]):
+def check_negatives(pairs: int | None, distinct: bool = True) -> None:
+    """Refuse batches from which no negative can be drawn: of one pair, or of pairs that are not `distinct` pictures."""
+    if pairs == 1 or not distinct:
         raise InputError(NO_NEGATIVES)
 
 
 NO_NEGATIVES = (
     "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
-    "use batches of two different pictures or more."
+    "use batches of two different pictures or more (in each process, with config.negative_all_rank=False)."
 )

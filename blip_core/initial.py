@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from blip_core.config import BlipVisionConfig
+from blip_core.contrastive import TEMPERATURE
 from blip_core.weights import AnyConfig, Parameter
 
 CONSTANTS = {
     "zeros": np.float32(0),
     "ones": np.float32(1),
-    "temperature": np.float32(0.07),
+    "temperature": np.float32(TEMPERATURE),
     "no_id": np.int64(-100),
     "pointer": np.int64(0),
 }

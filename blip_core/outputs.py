@@ -169,6 +169,21 @@ class BlipForImageTextRetrievalOutput(ModelOutput):
 
 
 @dataclass
+class BlipFeaturesOutput(ModelOutput):
+    """Features by token, of which the first stands for the whole: `image_embeds` (pictures, tokens, vision width) and
+    `text_embeds` (texts, length, text width) of pictures and of texts alone; `image_embeds_proj` and `text_embeds_proj`
+    (..., image_text_hidden_size) are their projections, L2-normalised, of which the first tokens' can be compared;
+    `multimodal_embeds` (texts, length, text width) of texts grounded in pictures. What stands at the padding of a text
+    means nothing."""
+
+    image_embeds: Tensor = None
+    image_embeds_proj: Tensor = None
+    text_embeds: Tensor = None
+    text_embeds_proj: Tensor = None
+    multimodal_embeds: Tensor = None
+
+
+@dataclass
 class BlipForNLVROutput(ModelOutput):
     """`loss` scalar, `logits` (batch, 2) of which index 1 is "true", `image_embeds` (batch, 2, tokens, width);
     `hidden_states` and `attentions` are the vision encoder's, of 2 x batch pictures. `cross_attentions` (batch, heads,
@@ -228,6 +243,7 @@ OUTPUTS = (
     BlipForConditionalGenerationOutput,
     BlipForQuestionAnsweringOutput,
     BlipForImageTextRetrievalOutput,
+    BlipFeaturesOutput,
     BlipForNLVROutput,
     BlipForPreTrainingOutput,
     BlipTextScoresOutput,

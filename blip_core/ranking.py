@@ -120,6 +120,12 @@ def score_texts(items: int, texts: Texts, config: BlipTextConfig, read: Reader) 
     return BlipTextScoresOutput(log_probs=np.nansum(found, axis=2), token_log_probs=found)
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The probabilities (..., N) of sum 1 that log-probabilities or logits stand for, float64: their softmax."""
+    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
 def check_answers(texts: Texts, k: int, config: BlipTextConfig) -> None:
     """Refuse a list of answers with empty ones or duplicates, and a `k` below 1."""
     seen: dict[tuple[int, ...], int] = {}

@@ -182,6 +182,10 @@ class BlipMomentumModel(BlipImageModel):
             losses.append(-(torch.log_softmax(own @ others / temperature, dim=1) * targets).sum(dim=1).mean())
         return (losses[0] + losses[1]) / 2
 
+    def candidates(self, x: Tensor) -> Tensor:
+        """What negatives are drawn from (B, ...): x (b, ...) of all processes, or of this one alone, as configured."""
+        return gather(x) if self.config.negative_all_rank else x
+
     def matching_loss(
         self,
         embeds: Tensor,
@@ -196,12 +200,12 @@ class BlipMomentumModel(BlipImageModel):
         (2, b) the random numbers to do it by. Returns the loss and the logits (3 b, 2).
         """
         noise = torch.rand(2, len(embeds), device=embeds.device) if noise is None else noise.to(embeds.device)
-        pictures = gather(embeds)[draw(weights[0], noise[0])]
+        pictures = self.candidates(embeds)[draw(weights[0], noise[0])]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids, mask = same_length(input_ids, mask, self.config.text_config.pad_token_id)
         chosen = draw(weights[1], noise[1])
-        ids = torch.cat([input_ids, input_ids, gather(input_ids)[chosen]])  # (3 b, L)
-        mask = torch.cat([mask, mask, gather(mask)[chosen]])
+        ids = torch.cat([input_ids, input_ids, self.candidates(input_ids)[chosen]])  # (3 b, L)
+        mask = torch.cat([mask, mask, self.candidates(mask)[chosen]])
         states = torch.cat([embeds, pictures, embeds])  # (3 b, T, width)
         text = self.text_encoder(self.grounded_ids(ids), mask, encoder_hidden_states=states)
         logits = self.itm_head(text.last_hidden_state[:, 0])
@@ -215,10 +219,11 @@ class BlipMomentumModel(BlipImageModel):
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
         check_pair_batch(len(pixel_values), len(input_ids), None if noise is None else noise.shape)
-        check_negatives(len(input_ids) * processes()[1], None)
-        if image_ids is not None:
-            low, high = gather(image_ids).aminmax()
-            check_negatives(None, (int(low), int(high)))
+        groups = 1 if self.config.negative_all_rank else processes()[1]
+        check_negatives(len(input_ids) * processes()[1] // groups)
+        if image_ids is not None:  # every process looks at all ids, so that none waits for one that gave up
+            low, high = gather(image_ids).view(groups, -1).aminmax(dim=1)
+            check_negatives(None, bool((low < high).all()))
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:

@@ -65,11 +65,11 @@ class BlipForPreTraining(BlipMomentumModel):
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
         loss_itc = self.contrastive_loss(features, momentum, None, alpha)
         with torch.no_grad():
-            pictures_m, texts_m = gather(momentum[0]), gather(momentum[1])  # (B, F)
             if self.training:
-                self.enqueue(pictures_m, texts_m)
+                self.enqueue(gather(momentum[0]), gather(momentum[1]))
             index = processes()[0] * len(embeds) + torch.arange(len(embeds), device=embeds.device)
-            other = index[:, None] != torch.arange(len(texts_m), device=embeds.device)  # (b, B)
+            other = index[:, None] != self.candidates(index)  # (b, B)
+            pictures_m, texts_m = self.candidates(momentum[0]), self.candidates(momentum[1])  # (B, F)
             weights = (
                 (torch.softmax(texts @ pictures_m.T / wide(self.temp), dim=1) + FLOOR) * other,
                 (torch.softmax(pictures @ texts_m.T / wide(self.temp), dim=1) + FLOOR) * other,

@@ -203,6 +203,10 @@ class TFBlipMomentumModel(TFBlipImageModel):
             losses.append(-tf.reduce_mean(tf.reduce_sum(log_probs * targets, axis=1)))
         return (losses[0] + losses[1]) / 2
 
+    def candidates(self, x: Tensor) -> Tensor:
+        """What negatives are drawn from (B, ...): x (b, ...) of all replicas, or of this one alone, as configured."""
+        return gather(x) if self.config.negative_all_rank else x
+
     def matching_loss(
         self,
         embeds: Tensor,
@@ -219,12 +223,12 @@ class TFBlipMomentumModel(TFBlipImageModel):
         """
         count = sizes(embeds)[0]
         noise = tf.random.uniform((2, count)) if noise is None else tf.convert_to_tensor(noise)
-        pictures = lookup(gather(embeds), draw(weights[0], noise[0]))
+        pictures = lookup(self.candidates(embeds), draw(weights[0], noise[0]))
         mask = tf.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids, mask = same_length(input_ids, mask, self.config.text_config.pad_token_id)
         chosen = draw(weights[1], noise[1])
-        ids = tf.concat([input_ids, input_ids, tf.gather(gather(input_ids), chosen)], axis=0)  # (3 b, L)
-        mask = tf.concat([mask, mask, tf.gather(gather(mask), chosen)], axis=0)
+        ids = tf.concat([input_ids, input_ids, tf.gather(self.candidates(input_ids), chosen)], axis=0)  # (3 b, L)
+        mask = tf.concat([mask, mask, tf.gather(self.candidates(mask), chosen)], axis=0)
         states = tf.concat([embeds, pictures, embeds], axis=0)  # (3 b, T, width)
         text = self.text_encoder(self.grounded_ids(ids), mask, encoder_hidden_states=states, training=training)
         logits = self.itm_head(text.last_hidden_state[:, 0])
@@ -238,13 +242,15 @@ class TFBlipMomentumModel(TFBlipImageModel):
         check_momentum(self.has_momentum, type(self).__name__)
         texts = input_ids.shape[0]
         check_pair_batch(pixel_values.shape[0], texts, None if noise is None else noise.shape)
-        check_negatives(None if texts is None else texts * processes()[1], None)
+        groups = 1 if self.config.negative_all_rank else processes()[1]
+        check_negatives(None if texts is None else texts * processes()[1] // groups)
         if image_ids is not None:
-            low, high = (reduce(gather(image_ids)) for reduce in (tf.reduce_min, tf.reduce_max))
+            parts = tf.reshape(gather(image_ids), (groups, -1))
+            low, high = tf.reduce_min(parts, axis=1), tf.reduce_max(parts, axis=1)
             if tf.is_symbolic_tensor(low):
                 tf.debugging.assert_less(low, high, message=NO_NEGATIVES)
             else:
-                check_negatives(None, (int(low), int(high)))
+                check_negatives(None, bool(tf.reduce_all(low < high)))
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:

@@ -67,12 +67,11 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
         loss_itc = self.contrastive_loss(features, momentum, None, alpha)
-        pictures_m, texts_m = gather(momentum[0]), gather(momentum[1])  # (B, F)
         if training:
-            self.enqueue(pictures_m, texts_m)
-        count = sizes(embeds)[0]
-        index = processes()[0] * count + tf.range(count)
-        other = tf.cast(index[:, None] != tf.range(sizes(texts_m)[0]), tf.float32)  # (b, B)
+            self.enqueue(gather(momentum[0]), gather(momentum[1]))
+        index = processes()[0] * sizes(embeds)[0] + tf.range(sizes(embeds)[0])
+        other = tf.cast(index[:, None] != self.candidates(index), tf.float32)  # (b, B)
+        pictures_m, texts_m = self.candidates(momentum[0]), self.candidates(momentum[1])  # (B, F)
         temperature = wide(tf.convert_to_tensor(raw(self.temp)))
         weights = (
             (tf.nn.softmax(tf.matmul(texts, pictures_m, transpose_b=True) / temperature) + FLOOR) * other,

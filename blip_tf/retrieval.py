@@ -13,10 +13,12 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
+from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
-from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
+from blip_core.classification import check_label_features, check_mode, check_templates, given_labels
+from blip_core.contrastive import TEMPERATURE, check_image_ids, check_only_losses, given_pictures
 from blip_core.explaining import chosen_layer, patch_grid
+from blip_tf.base import type_name
 from blip_tf.distributed import gather, raw
 from blip_tf.explaining import attention_maps
 from blip_tf.momentum import TFBlipMomentumModel
@@ -65,7 +67,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         `itm_score` holds logits (B, 2) of which index 1 is "they match"; with `use_itm_head=False` it holds the
         cosine similarities of all pictures with all texts, (pictures, texts).
 
-        `image_ids`, whole numbers (B,), say which pairs have the same picture and give `loss` = `loss_itc` +
+        `image_ids`, whole numbers (B,) but -100, say which pairs have the same picture and give `loss` = `loss_itc` +
         `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
         draws the hard negatives, see `blip_core.contrastive.negative_noise`. With `training=True` each such call is a
         step of the momentum encoders and the queues.
@@ -145,6 +147,78 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
 
         return attention_maps(read, embeds, attention_mask, layer, method, patches)
 
+    def get_multimodal_features(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Texts (B, L) grounded in pictures -> features (B, W), not normalised: what the matching head reads."""
+        multimodal = self.extract_features(
+            pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds
+        )
+        return multimodal.multimodal_embeds[:, 0]
+
+    def extract_features(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mode: str = "multimodal",
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> BlipFeaturesOutput:
+        """Give the features of every token, of pictures, of texts (B, L), or of texts grounded in pictures.
+
+        `mode` "image" fills `image_embeds` and `image_embeds_proj`, "text" `text_embeds` and `text_embeds_proj`, and
+        "multimodal" `multimodal_embeds`; what it does not need may be left out. Grounded texts begin with
+        `config.enc_token_id`, where that is set. Source: `extract_features` of LAVIS.
+        """
+        check_mode(mode)
+        if mode == "text":
+            states = self.text_encoder(given_texts(input_ids), attention_mask).last_hidden_state  # (B, L, W)
+            return BlipFeaturesOutput(text_embeds=states, text_embeds_proj=normalize(self.text_proj(states)))
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+        if mode == "image":
+            projected = normalize(self.vision_proj(embeds))  # (B, T, F)
+            return BlipFeaturesOutput(image_embeds=embeds, image_embeds_proj=projected)
+        input_ids = given_texts(input_ids)
+        check_pairs(embeds.shape[0], input_ids.shape[0])
+        text = self.text_encoder(self.grounded_ids(input_ids), attention_mask, encoder_hidden_states=embeds)
+        return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
+
+    def get_label_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, templates: int = 1) -> Tensor:
+        """Labels -> L2-normalised features (labels, image_text_hidden_size) for `classify`.
+
+        Each label stands in `templates` texts next to each other, (labels x templates, L), as
+        `blip_core.label_texts` makes them; its feature is the mean of theirs. Source: CLIP section 3.1.4.
+        """
+        check_templates(input_ids.shape[0], templates)
+        features = self.get_text_features(input_ids, attention_mask)
+        return normalize(tf.reduce_mean(tf.reshape(features, (-1, templates, features.shape[1])), axis=1))
+
+    def classify(
+        self,
+        pixel_values: Tensor | None = None,
+        label_features: Tensor | None = None,
+        temperature: float | None = None,
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Pictures -> the probability of each label, (B, labels), by `get_label_features`.
+
+        It is the softmax over the labels of the cosine similarities divided by `temperature`, which is the learned
+        one, where the model has its training state, and 0.07 otherwise, unless given.
+        """
+        label_features = given_labels(label_features)
+        check_label_features(label_features.shape, self.config.image_text_hidden_size, temperature)
+        features = wide(self.get_image_features(pixel_values, interpolate_pos_encoding, image_embeds))
+        similarities = tf.matmul(features, tf.cast(label_features, features.dtype), transpose_b=True)  # (B, labels)
+        learned = tf.convert_to_tensor(raw(self.temp)) if self.has_momentum else TEMPERATURE
+        return tf.nn.softmax(similarities / tf.cast(learned if temperature is None else temperature, features.dtype))
+
     def fine_tune(
         self,
         pixel_values: Tensor,
@@ -157,8 +231,9 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
+        image_ids = tf.convert_to_tensor(image_ids)
+        check_image_ids(image_ids.shape, type_name(image_ids), input_ids.shape[0])
         image_ids = tf.cast(image_ids, tf.int64)
-        check_image_ids(image_ids.shape, input_ids.shape[0])
         self.check_training(pixel_values, input_ids, image_ids, noise)
         if training:
             self.prepare_step()
@@ -166,14 +241,13 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
         loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
-        everything = gather(image_ids)
         if training:
-            self.enqueue(gather(momentum[0]), gather(momentum[1]), everything)
-        other = tf.cast(image_ids[:, None] != everything, tf.float32)  # (b, B)
+            self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
+        other = tf.cast(image_ids[:, None] != self.candidates(image_ids), tf.float32)  # (b, B)
         temperature = wide(tf.convert_to_tensor(raw(self.temp)))
         weights = (
-            (tf.nn.softmax(tf.matmul(texts, gather(pictures), transpose_b=True) / temperature) + TINY) * other,
-            (tf.nn.softmax(tf.matmul(pictures, gather(texts), transpose_b=True) / temperature) + TINY) * other,
+            (tf.nn.softmax(tf.matmul(texts, self.candidates(pictures), transpose_b=True) / temperature) + TINY) * other,
+            (tf.nn.softmax(tf.matmul(pictures, self.candidates(texts), transpose_b=True) / temperature) + TINY) * other,
         )
         loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
         return BlipForImageTextRetrievalOutput(

@@ -142,6 +142,18 @@ def to_tokens(texts: Any) -> tuple[np.ndarray, np.ndarray]:
     return ids, (ids != 0).astype(np.int64)
 
 
+def question_batch(reference: Any) -> dict[str, Any]:
+    """The pictures and questions of the reference."""
+    ids, mask = to_tokens(reference["questions"])
+    return {"pixel_values": reference["pixel_values"], "input_ids": ids, "attention_mask": mask}
+
+
+def answer_list(texts: Any) -> dict[str, Any]:
+    """A list of answers to choose from."""
+    ids, mask = to_tokens(texts)
+    return {"answer_ids": ids, "answer_attention_mask": mask}
+
+
 def check_gradients(model: Any, gradients: dict[str, np.ndarray], reference: Any) -> None:
     """Gradient norms within 1e-4 of the original's, by its names; a key's bias has none but rounding."""
     norms = dict(zip(reference["grad_names"].tolist(), reference["grad_norms"].tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""One training step on two processes or two devices; run by `test_parallel.py`, each program by itself.
+"""One training step on two processes or two devices; `test_parallel.py` runs it, for PyTorch with `torchrun`.
 
-`python -m tests.parallel_steps pt|tf HEAD FOLDER [RANK]` reads FOLDER/batch.npz and the model in FOLDER, and writes the
-losses, gradients and state of the whole to FOLDER/pt.npz or tf.npz.
+`tests/parallel_steps.py pt|tf HEAD FOLDER` reads FOLDER/batch.npz and the model in FOLDER, and writes the losses,
+gradients and state of the whole to FOLDER/pt.npz or tf.npz.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def halves(values: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return [{name: parts[i] for name, parts in split.items()} for i in range(PARTS)]
 
 
-def pytorch(head: str, folder: Path, rank: int) -> None:
+def pytorch(head: str, folder: Path) -> None:
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
@@ -29,7 +29,8 @@ def pytorch(head: str, folder: Path, rank: int) -> None:
     import blip_pt
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=PARTS)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     model = getattr(blip_pt, head).from_pretrained(folder).train()
     values = halves(dict(np.load(folder / "batch.npz")))[rank]
     if rank:  # texts may be of other lengths elsewhere
@@ -94,8 +95,5 @@ def tensorflow(head: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _, framework, head, folder, *rank = sys.argv
-    if framework == "pt":
-        pytorch(head, Path(folder), int(rank[0]))
-    else:
-        tensorflow(head, Path(folder))
+    _, framework, head, folder = sys.argv
+    (pytorch if framework == "pt" else tensorflow)(head, Path(folder))

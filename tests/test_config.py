@@ -42,6 +42,7 @@ def test_presets_are_those_of_the_original():
         (lambda: BlipTextConfig(hidden_act="gelou"), "BlipTextConfig.hidden_act"),
         (lambda: BlipVisionConfig(layer_norm_eps=-1e-6), "BlipVisionConfig.layer_norm_eps"),
         (lambda: BlipTextConfig(hidden_dropout_prob=1.0), "BlipTextConfig.hidden_dropout_prob"),
+        (lambda: BlipConfig(negative_all_rank=1), "BlipConfig.negative_all_rank must be True or False, got 1"),
         (lambda: BlipTextConfig(bos_token_id=-1), "BlipTextConfig.bos_token_id"),
         (lambda: BlipConfig(text_config={"hidden_act": "none"}), "BlipTextConfig.hidden_act"),
         (lambda: BlipConfig(projection_dim=0), "BlipConfig.projection_dim"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import blip_core
-from blip_core.cli import answer, caption, evaluate, explain, match, search
+from blip_core.cli import answer, caption, classify, evaluate, explain, match, search
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands; each sets `run`, a function from the parsed arguments to the exit code."""
     parser = argparse.ArgumentParser(
         prog="blip",
-        description="Describe pictures, answer questions about them and match them with texts.",
+        description="Describe pictures, answer questions about them, match them with texts and labels.",
         epilog="`blip COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"blip {blip_core.__version__}")
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     caption.add_command(commands)
     answer.add_command(commands)
     match.add_command(commands)
+    classify.add_command(commands)
     explain.add_command(commands)
     search.add_command(commands)
     evaluate.add_command(commands)

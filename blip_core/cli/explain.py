@@ -6,8 +6,6 @@ import argparse
 import os
 from typing import Any
 
-import numpy as np
-
 from blip_core.cli.arguments import add_model_arguments, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.report import Report
@@ -15,6 +13,7 @@ from blip_core.explaining import METHODS, chosen_layer, find_words, peak, streng
 from blip_core.files import atomic_path
 from blip_core.heatmaps import draw_maps, load_font
 from blip_core.images import load_image, to_rgb
+from blip_core.ranking import probabilities
 from blip_core.tensors import to_numpy
 
 
@@ -57,8 +56,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     words = find_words(backend.processor.tokenizer, args.text)
     pixels = backend.read_picture(args.image)
     embeds, grid = backend.embeds(pixels), [size // patch for size in pixels.shape[1:]]
-    logits = to_numpy(model(image_embeds=embeds, **tokens).itm_score).astype(np.float64)[0]
-    itm = float(1 / (1 + np.exp(logits[0] - logits[1])))  # the softmax of two
+    itm = float(probabilities(to_numpy(model(image_embeds=embeds, **tokens).itm_score))[0, 1])
     maps = model.explain(image_embeds=embeds, **tokens, layer=layer, method=args.method, grid=grid)
     heat = word_maps(to_numpy(maps)[0], words)
     sheet = draw_maps(picture, f"{args.text}  (match {itm:.3f})", [word.text for word in words], heat, args.font)

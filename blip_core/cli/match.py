@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from blip_core.cli.backend import Backend
 from blip_core.cli.pairs import Work, add_arguments, run_pairs
+from blip_core.ranking import probabilities
 from blip_core.tensors import to_numpy
 
 
@@ -33,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
         def work(embeds: Any) -> Iterator[tuple[dict[str, Any], str]]:
             image_features = to_numpy(backend.model.get_image_features(image_embeds=embeds))[0]
             for (part, tokens), text_features in zip(texts, features, strict=True):
-                logits = to_numpy(backend.model(image_embeds=embeds, **tokens).itm_score).astype(np.float64)
-                itm = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))  # the softmax of two
+                logits = to_numpy(backend.model(image_embeds=embeds, **tokens).itm_score)
+                itm = probabilities(logits)[:, 1]
                 itc = text_features @ image_features
                 for text, *scores in zip(part, itm.tolist(), itc.tolist(), strict=True):
                     entry = {"text": text, "itm": scores[0], "itc": scores[1]}

@@ -12,7 +12,7 @@ from blip_core.cli.pictures import find_pictures, read_batches
 from blip_core.cli.report import Report
 
 Work = Callable[[Any], Iterator[tuple[dict[str, Any], str]]]
-"""From the image embeddings (1, tokens, width) of a picture to its results, each as an entry for JSON and as text."""
+"""From the image embeddings (1, tokens, width) of a picture to its results, each as an entry for JSON and as lines."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
@@ -44,7 +44,7 @@ def run_pairs(args: argparse.Namespace, head: str, prepare: Callable[[Backend, l
                 if isinstance(picture, Exception):
                     report.problem(path, picture)
                     continue
-                for entry, line in work(backend.embeds(picture)):
-                    report.result({"image": path, **entry}, f"{path}: {line}")
+                for entry, lines in work(backend.embeds(picture)):
+                    report.result({"image": path, **entry}, "\n".join(f"{path}: {line}" for line in lines.split("\n")))
                 report.finished()
     return report.exit_code()
