@@ -11,6 +11,9 @@ from blip_core.checks import InputError, differ
 
 T = TypeVar("T")
 
+NO_ID = -100
+"""The id of what is in a queue before any pair, or from pairs without ids: it is nobody's, so that it never matches."""
+
 TEMPERATURE = 0.07
 """What similarities are divided by when training begins, and where no temperature is learned."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from blip_core.config import BlipVisionConfig
-from blip_core.contrastive import TEMPERATURE
+from blip_core.contrastive import NO_ID, TEMPERATURE
 from blip_core.weights import AnyConfig, Parameter
 
 CONSTANTS = {
     "zeros": np.float32(0),
     "ones": np.float32(1),
     "temperature": np.float32(TEMPERATURE),
-    "no_id": np.int64(-100),
+    "no_id": np.int64(NO_ID),
     "pointer": np.int64(0),
 }
 

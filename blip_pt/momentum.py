@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig
-from blip_core.contrastive import check_momentum, check_negatives, check_pair_batch
+from blip_core.contrastive import check_image_ids, check_momentum, check_negatives, check_pair_batch
 from blip_core.initial import initial_value
 from blip_core.weights import Parameter, training_state
-from blip_pt.base import to_torch
+from blip_pt.base import to_torch, type_name
 from blip_pt.distributed import gather, processes, same_length
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
@@ -151,29 +151,29 @@ class BlipMomentumModel(BlipImageModel):
             self.idx_queue[0, columns[last]] = image_ids[last]
         self.queue_ptr.copy_((self.queue_ptr + count) % size)
 
+    def queued_ids(self) -> Tensor:
+        """The ids (Q,) of the pairs in the queues."""
+        return self.idx_queue[0]
+
     def contrastive_loss(
         self,
         features: tuple[Tensor, Tensor],
         momentum: tuple[Tensor, Tensor],
-        image_ids: Tensor | None,
+        image_ids: Tensor,
         alpha: float | Tensor,
     ) -> Tensor:
         """ITC: tell each picture's texts, and each text's pictures, among the batch and the queues.
 
-        `features` and `momentum` (b, F) are of pictures and texts. A pair is right where ids are the same, without ids
-        on the diagonal; `alpha` is the share that the momentum encoders' own similarities have in the targets.
+        `features` and `momentum` (b, F) are of pictures and texts. A pair is right where ids (b,) are the same; `alpha`
+        is the share that the momentum encoders' own similarities have in the targets.
         """
         (pictures, texts), (pictures_m, texts_m) = features, momentum
         with torch.no_grad():
             all_pictures = torch.cat([gather(pictures_m).T, wide(self.image_queue)], dim=1)  # (F, B + Q)
             all_texts = torch.cat([gather(texts_m).T, wide(self.text_queue)], dim=1)
-            if image_ids is None:
-                index = processes()[0] * len(pictures) + torch.arange(len(pictures), device=pictures.device)
-                right = F.one_hot(index, all_texts.shape[1]).to(all_texts)  # (b, B + Q)
-            else:
-                everything = torch.cat([gather(image_ids), self.idx_queue[0]])  # (B + Q,)
-                right = (image_ids[:, None] == everything).to(all_texts)
-                right = right / right.sum(dim=1, keepdim=True)
+            everything = torch.cat([gather(image_ids), self.queued_ids()])  # (B + Q,)
+            right = (image_ids[:, None] == everything).to(all_texts)  # (b, B + Q)
+            right = right / right.sum(dim=1, keepdim=True)
         temperature, losses = wide(self.temp), []
         for own, own_m, others in ((pictures, pictures_m, all_texts), (texts, texts_m, all_pictures)):
             with torch.no_grad():
@@ -213,17 +213,24 @@ class BlipMomentumModel(BlipImageModel):
         labels[: len(embeds)] = 1
         return F.cross_entropy(wide(logits), labels), logits
 
-    def check_training(
-        self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
-    ) -> None:
+    def check_training(self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor, noise: Tensor | None) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
         check_pair_batch(len(pixel_values), len(input_ids), None if noise is None else noise.shape)
         groups = 1 if self.config.negative_all_rank else processes()[1]
         check_negatives(len(input_ids) * processes()[1] // groups)
-        if image_ids is not None:  # every process looks at all ids, so that none waits for one that gave up
-            low, high = gather(image_ids).view(groups, -1).aminmax(dim=1)
-            check_negatives(None, bool((low < high).all()))
+        low, high = gather(image_ids).view(groups, -1).aminmax(dim=1)
+        check_negatives(None, bool((low < high).all()))  # of all processes, so that none waits for one that gave up
+
+
+def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:
+    """The ids int64 (b,) of pairs as they are given, or one for each pair of all processes."""
+    first, count = processes()[0] * len(input_ids), len(input_ids)
+    ids = torch.as_tensor(
+        torch.arange(first, first + count) if image_ids is None else image_ids, device=input_ids.device
+    )
+    check_image_ids(ids.shape, type_name(ids), count)
+    return ids.long()
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_texts
-from blip_core.contrastive import given_pictures
-from blip_pt.distributed import gather, mean_over_processes, processes
-from blip_pt.momentum import BlipMomentumModel
+from blip_core.contrastive import NO_ID, given_pictures
+from blip_pt.distributed import gather, mean_over_processes
+from blip_pt.momentum import BlipMomentumModel, pair_ids
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -47,6 +47,7 @@ class BlipForPreTraining(BlipMomentumModel):
         interpolate_pos_encoding: bool = False,
         alpha: float | Tensor = 0.4,
         noise: Tensor | None = None,
+        image_ids: Tensor | None = None,
     ) -> BlipForPreTrainingOutput:
         """Compute the three losses of pairs (B pictures, B texts) and their sum.
 
@@ -54,21 +55,23 @@ class BlipForPreTraining(BlipMomentumModel):
         matching, where `config.enc_token_id` is set, and `[DEC]` for language modelling. `alpha` is the share of the
         momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1) draws the hard negatives, see
         `blip_core.contrastive.negative_noise`. In training mode each call is a step of the momentum encoders and the
-        queues. Raises `ValueError` for batches without negatives.
+        queues. `image_ids`, whole numbers (B,) but -100, say which pairs of the batch show the same thing and are no
+        negatives of each other; unless given, each pair is for itself, as in the original. The queues keep no ids.
+        Raises `ValueError` for batches without negatives.
         """
         input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
-        self.check_training(pixel_values, input_ids, None, noise)
+        image_ids = pair_ids(image_ids, input_ids)
+        self.check_training(pixel_values, input_ids, image_ids, noise)
         if self.training:
             self.prepare_step()
         embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding).last_hidden_state
         pictures, texts = features = self.features(embeds, input_ids, attention_mask)
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
-        loss_itc = self.contrastive_loss(features, momentum, None, alpha)
+        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
         with torch.no_grad():
             if self.training:
                 self.enqueue(gather(momentum[0]), gather(momentum[1]))
-            index = processes()[0] * len(embeds) + torch.arange(len(embeds), device=embeds.device)
-            other = index[:, None] != self.candidates(index)  # (b, B)
+            other = image_ids[:, None] != self.candidates(image_ids)  # (b, B)
             pictures_m, texts_m = self.candidates(momentum[0]), self.candidates(momentum[1])  # (B, F)
             weights = (
                 (torch.softmax(texts @ pictures_m.T / wide(self.temp), dim=1) + FLOOR) * other,
@@ -85,6 +88,9 @@ class BlipForPreTraining(BlipMomentumModel):
             logits=logits,
             image_embeds=embeds,
         )
+
+    def queued_ids(self) -> Tensor:
+        return self.queue_ptr.new_full((self.image_queue.shape[1],), NO_ID)
 
     def language_loss(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
 from blip_core.classification import check_label_features, check_mode, check_templates, given_labels
-from blip_core.contrastive import TEMPERATURE, check_image_ids, check_only_losses, given_pictures
+from blip_core.contrastive import TEMPERATURE, check_only_losses, given_pictures
 from blip_core.explaining import chosen_layer, patch_grid
-from blip_pt.base import evaluating, type_name
+from blip_pt.base import evaluating
 from blip_pt.distributed import gather
 from blip_pt.explaining import attention_maps
-from blip_pt.momentum import BlipMomentumModel
+from blip_pt.momentum import BlipMomentumModel, pair_ids
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -225,8 +225,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         noise: Tensor | None,
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
-        image_ids = torch.as_tensor(image_ids, device=input_ids.device)
-        check_image_ids(image_ids.shape, type_name(image_ids), len(input_ids))
+        image_ids = pair_ids(image_ids, input_ids)
         self.check_training(pixel_values, input_ids, image_ids, noise)
         if self.training:
             self.prepare_step()

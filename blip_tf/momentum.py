@@ -12,10 +12,10 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig
-from blip_core.contrastive import NO_NEGATIVES, check_momentum, check_negatives, check_pair_batch
+from blip_core.contrastive import NO_NEGATIVES, check_image_ids, check_momentum, check_negatives, check_pair_batch
 from blip_core.initial import initial_value
 from blip_core.weights import Parameter, training_state
-from blip_tf.base import random_seed
+from blip_tf.base import random_seed, type_name
 from blip_tf.distributed import assign, gather, processes, raw, same_length
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.keras_model import dtype_policy, model_name
@@ -172,28 +172,28 @@ class TFBlipMomentumModel(TFBlipImageModel):
             values.append(replaced(self.idx_queue, image_ids[:, None]))
         assign(variables, values)
 
+    def queued_ids(self) -> Tensor:
+        """The ids (Q,) of the pairs in the queues."""
+        return raw(self.idx_queue)[0]
+
     def contrastive_loss(
         self,
         features: tuple[Tensor, Tensor],
         momentum: tuple[Tensor, Tensor],
-        image_ids: Tensor | None,
+        image_ids: Tensor,
         alpha: float | Tensor,
     ) -> Tensor:
         """ITC: tell each picture's texts, and each text's pictures, among the batch and the queues.
 
-        `features` and `momentum` (b, F) are of pictures and texts. A pair is right where ids are the same, without ids
-        on the diagonal; `alpha` is the share that the momentum encoders' own similarities have in the targets.
+        `features` and `momentum` (b, F) are of pictures and texts. A pair is right where ids (b,) are the same; `alpha`
+        is the share that the momentum encoders' own similarities have in the targets.
         """
         (pictures, texts), (pictures_m, texts_m) = features, momentum
         all_pictures = tf.concat([tf.transpose(gather(pictures_m)), raw(self.image_queue)], axis=1)  # (F, B + Q)
         all_texts = tf.concat([tf.transpose(gather(texts_m)), raw(self.text_queue)], axis=1)
-        if image_ids is None:
-            index = processes()[0] * sizes(pictures)[0] + tf.range(sizes(pictures)[0])
-            right = tf.one_hot(index, sizes(all_texts)[1])  # (b, B + Q)
-        else:
-            everything = tf.concat([gather(image_ids), raw(self.idx_queue)[0]], axis=0)  # (B + Q,)
-            right = tf.cast(image_ids[:, None] == everything, all_texts.dtype)
-            right = right / tf.reduce_sum(right, axis=1, keepdims=True)
+        everything = tf.concat([gather(image_ids), self.queued_ids()], axis=0)  # (B + Q,)
+        right = tf.cast(image_ids[:, None] == everything, all_texts.dtype)  # (b, B + Q)
+        right = right / tf.reduce_sum(right, axis=1, keepdims=True)
         temperature, losses = wide(tf.convert_to_tensor(raw(self.temp))), []
         alpha = tf.cast(alpha, all_texts.dtype)
         for own, own_m, others in ((pictures, pictures_m, all_texts), (texts, texts_m, all_pictures)):
@@ -235,22 +235,27 @@ class TFBlipMomentumModel(TFBlipImageModel):
         labels = tf.concat([tf.ones(count, tf.int32), tf.zeros(2 * count, tf.int32)], axis=0)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits))), logits
 
-    def check_training(
-        self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor | None, noise: Tensor | None
-    ) -> None:
+    def check_training(self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor, noise: Tensor | None) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
         texts = input_ids.shape[0]
         check_pair_batch(pixel_values.shape[0], texts, None if noise is None else noise.shape)
         groups = 1 if self.config.negative_all_rank else processes()[1]
         check_negatives(None if texts is None else texts * processes()[1] // groups)
-        if image_ids is not None:
-            parts = tf.reshape(gather(image_ids), (groups, -1))
-            low, high = tf.reduce_min(parts, axis=1), tf.reduce_max(parts, axis=1)
-            if tf.is_symbolic_tensor(low):
-                tf.debugging.assert_less(low, high, message=NO_NEGATIVES)
-            else:
-                check_negatives(None, bool(tf.reduce_all(low < high)))
+        parts = tf.reshape(gather(image_ids), (groups, -1))
+        low, high = tf.reduce_min(parts, axis=1), tf.reduce_max(parts, axis=1)
+        if tf.is_symbolic_tensor(low):
+            tf.debugging.assert_less(low, high, message=NO_NEGATIVES)
+        else:
+            check_negatives(None, bool(tf.reduce_all(low < high)))
+
+
+def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:
+    """The ids int64 (b,) of pairs as they are given, or one for each pair of all processes."""
+    first, count = processes()[0] * sizes(input_ids)[0], sizes(input_ids)[0]
+    ids = tf.range(first, first + count) if image_ids is None else tf.convert_to_tensor(image_ids)
+    check_image_ids(ids.shape, type_name(ids), input_ids.shape[0])
+    return tf.cast(ids, tf.int64)
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:

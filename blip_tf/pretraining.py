@@ -11,10 +11,10 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_texts
-from blip_core.contrastive import given_pictures
-from blip_tf.distributed import gather, mean_over_processes, processes, raw
-from blip_tf.momentum import TFBlipMomentumModel
-from blip_tf.nn import Linear, sizes, wide
+from blip_core.contrastive import NO_ID, given_pictures
+from blip_tf.distributed import gather, mean_over_processes, raw
+from blip_tf.momentum import TFBlipMomentumModel, pair_ids
+from blip_tf.nn import Linear, wide
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
@@ -49,6 +49,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         interpolate_pos_encoding: bool = False,
         alpha: float | Tensor = 0.4,
         noise: Tensor | None = None,
+        image_ids: Tensor | None = None,
         training: bool = False,
     ) -> BlipForPreTrainingOutput:
         """Compute the three losses of pairs (B pictures, B texts) and their sum.
@@ -57,20 +58,22 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         matching, where `config.enc_token_id` is set, and `[DEC]` for language modelling. `alpha` is the share of the
         momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1) draws the hard negatives, see
         `blip_core.contrastive.negative_noise`. With `training=True` each call is a step of the momentum encoders and
-        the queues. Raises `ValueError` for batches without negatives.
+        the queues. `image_ids`, whole numbers (B,) but -100, say which pairs of the batch show the same thing and are
+        no negatives of each other; unless given, each pair is for itself, as in the original. The queues keep no ids.
+        Raises `ValueError` for batches without negatives.
         """
         input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
-        self.check_training(pixel_values, input_ids, None, noise)
+        image_ids = pair_ids(image_ids, input_ids)
+        self.check_training(pixel_values, input_ids, image_ids, noise)
         if training:
             self.prepare_step()
         embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
         pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
         momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
-        loss_itc = self.contrastive_loss(features, momentum, None, alpha)
+        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
         if training:
             self.enqueue(gather(momentum[0]), gather(momentum[1]))
-        index = processes()[0] * sizes(embeds)[0] + tf.range(sizes(embeds)[0])
-        other = tf.cast(index[:, None] != self.candidates(index), tf.float32)  # (b, B)
+        other = tf.cast(image_ids[:, None] != self.candidates(image_ids), tf.float32)  # (b, B)
         pictures_m, texts_m = self.candidates(momentum[0]), self.candidates(momentum[1])  # (B, F)
         temperature = wide(tf.convert_to_tensor(raw(self.temp)))
         weights = (
@@ -88,6 +91,9 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
             logits=logits,
             image_embeds=embeds,
         )
+
+    def queued_ids(self) -> Tensor:
+        return tf.fill([self.image_queue.shape[1]], tf.constant(NO_ID, tf.int64))
 
     def language_loss(
         self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, training: bool = False

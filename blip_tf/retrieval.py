@@ -16,12 +16,11 @@ from tensorflow import Tensor
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
 from blip_core.classification import check_label_features, check_mode, check_templates, given_labels
-from blip_core.contrastive import TEMPERATURE, check_image_ids, check_only_losses, given_pictures
+from blip_core.contrastive import TEMPERATURE, check_only_losses, given_pictures
 from blip_core.explaining import chosen_layer, patch_grid
-from blip_tf.base import type_name
 from blip_tf.distributed import gather, raw
 from blip_tf.explaining import attention_maps
-from blip_tf.momentum import TFBlipMomentumModel
+from blip_tf.momentum import TFBlipMomentumModel, pair_ids
 from blip_tf.nn import Linear, normalize, wide
 from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
@@ -231,9 +230,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
-        image_ids = tf.convert_to_tensor(image_ids)
-        check_image_ids(image_ids.shape, type_name(image_ids), input_ids.shape[0])
-        image_ids = tf.cast(image_ids, tf.int64)
+        image_ids = pair_ids(image_ids, input_ids)
         self.check_training(pixel_values, input_ids, image_ids, noise)
         if training:
             self.prepare_step()

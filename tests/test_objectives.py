@@ -406,9 +406,26 @@ def test_the_temperature_stays_in_bounds(framework, head):
         assert float(framework.weights(model)["temp"]) == pytest.approx(kept)
 
 
-def test_any_wrong_pair_may_be_drawn_and_never_a_right_one(framework, monkeypatch):
+def test_pretraining_with_ids_of_what_pairs_show():
+    """Without ids each pair is for itself; pairs with one id share the targets, the same in both frameworks."""
+    losses = {}
+    for framework in FRAMEWORKS.values():
+        model, values = tiny(framework, "BlipForPreTraining"), pairs("BlipForPreTraining", 4)
+        for name, ids in (("none", None), ("own", [7, 3, 0, 9]), ("shared", [5, 5, 0, 9])):
+            given = values if ids is None else values | {"image_ids": np.array(ids)}
+            output = framework.run(model, given | {"alpha": 0.0})
+            losses.setdefault(name, []).append([float(numpy(output[loss])) for loss in ("loss_itc", "loss_itm", "loss_lm")])
+    assert np.array_equal(losses["none"], losses["own"])
+    np.testing.assert_allclose(losses["shared"][0], losses["shared"][1], rtol=1e-5)
+    assert abs(losses["shared"][0][0] - losses["own"][0][0]) > 1e-3
+    assert losses["shared"][0][2] == losses["own"][0][2]
+
+
+@pytest.mark.parametrize("ids", [None, [4, 8, 4, 2]])
+def test_any_wrong_pair_may_be_drawn_and_never_a_right_one(framework, monkeypatch, ids):
     for head, least in (("BlipForImageTextRetrieval", 1e-30), ("BlipForPreTraining", 1e-4)):
         model, values, seen = tiny(framework, head), pairs(head, 4), []
+        values |= {} if ids is None else {"image_ids": np.array(ids)}
         loss = type(model).matching_loss
         monkeypatch.setattr(type(model), "matching_loss", lambda *a, of=loss, to=seen: to.append(a[4]) or of(*a))
         framework.run(model, values)

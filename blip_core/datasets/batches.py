@@ -108,7 +108,7 @@ class Batches:
                 "use a smaller batch_size, or drop_last=False."
             )
         self.image_numbers: dict[Any, int] = {}
-        if task == "retrieval":
+        if task == "retrieval" or (task == "pretrain" and any(e.image_id is not None for e in dataset)):
             for example in dataset:
                 self.image_numbers.setdefault(_picture_of(example), len(self.image_numbers))
 
@@ -180,7 +180,7 @@ class Batches:
             inputs |= text_inputs(
                 self.task, examples, texts, self.processor, self.prompt, self.with_targets, self.text_options
             )
-        if self.task == "retrieval":
+        if self.image_numbers:
             numbers = [self.image_numbers[_picture_of(example)] for example in examples]
             inputs["image_ids"] = np.array(numbers, np.int64)
         yield Batch(inputs, examples)
