@@ -11,8 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What a file in a folder must end in to be taken for a picture; a file that is named itself may end in anything."""
+from blip_core.images import SUFFIXES
 
 READERS = 4
 """Threads that decode and resize: what a picture takes to read differs, and Pillow runs without Python's lock."""

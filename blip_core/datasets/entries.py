@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
 from blip_core.datasets.cleaning import clean_caption
 from blip_core.datasets.examples import Example, Picture
+from blip_core.texts import HALF
 
 VISUAL_GENOME_WEIGHT = 0.2
 LABELS = {"True": 1, "False": 0}
@@ -41,9 +43,33 @@ def make_example(task: str, key: str, images: tuple[Picture, ...], entry: dict[s
     return Example(key, images, tuple(_text("caption", text) for text in captions), _identity(entry, "image_id"))
 
 
+def sidecar_entry(sidecars: dict[str, bytes]) -> dict[str, Any]:
+    """Make an entry of what lies beside a picture: the object of its .json, and the lines of its .txt as captions.
+
+    Raises `ValueError` where there is neither, or where one is not what it should be.
+    """
+    if not sidecars:
+        raise ValueError("has neither a .txt nor a .json of the same name")
+    entry: dict[str, Any] = {}
+    try:
+        if ".json" in sidecars:
+            entry = json.loads(sidecars[".json"])
+        if ".txt" in sidecars:
+            lines = sidecars[".txt"].decode("utf-8-sig").splitlines()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"has a text beside it that cannot be read: {error}") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"has a .json that must hold an object, got {entry!r:.80}")
+    if ".txt" in sidecars:
+        entry = {**entry, "caption": [line for line in lines if line.strip()] or ""}
+    return entry
+
+
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {value!r:.80}")
+    if HALF.search(value):
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character: {value!r:.80}")
     if not clean_caption(value):
         raise ValueError(f"{name} has no words, got {value!r:.80}")
     return value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from PIL import Image
 
@@ -16,7 +16,7 @@ TASKS = ("caption", "retrieval", "vqa", "nlvr", "pretrain")
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that is not read yet: a file, or `size` bytes from `offset` on of a tar shard, there called `member`."""
+    """A picture that is not read yet: a file, or the `size` bytes at `offset` of a tar shard, there called `member`."""
 
     path: str
     member: str = ""
@@ -38,11 +38,7 @@ class Picture:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
-        try:
-            image = Image.open(io.BytesIO(data))
-        except Exception as error:  # as for files, see load_image
-            raise OSError(f"{self.name} is not a picture that can be read: {error}") from error
-        return load_image(image, apply_exif_orientation=True, name=self.name)
+        return load_image(data, name=self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +46,9 @@ class Example:
     """One line of a data set, checked for its type; texts are as the file has them.
 
     `key` names it, "captions.json:17" or "photos:sub/cat.jpg", and is unique in the data set. `images` is one picture,
-    for NLVR two. `texts` is one or more captions, the question, or the sentence. `image_id` is equal for examples of the
-    same picture. `answers` are different answers to the question, each with one of `weights`. `label` is 1 where the
-    sentence is true, else 0. What a file for testing lacks is None or empty.
+    for NLVR two. `texts` is one or more captions, the question, or the sentence. Examples of the same picture have the
+    same `image_id`. `answers` are different answers to the question, each with one of `weights`. `label` is 1 where
+    the sentence is true, else 0. What a file for testing lacks is None or empty.
     """
 
     key: str
@@ -78,7 +74,11 @@ class Dataset(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]  # an int or a slice, as of a list
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
         return self.examples[index]
 
     def __iter__(self) -> Iterator[Example]:
