@@ -15,6 +15,7 @@ from blip_core.files import atomic_path
 from blip_core.training.events import EventFile
 
 LOG = "log.jsonl"
+PAUSE = 10.0  # seconds between lines where there is no terminal for a bar
 
 
 class Log:
@@ -36,6 +37,7 @@ class Log:
         self._bar = tqdm(
             total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), smoothing=0.1
         )
+        self._said = -math.inf
 
     def step(self, step: int, epoch: int, losses: dict[str, float], rate: float, images: int) -> None:
         """Note one step, the `step`th done. `images` were seen in it; nothing is written but every so many steps."""
@@ -58,8 +60,9 @@ class Log:
         self._events.scalars(step, {f"train/{name}": value for name, value in means.items()})
         said = {"loss": f"{means['loss']:.4f}", "lr": f"{rate:.2e}", "img/s": f"{means['images_per_second']:.1f}"}
         self._bar.set_postfix(said, refresh=False)
-        if self._bar.disable:
-            print(f"step {step}: " + ", ".join(f"{name} {value}" for name, value in said.items()), file=sys.stderr)
+        if self._bar.disable and now - self._said >= PAUSE:
+            self._said = now
+            self.say(f"step {step}: " + ", ".join(f"{name} {value}" for name, value in said.items()))
         self._sums, self._count, self._images, self._since = {}, 0, 0, now
 
     def validation(self, step: int, epoch: int, metrics: dict[str, float]) -> None:

@@ -136,7 +136,6 @@ class Settings:
         if self.augmentation is False:
             return None
         over = {} if self.augmentation is True else self.augmentation
-        over = {name: _plain(value) for name, value in over.items()}
         known = [f.name for f in fields(Augmentation)]
         if unknown := over.keys() - set(known):
             raise ValueError(f"augmentation has no {', '.join(sorted(unknown))}, only {', '.join(known)}.")
@@ -203,7 +202,3 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}.") from None
 
-
-def _plain(value: Any) -> Any:
-    """A list of TOML as the tuple that a setting is; an empty one stands for None."""
-    return (tuple(value) or None) if isinstance(value, list | tuple) else value
