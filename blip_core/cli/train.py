@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 from blip_core.cli.arguments import whole
+from blip_core.cli.backend import default_framework, quiet
 from blip_core.datasets.examples import TASKS
 
 OWN = {
@@ -65,12 +68,16 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         settings = read_settings(args.task, args.config, given)
     except ValueError as error:
         parser.error(str(error))
+    framework = args.framework or default_framework()
+    if framework == "tf" and find_spec("tensorflow"):
+        with quiet():
+            importlib.import_module("blip_tf")
     result = train(
         args.task,
         args.data,
         args.model,
         args.output,
-        framework=args.framework,
+        framework=framework,
         tokenizer=args.tokenizer,
         validation=args.validation,
         image_root=args.image_root,

@@ -30,6 +30,37 @@ class Micro:
     noise: np.ndarray | None
 
 
+ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask", "answer_weights")
+"""What a batch of questions has for each answer, of which a question may have several."""
+
+
+def loss_count(inputs: Mapping[str, np.ndarray], task: str) -> int:
+    """How many things the loss of a batch is the mean over: tokens of captions, otherwise examples."""
+    if task == "caption":
+        return int((inputs["labels"][:, 1:] != -100).sum())
+    return len(inputs["pixel_values"])
+
+
+def split(part: Micro, task: str, number: int) -> list[Micro]:
+    """A batch in so many parts of the same number of examples, one behind the other."""
+    if number == 1:
+        return [part]
+    size = len(part.inputs["pixel_values"]) // number
+    parts = []
+    for first in range(0, number * size, size):
+        examples = answers = slice(first, first + size)
+        if task == "vqa":
+            ends = np.concatenate([[0], np.cumsum(part.inputs["answer_counts"])])
+            answers = slice(ends[first], ends[first + size])
+        inputs = {
+            name: value[answers if task == "vqa" and name in ANSWERS else examples]
+            for name, value in part.inputs.items()
+        }
+        noise = None if part.noise is None else part.noise[:, examples]
+        parts.append(Micro(inputs, loss_count(inputs, task), noise))
+    return parts
+
+
 class Engine(Protocol):
     """A model in training, with its optimizer, in one framework.
 

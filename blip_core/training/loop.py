@@ -16,7 +16,7 @@ import numpy as np
 from blip_core.contrastive import negative_noise
 from blip_core.datasets import Batches
 from blip_core.training.checkpoints import Position, RunFolder, write_model
-from blip_core.training.engine import Engine, Micro
+from blip_core.training.engine import Engine, Micro, loss_count
 from blip_core.training.logs import Log
 from blip_core.training.schedules import learning_rate, momentum_share
 from blip_core.training.settings import Settings
@@ -133,13 +133,6 @@ class Loop:
     def _agreed(self, stopped: bool) -> bool:
         """Whether any process was told to stop: then all do, at the same step."""
         return self.engine.processes > 1 and self.engine.mean({"stop": float(stopped)})["stop"] > 0 or stopped
-
-
-def loss_count(inputs: Mapping[str, np.ndarray], task: str) -> int:
-    """How many things the loss of a batch is the mean over: tokens of captions, otherwise examples."""
-    if task == "caption":
-        return int((inputs["labels"][:, 1:] != -100).sum())
-    return len(inputs["pixel_values"])
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import numpy as np
 
 from blip_core.contrastive import negative_noise
 from blip_core.datasets import Batches, Dataset
-from blip_core.training.engine import Engine, Micro
-from blip_core.training.loop import CONTRASTIVE, loss_count
+from blip_core.training.engine import Engine, Micro, loss_count
+from blip_core.training.loop import CONTRASTIVE
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 
