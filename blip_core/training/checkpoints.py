@@ -107,7 +107,7 @@ class RunFolder:
         write_model(engine, start, temporary)
         state = engine.optimizer_state()
         if first:
-            arrays = {name: np.ascontiguousarray(array) for name, array in state.items()}
+            arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
             stored = [
                 Stored((name,), array.shape, array.dtype, partial(arrays.__getitem__, name))
                 for name, array in arrays.items()

@@ -14,7 +14,7 @@ from blip_core.datasets import TASKS, Augmentation
 PRESETS = Path(__file__).with_name("presets")
 MODEL = "model"
 """The value of an optional setting that leaves it to the model."""
-FREE = ("workers", "cache", "log_every", "save_every", "keep", "device")
+FREE = ("max_steps", "workers", "cache", "log_every", "save_every", "keep", "device")
 """What may change when a run is gone on with: it does not touch the result."""
 
 
