@@ -6,6 +6,7 @@ Without `torch.distributed`, or with one process, everything here gives back wha
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -79,10 +80,22 @@ class Sharded:
         self._prepare = getattr(model, "prepare_step", None)
         model.prepare_step = lambda: None
 
-    def prepare_step(self) -> None:
-        """What a contrastive training step begins with."""
-        if self._prepare is not None:
+    def share_out(self) -> None:
+        """Let go of weights that are still gathered: after a forward pass without a backward one the rest is."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Call the model; in training this is a step."""
+        self.share_out()
+        if self._prepare is not None and self.model.training:
             self._prepare()
+        with warnings.catch_warnings():  # nobody changes the outputs in place
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            return self.model(**inputs)
 
     def clip(self, limit: float) -> float:
         """The norm of all gradients, which are scaled down where it is above the limit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -48,10 +49,12 @@ class Engine:
         if settings.freeze_vision:
             self.model.vision_model.requires_grad_(False)
         self.sharded = Sharded(self.model, self.device) if settings.parallel == "fsdp" else None
-        self.parallel: Any = self.model
+        self.parallel: Any = self.sharded or self.model
         if self.processes > 1 and self.sharded is None:
             # The queues are the same everywhere without being sent, because all features are gathered.
-            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers")  # its new name is newer than torch 2.6
+                self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
         rows = [(row, self.model.get_tensor(row.name)) for row in self.model.table()]
         self.trained = [(row, weight) for row, weight in rows if weight.requires_grad]
         decayed, others = [], []
@@ -108,8 +111,6 @@ class Engine:
             inputs["answer_counts"] = part.inputs["answer_counts"].tolist()
         if part.noise is not None:
             inputs |= {"noise": torch.from_numpy(part.noise).to(self.device), "alpha": alpha}
-        if self.sharded is not None and self.model.training:
-            self.sharded.prepare_step()
         half = HALF[self.settings.precision]
         with torch.autocast(self.device.type, half) if half else nullcontext():
             return self.parallel(**inputs)
@@ -118,7 +119,10 @@ class Engine:
     def evaluate(self, part: Micro, alpha: float) -> dict[str, float]:
         """The losses of a batch of this process, without training."""
         self.model.eval()
-        return _losses(self._call(part, alpha))
+        losses = _losses(self._call(part, alpha))
+        if self.sharded is not None:
+            self.sharded.share_out()
+        return losses
 
     def read(self, parameter: Parameter) -> np.ndarray:
         """A weight, in PyTorch's layout."""

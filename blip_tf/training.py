@@ -261,7 +261,8 @@ def _sum(value: Any) -> Any:
     """The sum over all replicas of each tensor."""
     if processes()[1] == 1:
         return value
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+    own = tf.nest.map_structure(tf.identity, value)  # what is the same tensor in all replicas cannot be reduced
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
 
 
 def _tensors(part: Micro, alpha: float) -> tuple[dict[str, Tensor], Tensor]:
