@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -52,7 +53,7 @@ class Engine:
             self.trained = [(row, weight) for row, weight in rows if id(weight) in wanted]
             self.optimizer = AdamW([weight for _, weight in self.trained], settings)
         self._graphs = {
-            work: tf.function(work, autograph=False, reduce_retracing=True)
+            work: tf.function(partial(self._everywhere, work), autograph=False, reduce_retracing=True)
             for work in (self._gradients, self._add, self._apply, self._losses, self._mean)
         }
 
@@ -113,7 +114,10 @@ class Engine:
 
     def _run(self, work: Any, *arguments: Any) -> Any:
         """Run one of the compiled functions in all replicas."""
-        return self.strategy.run(self._graphs[work], args=arguments)
+        return self._graphs[work](*arguments)
+
+    def _everywhere(self, work: Any, *arguments: Any) -> Any:
+        return self.strategy.run(work, args=arguments)
 
     def _first(self, value: Any) -> Any:
         """What the first replica of this process returned; all return the same."""
