@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("channels_first", "channels_last")
-
 SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What a file in a folder must end in to be taken for a picture; a file that is named itself may end in anything."""
 
@@ -22,23 +22,26 @@ def is_picture_name(path: str) -> bool:
 
 
 def load_image(
-    source: str | os.PathLike[str] | Image.Image, apply_exif_orientation: bool | None = None, name: str = "The image"
+    source: str | os.PathLike[str] | bytes | Image.Image,
+    apply_exif_orientation: bool | None = None,
+    name: str = "The image",
 ) -> Image.Image:
-    """Read a picture from a file into memory; a PIL image is loaded if it was not and given back.
+    """Read a picture from a file, or the bytes of one, into memory; a PIL image is loaded if it was not and given back.
 
     The mode stays that of the file. An animation gives its first frame. `apply_exif_orientation` turns the picture as
-    its camera noted; None turns files and leaves PIL images, as transformers does. `name` is for messages about a PIL
-    image that came from no file.
+    its camera noted; None turns files and leaves PIL images, as transformers does. `name` is for messages about
+    what came from no file.
 
     Raises `OSError` for a file that is missing, truncated or not a picture, and `ValueError` for one of more pixels
     than PIL lets pass (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million; from half of it on PIL warns), each naming it.
     """
-    name = getattr(source, "filename", "") or name if isinstance(source, Image.Image) else os.fspath(source)
+    if not isinstance(source, bytes):
+        name = getattr(source, "filename", "") or name if isinstance(source, Image.Image) else os.fspath(source)
     try:
         if isinstance(source, Image.Image):
             source.load()
             return ImageOps.exif_transpose(source) if apply_exif_orientation else source
-        with Image.open(source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
             return image if apply_exif_orientation is False else ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

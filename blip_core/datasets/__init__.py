@@ -1,0 +1,20 @@
+"""Data for training and evaluation: examples out of files, augmented pictures, batches for the models."""
+
+from blip_core.datasets.augmentation import Augmentation
+from blip_core.datasets.batches import Batch, Batches
+from blip_core.datasets.cleaning import clean_caption, clean_question
+from blip_core.datasets.examples import TASKS, Dataset, Example, Picture
+from blip_core.datasets.formats import open_dataset
+
+__all__ = [
+    "TASKS",
+    "Augmentation",
+    "Batch",
+    "Batches",
+    "Dataset",
+    "Example",
+    "Picture",
+    "clean_caption",
+    "clean_question",
+    "open_dataset",
+]

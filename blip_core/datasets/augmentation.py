@@ -1,0 +1,193 @@
+"""What is changed at random in a picture that is trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from blip_core.datasets.rand_augment import rand_augment
+
+Colour = tuple[int, int, int]
+CELLS = 4  # the grid of an elastic distortion has so many cells along each side
+ERASED = (0.02, 0.2)  # the share of the picture that erasing takes
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is changed at random in a picture, in this order; the defaults are the original's for all but pre-training.
+
+    `crop_scale`, `crop_ratio`: cut a part out, of a share of the area and of width / height in these ranges, and resize
+    it; None resizes the whole. `flip`: the chance to mirror it. `rotate`: by up to so many degrees either way.
+    `scale`: make it smaller or larger by a factor in this range. `translate`: move it by up to this share of the side.
+    `elastic`: bend it by moving the points of a grid; their standard deviation, as a share of the side.
+    `random_background`: the chance that the ground, seen through a transparent picture and around a moved one, is of a
+    random colour. `rand_augment`: number and magnitude (0-10) of RandAugment's operations; None for none. `hue` (of a
+    circle, to 0.5), `saturation`, `brightness`: change by up to this share either way. `erase`: the chance to cover a
+    rectangle of 2 to 20 % with a random colour. An empty list stands for None, which a TOML file lacks.
+
+    Raises `ValueError` for a value out of its range.
+    """
+
+    crop_scale: tuple[float, float] | None = (0.5, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    rotate: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    translate: float = 0.0
+    elastic: float = 0.0
+    random_background: float = 0.0
+    rand_augment: tuple[int, int] | None = (2, 5)
+    hue: float = 0.0
+    saturation: float = 0.0
+    brightness: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, limit in (("crop_scale", 1.0), ("crop_ratio", math.inf), ("scale", math.inf)):
+            self._set_pair(name, limit)
+        if self.rand_augment is not None:
+            pair = tuple(self.rand_augment) if isinstance(self.rand_augment, list | tuple) else (self.rand_augment,)
+            if pair and not (len(pair) == 2 and all(type(v) is int for v in pair) and pair[0] > 0 <= pair[1] <= 10):
+                raise ValueError(f"rand_augment must be [operations, magnitude from 0 to 10], got {pair!r}.")
+            object.__setattr__(self, "rand_augment", pair or None)
+        limits = {"rotate": 180.0, "hue": 0.5}
+        for field in fields(self):
+            value, limit = getattr(self, field.name), limits.get(field.name, 1.0)
+            if field.type == "float" and not (_is_number(value) and 0 <= value <= limit):
+                raise ValueError(f"{field.name} must be a number from 0 to {limit:g}, got {value!r}.")
+
+    def _set_pair(self, name: str, limit: float) -> None:
+        value = getattr(self, name)
+        pair = tuple(value) if isinstance(value, list | tuple) else value
+        if name == "crop_scale" and pair in (None, ()):
+            pair = None
+        elif not (isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_number, pair))) or not (
+            0 < pair[0] <= pair[1] <= limit
+        ):
+            raise ValueError(f"{name} must be two numbers above 0, the lesser first, up to {limit:g}, got {value!r}.")
+        object.__setattr__(self, name, pair)
+
+    @classmethod
+    def original(cls, task: str) -> Self:
+        """The original's for a task: pre-training crops from a fifth of the picture on, the others from a half."""
+        return cls(crop_scale=(0.2, 1.0) if task == "pretrain" else (0.5, 1.0))
+
+    def __call__(
+        self,
+        image: Image.Image,
+        size: tuple[int, int],
+        noise: np.random.Generator,
+        background: Colour | None = None,
+        resample: int = Image.Resampling.BICUBIC,
+    ) -> Image.Image:
+        """Change a picture of mode RGB or RGBA; returns RGB of `size` (width, height).
+
+        `background` is the colour of the ground where it is not random. Without one, alpha is dropped and what a moved
+        picture uncovers is black.
+        """
+        ground = background
+        if self.random_background and noise.random() < self.random_background:
+            ground = _random_colour(noise)
+        if ground is None:
+            image = image.convert("RGB")
+        if self.crop_scale is not None:
+            image = image.crop(crop_box(*image.size, self.crop_scale, self.crop_ratio, noise))
+        if image.size != size:
+            image = image.resize(size, Image.Resampling(resample))
+        if noise.random() < self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.rotate or self.translate or self.elastic or self.scale != (1.0, 1.0):
+            image = self._move(image.convert("RGBA"), noise)
+        image = on_ground(image, ground or (0, 0, 0))
+        if self.rand_augment is not None:
+            image = rand_augment(image, noise, *self.rand_augment)
+        if self.hue or self.saturation or self.brightness:
+            image = self._recolour(image, noise)
+        if self.erase and noise.random() < self.erase:
+            image = image.copy()
+            image.paste(_random_colour(noise), crop_box(*image.size, ERASED, (1 / 3, 3.0), noise))
+        return image
+
+    def _move(self, image: Image.Image, noise: np.random.Generator) -> Image.Image:
+        """Rotate, scale, move and bend in one step; what is uncovered is transparent."""
+        sides = np.array(image.size, np.float64)
+        angle = math.radians(noise.uniform(-self.rotate, self.rotate))
+        factor = math.exp(noise.uniform(*np.log(self.scale)))
+        shift = noise.uniform(-self.translate, self.translate, 2) * sides
+        cells = CELLS if self.elastic else 1
+        edges = [np.rint(np.linspace(0, side, cells + 1)).astype(int) for side in image.size]
+        points = np.stack(np.meshgrid(*edges), axis=-1)  # (rows + 1, columns + 1, 2), x before y
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) / factor
+        sources = (points - sides / 2 - shift) @ turn + sides / 2
+        sources += noise.normal(size=sources.shape) * self.elastic * sides
+        boxes = np.concatenate([points[:-1, :-1], points[1:, 1:]], axis=-1).reshape(-1, 4)
+        corners = [sources[:-1, :-1], sources[1:, :-1], sources[1:, 1:], sources[:-1, 1:]]  # counter-clockwise
+        mesh = list(zip(boxes.tolist(), np.concatenate(corners, axis=-1).reshape(-1, 8).tolist(), strict=True))
+        return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+
+    def _recolour(self, image: Image.Image, noise: np.random.Generator) -> Image.Image:
+        values = np.arange(256)
+        turned = (values + round(noise.uniform(-self.hue, self.hue) * 256)) % 256
+        factors = [1 + noise.uniform(-limit, limit) for limit in (self.saturation, self.brightness)]
+        scaled = [np.clip(np.rint(values * factor), 0, 255) for factor in factors]
+        table = np.concatenate([turned, *scaled]).astype(int).tolist()
+        return image.convert("HSV").point(table).convert("RGB")
+
+
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], noise: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a rectangle (left, top, right, bottom) of a share of the area and a width / height in these ranges.
+
+    The share is drawn evenly, the ratio evenly in its logarithm, the place evenly. After ten that do not fit it is the
+    largest in the middle whose ratio is in the range. Source: torchvision's RandomResizedCrop, which the original uses.
+    """
+    for _ in range(10):
+        area = width * height * noise.uniform(*scale)
+        side = math.exp(noise.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * side)), round(math.sqrt(area / side))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(noise.integers(width - w + 1)), int(noise.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def to_colour(value: str | Sequence[int] | None) -> Colour | None:
+    """Return red, green and blue of "white", "#ffcc00" or three numbers; None stays None. Raises `ValueError`."""
+    try:
+        colour = ImageColor.getrgb(value)[:3] if isinstance(value, str) else value
+    except ValueError:
+        colour = ()
+    if colour is None:
+        return None
+    if len(colour) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in colour):
+        raise ValueError(
+            f"background must be a colour, 'white', '#ffcc00' or three numbers from 0 to 255, got {value!r}."
+        )
+    return colour[0], colour[1], colour[2]
+
+
+def on_ground(image: Image.Image, ground: Colour) -> Image.Image:
+    """Put a picture of mode RGBA on a ground of one colour; RGB stays as it is."""
+    if image.mode == "RGB":
+        return image
+    result = Image.new("RGB", image.size, ground)
+    result.paste(image, mask=image.getchannel("A"))
+    return result
+
+
+def _random_colour(noise: np.random.Generator) -> Colour:
+    red, green, blue = noise.integers(256, size=3).tolist()
+    return red, green, blue
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,238 @@
+"""Batches for training and for evaluation: examples in, a model's inputs out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blip_core.datasets.augmentation import Augmentation, on_ground, to_colour
+from blip_core.datasets.examples import TASKS, Dataset, Example
+from blip_core.datasets.loading import PictureLoader
+from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, lacks, swap_sides, text_inputs
+from blip_core.processing import BlipProcessor
+
+AHEAD = 2  # batches that workers may be ahead of the one that is waited for
+CHUNK = 8  # examples that a worker takes at once
+TRIES = 100  # examples that are tried in place of one whose picture is broken
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """`inputs`: NumPy arrays by the names of the model's arguments. `examples`: what they were made of, in order."""
+
+    inputs: dict[str, np.ndarray]
+    examples: tuple[Example, ...]
+
+
+Row = tuple[Example, str]
+"""An example and its text as it is learned; "" where it has none."""
+
+
+class Batches:
+    """The batches of each epoch of a data set, the same for both frameworks and any number of workers.
+
+    `training=True` shuffles by `seed` and epoch, draws one text of an example that has several, changes pictures by
+    `augment` (None: not at all), and swaps the pictures of NLVR, with "left" and "right", half of the time. All is
+    drawn by seed, epoch and the example's key, so that it depends on neither order nor batch. Examples that lack what
+    is learned are left out and reported. Otherwise examples come in order, with their first text.
+
+    `prompt` goes before captions. Texts are cleaned as in the original and cut to `max_text_length` tokens (None: the
+    original's), which holds for answers too; `padding` is the tokenizer's. `background` is a colour ("white",
+    "#ffcc00", (255, 204, 0)) for the ground of transparent pictures; None drops alpha as the processor does.
+
+    `workers` threads read and augment, 0 reads in the caller's. `cache` is how many megabytes of read pictures stay in
+    memory. A batch has `batch_size` examples on each of `world_size` ranks; together they are the batch that one rank
+    has with `batch_size * world_size`. `drop_last` leaves out an incomplete last batch (unless given, when training);
+    kept, it is filled from the beginning in training on several ranks, and is short otherwise.
+
+    A picture that cannot be read is reported in `dataset.problems`. In training an example that is drawn by its key
+    takes its place; the rest of the batch and all others stay the same. Otherwise it is left out.
+
+    Raises `ValueError` for an argument that cannot work and where nothing is left to learn from.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: BlipProcessor,
+        task: str,
+        batch_size: int,
+        *,
+        training: bool,
+        seed: int = 0,
+        augment: Augmentation | None = None,
+        background: str | Sequence[int] | None = None,
+        prompt: str = "",
+        max_text_length: int | None = None,
+        padding: bool | str = True,
+        workers: int = 2,
+        cache: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool | None = None,
+    ):
+        numbers = {"batch_size": (batch_size, 1), "seed": (seed, 0), "workers": (workers, 0), "cache": (cache, 0)}
+        for name, (value, least) in {**numbers, "world_size": (world_size, 1), "rank": (rank, 0)}.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}.")
+        if rank >= world_size:
+            raise ValueError(f"rank must be less than world_size, {world_size}, got {rank}.")
+        if task not in TASKS or (task != dataset.task and {task, dataset.task} & {"vqa", "nlvr"}):
+            raise ValueError(f"The data set was opened for {dataset.task}, and cannot be used for {task!r}.")
+        if not processor.image_processor.do_resize:
+            raise ValueError("Pictures of a batch need one size; use an image processor with do_resize=True.")
+        self.dataset, self.processor, self.task, self.batch_size = dataset, processor, task, batch_size
+        self.training, self.seed, self.prompt, self.workers = training, seed, prompt, workers
+        self.augment, self.background = augment if training else None, to_colour(background)
+        self.rank, self.world_size = rank, world_size
+        self.drop_last = training if drop_last is None else drop_last
+        longest = max_text_length or MAX_LENGTH.get(task) or processor.tokenizer.model_max_length
+        self.text_options: dict[str, Any] = {"max_length": longest, "padding": padding}
+        self.load = PictureLoader(
+            cache, self.background is not None or (self.augment is not None and self.augment.random_background > 0)
+        )
+        self.examples: Sequence[Example] = dataset
+        self.with_targets = not any(lacks(task, example) for example in dataset)
+        if training and not self.with_targets:
+            self.examples, self.with_targets = [e for e in dataset if not self._left_out(e)], True
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"{len(self.examples)} examples to learn from are less than a batch of {batch_size * world_size}; "
+                "use a smaller batch_size, or drop_last=False."
+            )
+        self.image_numbers: dict[Any, int] = {}
+        if task == "retrieval":
+            for example in dataset:
+                self.image_numbers.setdefault(_picture_of(example), len(self.image_numbers))
+
+    def _left_out(self, example: Example) -> bool:
+        missing = lacks(self.task, example)
+        if missing:
+            self.dataset.report(example.key, f"has not got {missing} to learn from")
+        return bool(missing)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches an epoch has on each rank; in evaluation the last may have no example for some ranks."""
+        whole = self.batch_size * self.world_size
+        return len(self.examples) // whole if self.drop_last else -(-len(self.examples) // whole)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from the step `start` on, without reading what lies before.
+
+        A batch of evaluation of which no picture can be read is left out. Raises `OSError` where in training 100
+        pictures in a row cannot be read.
+        """
+        order = self._order(epoch)
+        pool = ThreadPoolExecutor(self.workers, "pictures") if self.workers else None
+        submit = _run_now if pool is None else pool.submit
+        ahead: deque[tuple[np.ndarray, list[Future[list[Row | None]]]]] = deque()
+        try:
+            for step in range(start, self.steps_per_epoch):
+                first = (step * self.world_size + self.rank) * self.batch_size
+                ahead.append(self._begin(submit, epoch, order[first : first + self.batch_size]))
+                if len(ahead) > (AHEAD if pool else 0):
+                    yield from self._end(*ahead.popleft())
+            while ahead:
+                yield from self._end(*ahead.popleft())
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.training:
+            return np.arange(len(self.examples))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
+        if self.world_size > 1 and not self.drop_last:
+            order = np.resize(order, self.steps_per_epoch * self.batch_size * self.world_size)
+        return order
+
+    def _begin(
+        self, submit: Callable[..., Future[list[Row | None]]], epoch: int, indices: np.ndarray
+    ) -> tuple[np.ndarray, list[Future[list[Row | None]]]]:
+        """Let workers fill the pictures of a batch, (batch, pictures, 3, height, width)."""
+        size = self.processor.image_processor.size
+        count = 2 if self.task == "nlvr" else 1
+        pixels = np.empty((len(indices), count, 3, size["height"], size["width"]), np.float32)
+        parts = [slice(i, i + CHUNK) for i in range(0, len(indices), CHUNK)]
+        return pixels, [submit(self._fill, epoch, indices[part].tolist(), pixels[part]) for part in parts]
+
+    def _fill(self, epoch: int, indices: list[int], pixels: np.ndarray) -> list[Row | None]:
+        return [self._prepare(epoch, index, out) for index, out in zip(indices, pixels, strict=True)]
+
+    def _end(self, pixels: np.ndarray, parts: list[Future[list[Row | None]]]) -> Iterator[Batch]:
+        rows = [row for part in parts for row in part.result()]
+        found = [row for row in rows if row is not None]
+        if not found:
+            return
+        if len(found) < len(rows):
+            pixels = pixels[[row is not None for row in rows]]
+        examples, texts = zip(*found, strict=True)
+        inputs = {"pixel_values": pixels if self.task == "nlvr" else pixels[:, 0]}
+        if self.with_targets or self.task in ("vqa", "nlvr"):
+            inputs |= text_inputs(
+                self.task, examples, texts, self.processor, self.prompt, self.with_targets, self.text_options
+            )
+        if self.task == "retrieval":
+            numbers = [self.image_numbers[_picture_of(example)] for example in examples]
+            inputs["image_ids"] = np.array(numbers, np.int64)
+        yield Batch(inputs, examples)
+
+    def _prepare(self, epoch: int, index: int, out: np.ndarray) -> Row | None:
+        """Write the pictures of an example, or of one in its place, (pictures, 3, height, width) into `out`."""
+        example = self.examples[index]
+        others = None
+        for _ in range(TRIES):
+            try:
+                images = [self.load(picture) for picture in example.images]
+                break
+            except (OSError, ValueError) as error:
+                self.dataset.report(example.key, str(error))
+                if not self.training:
+                    return None
+                reason = error
+            others = others or self._noise(epoch, example, "in its place")
+            example = self.examples[int(others.integers(len(self.examples)))]
+        else:
+            raise OSError(f"{TRIES} pictures in a row cannot be read; the last: {reason}")
+        text = example.texts[0] if example.texts else ""
+        if self.training and len(example.texts) > 1:
+            text = example.texts[int(self._noise(epoch, example, "text").integers(len(example.texts)))]
+        text = clean_text(self.task, text)
+        if self.training and self.task == "nlvr" and self._noise(epoch, example, "sides").random() < 0.5:
+            images, text = images[::-1], swap_sides(text)
+        noise = self._noise(epoch, example, "picture")
+        for image, pixels in zip(images, out, strict=True):
+            pixels[:] = self._pixels(image, noise)
+        return example, text
+
+    def _pixels(self, image: Image.Image, noise: np.random.Generator) -> np.ndarray:
+        processor = self.processor.image_processor
+        if self.augment is not None:
+            size = (processor.size["width"], processor.size["height"])
+            image = self.augment(image, size, noise, self.background, processor.resample)
+        elif self.background is not None:
+            image = on_ground(image, self.background)
+        return processor(image)["pixel_values"][0]
+
+    def _noise(self, epoch: int, example: Example, purpose: str) -> np.random.Generator:
+        text = f"{self.seed} {epoch} {purpose} {example.key}"
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        return np.random.default_rng(int.from_bytes(digest, "big"))
+
+
+def _picture_of(example: Example) -> Any:
+    return example.images[0] if example.image_id is None else example.image_id
+
+
+def _run_now(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(work(*arguments))
+    return future

@@ -1,0 +1,92 @@
+"""What a data set consists of: examples, the pictures they name, and what was wrong with the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from PIL import Image
+
+from blip_core.images import load_image
+
+TASKS = ("caption", "retrieval", "vqa", "nlvr", "pretrain")
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that is not read yet: a file, or the `size` bytes at `offset` of a tar shard, there called `member`."""
+
+    path: str
+    member: str = ""
+    offset: int = 0
+    size: int = 0
+
+    @property
+    def name(self) -> str:
+        """The path, of a picture in a shard with the member's name behind it."""
+        return f"{self.path}:{self.member}" if self.member else self.path
+
+    def load(self) -> Image.Image:
+        """Read the picture, turned upright as its camera noted; its mode stays.
+
+        Raises `OSError` where it is missing or broken, `ValueError` where it has too many pixels, each naming it.
+        """
+        if not self.member:
+            return load_image(self.path)
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        return load_image(data, name=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One line of a data set, checked for its type; texts are as the file has them.
+
+    `key` names it, "captions.json:17" or "photos:sub/cat.jpg", and is unique in the data set. `images` is one picture,
+    for NLVR two. `texts` is one or more captions, the question, or the sentence. Examples of the same picture have the
+    same `image_id`. `answers` are different answers to the question, each with one of `weights`. `label` is 1 where
+    the sentence is true, else 0. What a file for testing lacks is None or empty.
+    """
+
+    key: str
+    images: tuple[Picture, ...]
+    texts: tuple[str, ...]
+    image_id: str | int | None = None
+    question_id: str | int | None = None
+    answers: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    label: int | None = None
+
+
+class Dataset(Sequence[Example]):
+    """The examples of one or several files, in their order, and `problems`: what could not be used, and why."""
+
+    def __init__(self, task: str, examples: Sequence[Example], problems: Sequence[tuple[str, str]] = ()):
+        self.task = task
+        self.examples = list(examples)
+        self.problems = list(problems)
+        self._reported = {where for where, _ in problems}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        return self.examples[index]
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    def report(self, where: str, reason: str) -> None:
+        """Add a problem, once for each place; threads may call it."""
+        with self._lock:
+            if where not in self._reported:
+                self._reported.add(where)
+                self.problems.append((where, reason))

@@ -1,0 +1,91 @@
+"""Tar shards in the form of WebDataset, read in place: members of one base name are an example.
+
+The headers of a shard are read once, for where each member lies; nothing is extracted. A header is not trusted: links
+and devices are passed over, and a member must lie inside the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from blip_core.datasets.entries import sidecar_entry
+from blip_core.datasets.examples import Picture
+from blip_core.images import SUFFIXES
+
+MAX_TEXT_BYTES = 2**20
+MAX_PICTURE_BYTES = 2**28
+MAX_HEADER_BYTES = 2**20  # a block of a header is 512 bytes; a long name or a set of attributes can be longer
+
+
+class _Headers:
+    """A file as `tarfile` reads it, which would read a header of any size that the header gives."""
+
+    def __init__(self, file: IO[bytes]):
+        self.tell, self.seek, self.file = file.tell, file.seek, file
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header says that it has {size} bytes")
+        return self.file.read(size)
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]]:
+    """Yield the examples of a shard as (base name, pictures, fields), and its problems as (name, reason).
+
+    A member is called by its base name up to the first dot of the last part, and by what follows: a picture's suffix,
+    .txt (a caption on each line) or .json (the fields). Other members are passed over. Where the shard is cut off or
+    damaged, what lies before counts.
+    """
+    pictures: dict[str, list[Picture]] = {}
+    sidecars: dict[str, dict[str, bytes]] = {}
+    with open(path, "rb") as file:
+        for name, offset, size in _members(file):
+            if isinstance(offset, str):
+                yield name, offset
+                continue
+            folder, base = os.path.split(name)
+            base, _, suffix = base.partition(".")
+            key, suffix = os.path.join(folder, base), f".{suffix.lower()}"
+            is_picture = suffix.endswith(SUFFIXES)
+            if base and is_picture and size <= MAX_PICTURE_BYTES:
+                pictures.setdefault(key, []).append(Picture(str(path), name, offset, size))
+            elif base and suffix in (".txt", ".json") and size <= MAX_TEXT_BYTES:
+                file.seek(offset)
+                sidecars.setdefault(key, {})[suffix] = file.read(size)
+            elif base and (is_picture or suffix in (".txt", ".json")):
+                yield name, f"is of {size} bytes, more than a picture or text may have"
+    for key, members in pictures.items():
+        try:
+            yield key, tuple(sorted(members, key=lambda picture: picture.member)), sidecar_entry(sidecars.get(key, {}))
+        except ValueError as error:
+            yield key, str(error)
+    yield from ((key, "has no picture beside it") for key in sidecars if key not in pictures)
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, int | str, int]]:
+    """Yield name, offset and size of each plain file; or a name and a reason in the offset's place."""
+    end = os.fstat(file.fileno()).st_size
+    last = -1
+    try:
+        with tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2) as tar:  # type: ignore[call-overload]
+            while (member := tar.next()) is not None:
+                tar.members = []  # it would keep them all
+                if member.offset <= last:
+                    raise tarfile.ReadError("a header leads back")
+                last = member.offset
+                if not member.isreg() or member.issparse():
+                    continue
+                if member.size < 0 or member.offset_data + member.size > end:
+                    raise tarfile.ReadError(f"{member.name!r:.200} is cut off")
+                position = file.tell()
+                yield member.name, member.offset_data, member.size
+                file.seek(position)
+            file.seek(tar.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):  # an archive ends with empty blocks, or at least with the file
+                raise tarfile.ReadError(f"no header at byte {tar.offset}")
+    except Exception as error:  # tarfile raises more than errors of its own for headers that make no sense
+        yield "", f"the shard is damaged; what lies before is used ({error})", 0
