@@ -98,7 +98,7 @@ def evaluate(folder, capfd, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("task", "data", "options"),
     [
-        ("caption", "captions", ("--prompt", "a picture of", "--max-tokens", "6")),
+        ("caption", "captions", ("--prompt", "a picture of", "--max-tokens", "4")),
         ("vqa", "questions", ("--beams", "2", "--max-tokens", "4")),
         ("vqa", "questions", ("--choices", "choices.txt", "--candidates", "3")),
         ("retrieval", "captions", ("--rerank", "2")),
@@ -108,14 +108,13 @@ def evaluate(folder, capfd, monkeypatch, tmp_path):
 def test_frameworks_and_batches_agree(folder, evaluate, tmp_path, task, data, options):
     (tmp_path / "choices.txt").write_text("red\nblue\nyes\nno idea\n\n", encoding="utf-8")
     results = []
-    for framework in FRAMEWORKS:
-        for size in ("2", "5"):
-            common = ("--framework", framework, "--batch-size", size, "--output", "all.json", "--json")
-            code, result, err = evaluate(task, folder / f"{data}.json", *options, *common)
-            assert (code, err) == (0, "")
-            stored = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
-            assert stored["metrics"] == result["metrics"]
-            results.append((result["counted"], stored["examples"], result["metrics"]))
+    for framework, size in [(FRAMEWORKS[0], "2"), *((framework, "5") for framework in FRAMEWORKS)]:
+        common = ("--framework", framework, "--batch-size", size, "--output", "all.json", "--json")
+        code, result, err = evaluate(task, folder / f"{data}.json", *options, *common)
+        assert (code, err) == (0, "")
+        stored = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+        assert stored["metrics"] == result["metrics"]
+        results.append((result["counted"], stored["examples"], result["metrics"]))
     for counted, entries, metrics in results[1:]:
         assert counted == results[0][0]
         assert metrics == pytest.approx(results[0][2], abs=1e-6)
@@ -160,13 +159,9 @@ def test_retrieval_is_what_all_pairs_give(folder, framework):
     texts = [text for group in CAPTIONS for text in group]
     owners = [number for number, group in enumerate(CAPTIONS) for _ in group]
     pixels = processor(images=[str(folder / f"{i}.png") for i in range(5)], return_tensors="np")["pixel_values"]
-    itc, itm = np.zeros((5, len(texts))), np.zeros((5, len(texts)))
-    for i in range(5):
-        picture = to_tensor(pixels[i : i + 1], model)
-        for j, text in enumerate(texts):
-            tokens = {k: to_tensor(v, model) for k, v in processor(text=[text], return_tensors="np").items()}
-            itc[i, j] = to_numpy(model(picture, **tokens, use_itm_head=False).itm_score)[0, 0]
-            itm[i, j] = to_numpy(model(picture, **tokens).itm_score)[0, 1]
+    tokens = {k: to_tensor(v, model) for k, v in processor(text=texts, return_tensors="np").items()}
+    itc = to_numpy(model(to_tensor(pixels, model), **tokens, use_itm_head=False).itm_score)
+    itm = np.stack([to_numpy(model(to_tensor(pixels[i : i + 1], model), **tokens).itm_score)[:, 1] for i in range(5)])
     right_texts = [{j for j, owner in enumerate(owners) if owner == i} for i in range(5)]
     dataset = open_dataset(folder / "captions.json", "retrieval")
     for k in (0, 3, 100):
@@ -194,7 +189,7 @@ def test_what_cannot_be_evaluated_is_left_out_and_said(folder, evaluate):
     entries += [{"image": "bad.png", "caption": "broken"}, {"image": "0.png", "caption": 7}]
     entries += [{"image": "missing.png", "caption": "gone"}]
     data = write(folder, "worse", entries)
-    for task, options in (("caption", ()), ("retrieval", ("--rerank", "2"))):
+    for task, options in (("caption", ("--max-tokens", "2")), ("retrieval", ("--rerank", "2"))):
         code, result, err = evaluate(task, data, "--json", *options)
         assert code == 1
         assert (result["counted"]["pictures"], result["left_out"]) == (5, 3)
