@@ -13,7 +13,7 @@ from tqdm import tqdm
 from blip_core.cli.arguments import add_length_arguments, add_model_arguments, generation_options, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.report import Report, json_line
-from blip_core.datasets import Dataset, open_dataset
+from blip_core.datasets import open_dataset
 from blip_core.evaluation import (
     HEADS,
     Evaluation,
@@ -22,6 +22,7 @@ from blip_core.evaluation import (
     evaluate_nlvr,
     evaluate_retrieval,
 )
+from blip_core.evaluation.common import by_picture
 from blip_core.files import write_json
 
 RERANK = 256
@@ -78,7 +79,8 @@ def run(
     options = task_options(args, parser, task)
     dataset = open_dataset(args.data, task, args.image_root)
     backend = Backend(HEADS[task], args)
-    total = pictures_of(dataset, task) * (2 if options.get("rerank") else 1)
+    pictures = len(dataset) if task == "nlvr" else len(by_picture(dataset))  # of NLVR pairs
+    total = pictures * (2 if options.get("rerank") else 1)
     with tqdm(total=total, unit="picture", disable=None) as bar:
         result = function(
             backend.model,
@@ -91,10 +93,10 @@ def run(
         )
     summary = {"task": task, "model": args.model, "framework": backend.framework, "counted": result.counted}
     summary |= {"left_out": len(result.problems), "metrics": result.metrics}
+    show(summary, result, args.json)
     if args.output:
         problems = [{"example": key, "error": reason} for key, reason in result.problems]
         write_json(args.output, {**summary, "examples": result.entries, "problems": problems})
-    show(summary, result, args.json)
     return 1 if result.problems else 0
 
 
@@ -106,7 +108,6 @@ def task_options(args: argparse.Namespace, parser: argparse.ArgumentParser, task
         return {}
     lengths = {"num_beams": args.beams, "min_new_tokens": args.min_tokens, "max_new_tokens": args.max_tokens}
     generation = generation_options(parser, **lengths)
-    del generation["return_dict_in_generate"]
     if task == "caption":
         return {"prompt": args.prompt, **generation}
     if args.choices is None:
@@ -133,13 +134,6 @@ def read_choices(path: str) -> list[str]:
     if not choices:
         raise ValueError(f"{path} holds no answers to choose from.")
     return choices
-
-
-def pictures_of(dataset: Dataset, task: str) -> int:
-    """How many pictures (of NLVR pairs) are to be read, for the progress bar."""
-    if task == "nlvr":
-        return len(dataset)
-    return len({example.images if example.image_id is None else example.image_id for example in dataset})
 
 
 def show(summary: dict[str, Any], result: Evaluation, as_json: bool) -> None:

@@ -22,6 +22,8 @@ from blip_core.metrics import answer_accuracy, caption_scores
 from blip_core.processing import BlipProcessor
 from blip_core.tensors import to_numpy, to_tensor
 
+ONE_EACH = {"num_return_sequences": 1, "return_dict_in_generate": False}
+"""What `generate` is to return, whatever the model's own generation config says."""
 PEOPLE = 10
 """How many people answer a question of VQA v2."""
 
@@ -54,7 +56,7 @@ def evaluate_captions(
         if prompt:
             inputs |= processor(text=[prompt] * len(batch.examples), return_tensors="np")
         with inference(model):
-            tokens = model.generate(**_tensors(inputs, model), **{"num_return_sequences": 1, **options})
+            tokens = model.generate(**_tensors(inputs, model), **options | ONE_EACH)
         texts = processor.batch_decode(to_numpy(tokens)[:, start:], skip_special_tokens=True)
         keys += [example.key for example in batch.examples]
         captions += [text.strip() for text in texts]
@@ -98,7 +100,7 @@ def evaluate_answers(
     if choices is not None:
         if not choices:
             raise ValueError("The list of choices is empty; give the answers to choose from, or generate them.")
-        if options:
+        if options:  # of `generate`
             raise ValueError(f"{', '.join(options)}: of no use where answers are chosen from a list.")
         answers = processor(text=list(choices), return_tensors="np")
         ranked = {"answer_ids": answers["input_ids"], "answer_attention_mask": answers["attention_mask"]}
@@ -118,7 +120,7 @@ def evaluate_answers(
                     output = model.rank_answers(**_tensors(inputs | ranked, model), k=candidates)
                     found = [choices[number] for number in to_numpy(output.best)]
                 else:
-                    tokens = model.generate(**_tensors(inputs, model), **{"num_return_sequences": 1, **options})
+                    tokens = model.generate(**_tensors(inputs, model), **options | ONE_EACH)
                     found = processor.batch_decode(tokens, skip_special_tokens=True)
             entries += [_answered(example, answer.strip()) for example, answer in zip(examples, found, strict=True)]
     accuracy = float(np.mean([entry["accuracy"] for entry in entries]))
