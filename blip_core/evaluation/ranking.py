@@ -75,11 +75,8 @@ def evaluate_retrieval(
     to_texts, text_scores = _nearest(pictures, features, depth)
     to_pictures, picture_scores = _nearest(features, pictures, depth)
     if rerank:
-        # Which texts have a picture among their best, as places in `to_pictures`, sorted by picture.
-        places = np.argsort(to_pictures[:, :rerank], axis=None, kind="stable")
-        sizes = np.bincount(to_pictures[:, :rerank].ravel(), minlength=len(read))
-        by_number = np.split(places, np.cumsum(sizes)[:-1])
-        text_logits: np.ndarray = np.full(to_texts[:, :rerank].shape, -np.inf, np.float32)
+        own, wanting = to_texts[:, :rerank], _wanting(to_pictures[:, :rerank], len(read))
+        text_logits: np.ndarray = np.full(own.shape, -np.inf, np.float32)
         picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
         numbers = {first.key: number for number, first in enumerate(read)}
         for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress):
@@ -87,13 +84,11 @@ def evaluate_retrieval(
                 states = model.vision_model(to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state
             for row, example in enumerate(batch.examples):
                 number = numbers[example.key]
-                own, wanting = to_texts[number, :rerank], by_number[number]
-                wanted, inverse = np.unique(
-                    np.concatenate([own, wanting // picture_logits.shape[1]]), return_inverse=True
-                )
+                places = wanting[number]
+                pairs = np.concatenate([own[number], places // picture_logits.shape[1]])
+                wanted, inverse = np.unique(pairs, return_inverse=True)  # each pair once, whoever wants it
                 logits = matcher.match(states[row : row + 1], wanted)[inverse]
-                text_logits[number] = logits[: len(own)]
-                picture_logits.flat[wanting] = logits[len(own) :]
+                text_logits[number], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
         to_texts = _reorder(to_texts, text_scores, text_logits)
         to_pictures = _reorder(to_pictures, picture_scores, picture_logits)
 
@@ -105,7 +100,7 @@ def evaluate_retrieval(
     metrics = {
         f"{way}_recall_{k}": value
         for way, pair in ways.items()
-        for k, value in recalls(pair[0].tolist(), pair[1]).items()
+        for k, value in recalls(pair[0][:, : max(LIMITS)].tolist(), pair[1]).items()
     }
     metrics["mean_recall"] = float(np.mean(list(metrics.values())))
     names = [first.images[0].name for first in read]
@@ -161,6 +156,13 @@ def _nearest(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndar
     parts = [nearest(queries[at : at + QUERIES], features, k) for at in range(0, len(queries), QUERIES)]
     numbers, similarities = zip(*parts, strict=True)
     return np.concatenate(numbers), np.concatenate(similarities)
+
+
+def _wanting(to_pictures: np.ndarray, pictures: int) -> list[np.ndarray]:
+    """For each picture the places in `to_pictures` (M, k), counted through, of the texts that want to see it."""
+    places = np.argsort(to_pictures, axis=None, kind="stable")
+    sizes = np.bincount(to_pictures.ravel(), minlength=pictures)
+    return np.split(places, np.cumsum(sizes)[:-1])
 
 
 def _reorder(ranked: np.ndarray, similarities: np.ndarray, logits: np.ndarray) -> np.ndarray:
