@@ -16,6 +16,11 @@ SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".
 """What a file in a folder must end in to be taken for a picture; a file that is named itself may end in anything."""
 
 
+def is_picture_name(path: str) -> bool:
+    """Say whether a file of a folder is taken for a picture by its name, which must not begin with a dot."""
+    return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")
+
+
 def load_image(
     source: str | os.PathLike[str] | bytes | Image.Image,
     apply_exif_orientation: bool | None = None,

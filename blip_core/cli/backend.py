@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.processing import BlipProcessor
+from blip_core.tensors import to_numpy, to_tensor
 
 FRAMEWORKS = {"pt": ("torch", "blip_pt", ""), "tf": ("tensorflow", "blip_tf", "TF")}
 """For each framework its package, ours, and what our class names begin with."""
@@ -59,9 +60,7 @@ class Backend:
 
     def tensor(self, array: np.ndarray) -> Any:
         """An array as a tensor of the framework, where the model is."""
-        if self.framework == "tf":
-            return importlib.import_module("tensorflow").constant(array)
-        return importlib.import_module("torch").from_numpy(array).to(self.model.device)
+        return to_tensor(array, self.model)
 
     def tokens(self, texts: list[str]) -> dict[str, Any]:
         """Tokenized texts, padded to the longest: `input_ids` and `attention_mask` for a model's call."""
@@ -115,12 +114,3 @@ def quiet() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
-
-
-def to_numpy(tensor: Any) -> np.ndarray:
-    """A tensor of either framework as a NumPy array; half precision becomes float32."""
-    if hasattr(tensor, "detach"):  # PyTorch
-        tensor = tensor.detach().cpu()
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    array = np.asarray(tensor)
-    return array if array.dtype.kind in "iu" else array.astype(np.float32)

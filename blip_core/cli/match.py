@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.cli.backend import Backend, to_numpy
+from blip_core.cli.backend import Backend
 from blip_core.cli.pairs import Work, add_arguments, run_pairs
+from blip_core.tensors import to_numpy
 
 
 def add_command(commands: Any) -> None:

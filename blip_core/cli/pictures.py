@@ -8,10 +8,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
-from blip_core.images import SUFFIXES
+from blip_core.images import is_picture_name
+
+Result = TypeVar("Result")
 
 READERS = 4
 """Threads that decode and resize: what a picture takes to read differs, and Pillow runs without Python's lock."""
@@ -28,8 +31,8 @@ def find_pictures(arguments: Iterable[str], recursive: bool) -> tuple[list[str],
     for argument in _listed(arguments):
         matches = [argument]
         if not os.path.lexists(argument) and glob.has_magic(argument):
-            matches = sorted(m for m in glob.iglob(argument, recursive=True) if os.path.isdir(m) or _named_so(m))
-        paths = [path for match in matches for path in (_inside(match, recursive) if os.path.isdir(match) else [match])]
+            matches = sorted(m for m in glob.iglob(argument, recursive=True) if os.path.isdir(m) or is_picture_name(m))
+        paths = [path for match in matches for path in (inside(match, recursive) if os.path.isdir(match) else [match])]
         if not paths and os.path.isdir(argument):
             hint = "" if recursive else "; --recursive looks in the folders below too"
             problems[argument] = f"no pictures in this folder{hint}"
@@ -50,14 +53,11 @@ def _listed(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
-def _inside(folder: str, recursive: bool) -> Iterator[str]:
+def inside(folder: str, recursive: bool, wanted: Callable[[str], bool] = is_picture_name) -> Iterator[str]:
+    """The files in a folder with a wanted name, pictures unless told otherwise, in the order of their names."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        yield from (os.path.join(parent, name) for name in sorted(files) if _named_so(name))
-
-
-def _named_so(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")
+        yield from (os.path.join(parent, name) for name in sorted(files) if wanted(name))
 
 
 def read_batches(
@@ -85,3 +85,19 @@ def _attempt(read: Callable[[str], np.ndarray], path: str) -> np.ndarray | Excep
         return read(path)
     except Exception as error:  # whatever is wrong with one picture, the others are to be done
         return error
+
+
+def run_batches(
+    paths: Sequence[str],
+    size: int,
+    read: Callable[[str], np.ndarray],
+    work: Callable[[list[np.ndarray]], Sequence[Result]],
+) -> Iterator[list[tuple[str, Result | Exception]]]:
+    """Read pictures ahead of `work`, which the model does on a batch at a time.
+
+    Yields each batch when it is done: every picture with its result, or with what went wrong while it was read.
+    """
+    for batch in read_batches(paths, size, read):
+        good = [picture for _, picture in batch if not isinstance(picture, Exception)]
+        results = iter(work(good) if good else [])
+        yield [(path, picture if isinstance(picture, Exception) else next(results)) for path, picture in batch]

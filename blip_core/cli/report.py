@@ -46,7 +46,7 @@ class Report:
     def finished(self) -> None:
         """Count one picture as done."""
         self.done += 1
-        self._step()
+        self.step()
 
     def problem(self, image: str, error: Exception | str) -> None:
         """Say what is wrong with one picture (or what was typed for it) and count it as failed."""
@@ -56,7 +56,7 @@ class Report:
             self._print(json_line({"image": image, "error": message}))
         else:
             tqdm.write(f"blip: {message if image in message else f'{image}: {message}'}", file=sys.stderr)
-        self._step()
+        self.step()
 
     def exit_code(self, *, summary: bool = False) -> int:
         """1 if anything failed, else 0; sums up on standard error where asked, or where one of several failed."""
@@ -69,7 +69,8 @@ class Report:
     def _print(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout, end="")  # past the progress bar
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Show that one more picture is dealt with."""
         sys.stdout.flush()
         if self._bar is not None:
             self._bar.update()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from blip_core.datasets.rand_augment import rand_augment
 
@@ -124,13 +125,10 @@ class Augmentation:
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]) / factor
         sources = (points - sides / 2 - shift) @ turn + sides / 2
         sources += noise.normal(size=sources.shape) * self.elastic * sides
-        mesh = []
-        for row in range(cells):
-            for column in range(cells):
-                corners = [sources[row + y, column + x] for x, y in ((0, 0), (0, 1), (1, 1), (1, 0))]
-                box = (*points[row, column].tolist(), *points[row + 1, column + 1].tolist())
-                mesh.append((box, tuple(np.concatenate(corners).tolist())))
-        return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BICUBIC)
+        boxes = np.concatenate([points[:-1, :-1], points[1:, 1:]], axis=-1).reshape(-1, 4)
+        corners = [sources[:-1, :-1], sources[1:, :-1], sources[1:, 1:], sources[:-1, 1:]]  # counter-clockwise
+        mesh = list(zip(boxes.tolist(), np.concatenate(corners, axis=-1).reshape(-1, 8).tolist(), strict=True))
+        return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
     def _recolour(self, image: Image.Image, noise: np.random.Generator) -> Image.Image:
         values = np.arange(256)
@@ -156,10 +154,25 @@ def crop_box(
         if 0 < w <= width and 0 < h <= height:
             left, top = int(noise.integers(width - w + 1)), int(noise.integers(height - h + 1))
             return left, top, left + w, top + h
-    w = min(width, round(height * ratio[1]))
-    h = min(height, round(width / ratio[0]))
+    w = max(1, min(width, round(height * ratio[1])))
+    h = max(1, min(height, round(width / ratio[0])))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def to_colour(value: str | Sequence[int] | None) -> Colour | None:
+    """Return red, green and blue of "white", "#ffcc00" or three numbers; None stays None. Raises `ValueError`."""
+    try:
+        colour = ImageColor.getrgb(value)[:3] if isinstance(value, str) else value
+    except ValueError:
+        colour = ()
+    if colour is None:
+        return None
+    if len(colour) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in colour):
+        raise ValueError(
+            f"background must be a colour, 'white', '#ffcc00' or three numbers from 0 to 255, got {value!r}."
+        )
+    return colour[0], colour[1], colour[2]
 
 
 def on_ground(image: Image.Image, ground: Colour) -> Image.Image:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 
-from blip_core.datasets.augmentation import Augmentation, Colour, on_ground
+from blip_core.datasets.augmentation import Augmentation, on_ground, to_colour
 from blip_core.datasets.examples import TASKS, Dataset, Example
 from blip_core.datasets.loading import PictureLoader
 from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, lacks, swap_sides, text_inputs
@@ -23,7 +23,7 @@ CHUNK = 8  # examples that a worker takes at once
 TRIES = 100  # examples that are tried in place of one whose picture is broken
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """`inputs`: NumPy arrays by the names of the model's arguments. `examples`: what they were made of, in order."""
 
@@ -68,7 +68,7 @@ class Batches:
         training: bool,
         seed: int = 0,
         augment: Augmentation | None = None,
-        background: str | Colour | None = None,
+        background: str | Sequence[int] | None = None,
         prompt: str = "",
         max_text_length: int | None = None,
         padding: bool | str = True,
@@ -88,18 +88,15 @@ class Batches:
             raise ValueError(f"The data set was opened for {dataset.task}, and cannot be used for {task!r}.")
         if not processor.image_processor.do_resize:
             raise ValueError("Pictures of a batch need one size; use an image processor with do_resize=True.")
-        if isinstance(background, str):
-            red, green, blue = ImageColor.getrgb(background)[:3]
-            background = (red, green, blue)
         self.dataset, self.processor, self.task, self.batch_size = dataset, processor, task, batch_size
         self.training, self.seed, self.prompt, self.workers = training, seed, prompt, workers
-        self.augment, self.background = augment if training else None, background
+        self.augment, self.background = augment if training else None, to_colour(background)
         self.rank, self.world_size = rank, world_size
         self.drop_last = training if drop_last is None else drop_last
         longest = max_text_length or MAX_LENGTH.get(task) or processor.tokenizer.model_max_length
         self.text_options: dict[str, Any] = {"max_length": longest, "padding": padding}
         self.load = PictureLoader(
-            cache, background is not None or (self.augment is not None and self.augment.random_background > 0)
+            cache, self.background is not None or (self.augment is not None and self.augment.random_background > 0)
         )
         self.examples: Sequence[Example] = dataset
         self.with_targets = not any(lacks(task, example) for example in dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from blip_core.datasets.cleaning import clean_caption
@@ -65,12 +66,12 @@ def sidecar_entry(sidecars: dict[str, bytes]) -> dict[str, Any]:
     return entry
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, value: Any, clean: Callable[[str], str] = clean_caption) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {value!r:.80}")
     if HALF.search(value):
         raise ValueError(f"{name} holds half of a surrogate pair, which is no character: {value!r:.80}")
-    if not clean_caption(value):
+    if not clean(value):
         raise ValueError(f"{name} has no words, got {value!r:.80}")
     return value
 
@@ -90,7 +91,7 @@ def _answers(entry: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]
     answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, list) or not answers:
         raise ValueError(f"answer must be a text or a list of texts, got {answers!r:.80}")
-    counts = Counter(_text("answer", answer) for answer in answers)
+    counts = Counter(_text("answer", answer, str.strip) for answer in answers)
     if entry.get("dataset") == "vg":
         return tuple(counts), (VISUAL_GENOME_WEIGHT,) * len(counts)
     return tuple(counts), tuple(count / len(answers) for count in counts.values())

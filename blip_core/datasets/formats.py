@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -94,7 +95,7 @@ def _read(file: Path, image_root: Root) -> Iterator[Item]:
         return read_shard(file)
     if start[:2] == b"\x1f\x8b":
         raise ValueError(f"{file} is compressed, in which nothing can be found by its place; unpack it with gunzip.")
-    return _read_json(file, image_root, start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[")
+    return _read_json(file, image_root, start.removeprefix(BOM_UTF8).lstrip()[:1] == b"[")
 
 
 def _read_json(file: Path, image_root: Root, is_array: bool) -> Iterator[Item]:
@@ -122,6 +123,7 @@ def _array(file: Path) -> Iterator[tuple[str, Any]]:
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
+            line = line.removeprefix(BOM_UTF8) if number == 1 else line
             if line.strip():
                 try:
                     yield str(number), json.loads(line)
@@ -133,7 +135,9 @@ class _PictureFinder:
     """Where the pictures lie that the entries of a JSON file name."""
 
     def __init__(self, folder: Path, image_root: Root):
-        self.root = folder if image_root is None else image_root
+        roots = image_root if isinstance(image_root, Mapping) else {"": image_root or folder}
+        self.roots = {kind: os.path.join(os.path.abspath(os.path.expanduser(root)), "") for kind, root in roots.items()}
+        self.by_kind = isinstance(image_root, Mapping)
         self.allow_absolute = image_root is None
         self.names = cache(_names)  # a folder is listed once; asking for each file takes long on a network
 
@@ -142,32 +146,26 @@ class _PictureFinder:
         names = entry["images"] if "images" in entry else [entry.get("image")]
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"image must be the path of a picture, images a list of them, got {names!r:.80}")
-        return tuple(Picture(self._path(name, entry)) for name in names)
+        kind = entry.get("dataset") if self.by_kind else ""
+        if not isinstance(kind, str) or kind not in self.roots:
+            raise ValueError(f"dataset must be one of {', '.join(self.roots)}, for which image_root has a folder")
+        return tuple(Picture(self._path(name, self.roots[kind])) for name in names)
 
-    def _path(self, name: str, entry: dict[str, Any]) -> str:
-        root = self.root
-        if isinstance(root, Mapping):
-            kind = entry.get("dataset")
-            if not isinstance(kind, str) or kind not in root:
-                raise ValueError(f"dataset must be one of {', '.join(root)}, for which image_root has a folder")
-            root = root[kind]
-        folder = os.path.abspath(os.path.expanduser(root))
-        if "\0" in name:
-            raise ValueError(f"the picture's path {name!r:.200} holds a zero byte")
-        path = os.path.normpath(os.path.join(folder, name))
-        if not (self.allow_absolute and os.path.isabs(name)) and os.path.commonpath([folder, path]) != folder:
-            raise ValueError(
-                f"the picture {name!r:.200} lies outside of {folder}; name a folder that holds all of them"
-            )
-        if os.path.basename(path) not in self.names(os.path.dirname(path)):
-            raise ValueError(f"the picture {path} does not exist")
+    def _path(self, name: str, root: str) -> str:
+        """The path of a picture in `root`, which ends in a slash."""
+        path = os.path.normpath(os.path.join(root, name))
+        if not path.startswith(root) and not (self.allow_absolute and os.path.isabs(name)):
+            raise ValueError(f"the picture {name!r:.200} lies outside of {root}; name a folder that holds all of them")
+        folder, base = os.path.split(path)
+        if base not in self.names(folder):
+            raise ValueError(f"the picture {path!r:.200} does not exist")
         return path
 
 
 def _names(folder: str) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
-    except OSError:
+    except (OSError, ValueError):  # the latter for a zero byte
         return frozenset()
 
 
@@ -176,6 +174,7 @@ def _read_folder(folder: Path) -> Iterator[Item]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = {name for name in files if not name.startswith(".")}
+        pictures = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             path = os.path.join(parent, name)
@@ -186,5 +185,5 @@ def _read_folder(folder: Path) -> Iterator[Item]:
                     yield place, (Picture(path),), sidecar_entry({k: Path(v).read_bytes() for k, v in sidecars.items()})
                 except (OSError, ValueError) as error:
                     yield place, str(error)
-            elif suffix in (".txt", ".json") and not any(stem + end in names for end in SUFFIXES):
+            elif suffix in (".txt", ".json") and stem not in pictures:
                 yield place, "has no picture beside it"

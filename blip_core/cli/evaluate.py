@@ -1,0 +1,152 @@
+"""`blip evaluate`: a model and a data set -> how good the model is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from blip_core.cli.arguments import add_length_arguments, add_model_arguments, generation_options, whole
+from blip_core.cli.backend import Backend
+from blip_core.cli.report import Report, json_line
+from blip_core.datasets import open_dataset
+from blip_core.evaluation import (
+    HEADS,
+    Evaluation,
+    evaluate_answers,
+    evaluate_captions,
+    evaluate_nlvr,
+    evaluate_retrieval,
+)
+from blip_core.evaluation.common import by_picture
+from blip_core.files import write_json
+
+RERANK = 256
+CANDIDATES = 128
+TASKS = {
+    "caption": ("captions of pictures: BLEU and CIDEr", evaluate_captions),
+    "vqa": ("answers to questions: the accuracy of the VQA challenge", evaluate_answers),
+    "retrieval": ("captions found by pictures and pictures by captions: recall", evaluate_retrieval),
+    "nlvr": ("sentences about two pictures: accuracy", evaluate_nlvr),
+}
+
+
+def add_command(commands: Any) -> None:
+    """Add `evaluate` to the command line, with a subcommand for each task."""
+    parser = commands.add_parser("evaluate", help="measure how good a model is on a data set", description=__doc__)
+    tasks = parser.add_subparsers(title="tasks", metavar="TASK", required=True)
+    for task, (text, function) in TASKS.items():
+        add_task(tasks.add_parser(task, help=text, description=f"Evaluate {text}."), task, function)
+
+
+def add_task(parser: argparse.ArgumentParser, task: str, function: Callable[..., Evaluation]) -> None:
+    """Add the arguments of one task."""
+    parser.add_argument(
+        "--data", required=True, nargs="+", metavar="PATH", help="JSON or JSON-lines files, folders or tar shards"
+    )
+    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that JSON files name")
+    parser.add_argument("--background", metavar="COLOUR", help="ground for transparent pictures, such as white")
+    parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
+    if task == "caption":
+        parser.add_argument("--prompt", default="", help='what captions begin with, such as "a picture of"')
+    if task == "vqa":
+        parser.add_argument("--choices", metavar="FILE", help="choose from these answers: a JSON list, or one a line")
+        parser.add_argument(
+            "--candidates", type=whole(1), metavar="N", help=f"with --choices: score the N likeliest ({CANDIDATES})"
+        )
+    if task in ("caption", "vqa"):
+        add_length_arguments(parser)
+    if task == "retrieval":
+        parser.add_argument(
+            "--rerank", type=whole(0), default=RERANK, metavar="N", help=f"match the N best one by one ({RERANK})"
+        )
+    parser.add_argument("--output", metavar="FILE", help="write all results, one by one, to a .json file")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_model_arguments(parser)
+    parser.set_defaults(run=lambda args: run(args, parser, task, function))
+
+
+def run(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, task: str, function: Callable[..., Evaluation]
+) -> int:
+    """Evaluate a model; returns the exit code, 1 where an example was left out."""
+    if args.output and not args.output.lower().endswith(".json"):
+        parser.error(f"argument --output: must end in .json, got {args.output!r}")
+    options = task_options(args, parser, task)
+    dataset = open_dataset(args.data, task, args.image_root)
+    backend = Backend(HEADS[task], args)
+    pictures = len(dataset) if task == "nlvr" else len(by_picture(dataset))  # of NLVR pairs
+    total = pictures * (2 if options.get("rerank") else 1)
+    with tqdm(total=total, unit="picture", disable=None) as bar:
+        result = function(
+            backend.model,
+            backend.processor,
+            dataset,
+            batch_size=args.batch_size,
+            background=args.background,
+            progress=bar.update,
+            **options,
+        )
+    summary = {"task": task, "model": args.model, "framework": backend.framework, "counted": result.counted}
+    summary |= {"left_out": len(result.problems), "metrics": result.metrics}
+    show(summary, result, args.json)
+    if args.output:
+        problems = [{"example": key, "error": reason} for key, reason in result.problems]
+        write_json(args.output, {**summary, "examples": result.entries, "problems": problems})
+    return 1 if result.problems else 0
+
+
+def task_options(args: argparse.Namespace, parser: argparse.ArgumentParser, task: str) -> dict[str, Any]:
+    """The keywords that the evaluation of a task has beside the common ones."""
+    if task == "retrieval":
+        return {"rerank": args.rerank}
+    if task == "nlvr":
+        return {}
+    lengths = {"num_beams": args.beams, "min_new_tokens": args.min_tokens, "max_new_tokens": args.max_tokens}
+    generation = generation_options(parser, **lengths)
+    if task == "caption":
+        return {"prompt": args.prompt, **generation}
+    if args.choices is None:
+        if args.candidates is not None:
+            parser.error("argument --candidates: needs --choices")
+        return generation
+    if given := [name for name in ("beams", "min_tokens", "max_tokens") if getattr(args, name) is not None]:
+        parser.error(f"argument --{given[0].replace('_', '-')}: answers are not generated with --choices")
+    return {"choices": read_choices(args.choices), "candidates": args.candidates or CANDIDATES}
+
+
+def read_choices(path: str) -> list[str]:
+    """Read a list of answers: a JSON array of texts, or one a line. Raises `ValueError` where there are none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        choices = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} must hold a JSON list of answers, or one a line: {error}.") from None
+    if not all(isinstance(choice, str) for choice in choices):
+        raise ValueError(
+            f"{path} must hold texts alone, got {next(c for c in choices if not isinstance(c, str))!r:.80}."
+        )
+    choices = [choice.strip() for choice in choices if choice.strip()]
+    if not choices:
+        raise ValueError(f"{path} holds no answers to choose from.")
+    return choices
+
+
+def show(summary: dict[str, Any], result: Evaluation, as_json: bool) -> None:
+    """Print what was left out, on standard error, and the metrics."""
+    report = Report(as_json=False)
+    for key, reason in result.problems:
+        report.problem(key, reason)
+    if as_json:
+        print(json_line(summary), end="")
+        return
+    counted = ", ".join(f"{count:,} {name}" for name, count in result.counted.items())
+    left_out = f" ({len(result.problems):,} left out)" if result.problems else ""
+    print(f"{summary['task']} over {counted}{left_out}")
+    width = max(map(len, result.metrics))
+    for name, value in result.metrics.items():
+        print(f"  {name:{width}}  {value:.4f}")

@@ -1,0 +1,199 @@
+"""`blip search`: texts or pictures -> the pictures of a folder that fit them best."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from blip_core.cli.arguments import add_model_arguments, add_result_arguments, whole
+from blip_core.cli.backend import Backend
+from blip_core.cli.pictures import inside, run_batches
+from blip_core.cli.report import Report
+from blip_core.images import is_picture_name
+from blip_core.retrieval import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
+from blip_core.retrieval.video import FRAMES, frame_files, is_video_file
+
+RERANK = 16
+"""How many of the best are matched unless told otherwise: each takes a CPU about a second (the original: 128)."""
+
+
+def add_command(commands: Any) -> None:
+    """Add `search` to the command line."""
+    parser = commands.add_parser(
+        "search",
+        help="find the pictures of a folder that fit a text or a picture",
+        description=__doc__,
+        usage="%(prog)s TEXT... FOLDER --model MODEL [options]",
+    )
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help="what to look for, each in quotes; none with --image")
+    folder = parser.add_argument("folder", metavar="FOLDER", help="where to look")
+    folder.required = False  # with --image, one word is the folder: see `queries`
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="look for pictures like this one (can be repeated)"
+    )
+    parser.add_argument("--top", type=whole(1), default=10, metavar="N", help="show the N best (10)")
+    parser.add_argument(
+        "--rerank", type=whole(0), default=RERANK, metavar="N", help=f"match the N best one by one ({RERANK})"
+    )
+    add_result_arguments(parser, batch="pictures")
+    group = parser.add_argument_group("videos")
+    group.add_argument(
+        "--videos", action="store_true", help="look for videos, too: files, and without --recursive folders of frames"
+    )
+    group.add_argument(
+        "--frames", type=whole(2), default=FRAMES, metavar="N", help=f"look at N frames of a video ({FRAMES})"
+    )
+    group = parser.add_argument_group("index", "Pictures are encoded once; what is encoded is kept in an index.")
+    group.add_argument("--index", metavar="FOLDER", help="where to keep the index (in the user's cache)")
+    group.add_argument("--rebuild", action="store_true", help="begin the index anew")
+    add_model_arguments(parser)
+    parser.set_defaults(run=lambda args: run(args, parser))
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Bring the index up to date and search it; returns the exit code."""
+    texts, folder = queries(args, parser)
+    stamps = collect(folder, args.recursive, args.videos)
+    if args.videos and find_spec("av") is None and any(map(is_video_file, stamps)):
+        raise ValueError('--videos: video files need PyAV; pip install "blip-duo[video]", or av.')
+    report = Report(args.json)
+    backend = Backend("BlipForImageTextRetrieval", args)
+    matcher = Matcher(backend.model, backend.processor, args.batch_size)
+    # Before the pictures of the folder, which may take hours: queries that cannot be understood.
+    features = [matcher.text_features(texts)] if texts else []
+    features += [matcher.image_features([matcher.read(path, args.frames)]) for path in args.image]
+    path = args.index or default_index(folder, matcher.identity)
+    if args.rebuild:
+        delete_index(path)
+    with FeatureIndex(path, folder, matcher.identity, matcher.width) as index:
+        update(index, matcher, folder, stamps, args, report)
+        entries = {name: entry for name, entry in index.entries().items() if name in stamps}
+        best = max(args.top, args.rerank if texts else 0)
+        hits = find(np.concatenate(features), index.features, entries, best)
+    if args.rerank:
+        match_best(matcher, texts, hits[: len(texts)], folder, args, report)
+    show(texts, args.image, hits, folder, args.top, report)
+    return report.exit_code(summary=bool(report.done))
+
+
+def queries(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[str], str]:
+    """The texts and the folder; ends the command with exit code 2 where there is nothing to search for or in."""
+    texts, folder = args.texts, args.folder
+    if folder is None:
+        if len(texts) > 1 or not args.image:
+            parser.error("give a text and a folder, in this order, or a folder and --image")
+        texts, folder = [], texts[0]
+    if not os.path.isdir(folder):
+        parser.error(f"argument FOLDER: {folder!r} is no folder")
+    for text in texts:
+        if not text.strip() or os.path.isdir(text):
+            parser.error(f"argument TEXT: {text!r} is {'a folder; give one, at the end' if text.strip() else 'empty'}")
+    return texts, folder
+
+
+def collect(folder: str, recursive: bool, videos: bool) -> dict[str, str]:
+    """The pictures (and videos) of a folder by their names relative to it, each with a stamp of its state.
+
+    Raises `ValueError` where there are none.
+    """
+
+    def wanted(name: str) -> bool:
+        return is_picture_name(name) or (videos and is_video_file(name) and not name.startswith("."))
+
+    found = {path: stamp(path) for path in inside(folder, recursive, wanted)}
+    if videos and not recursive:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            frames = frame_files(entry.path) if entry.is_dir() and not entry.name.startswith(".") else []
+            if frames:
+                state = "\n".join(f"{os.path.basename(path)} {stamp(path)}" for path in frames)
+                found[entry.path] = hashlib.blake2b(os.fsencode(state), digest_size=16).hexdigest()
+    if not found:
+        hint = "" if recursive else "; --recursive looks in the folders below too"
+        raise ValueError(f"{folder}: no pictures in this folder{hint}")
+    return {os.path.relpath(path, folder): state for path, state in found.items()}
+
+
+def stamp(path: str) -> str:
+    """What changes when a file is written: its size in bytes and its time in nanoseconds."""
+    try:
+        status = os.stat(path)
+    except OSError:  # gone, or a link to nowhere: reading it will tell
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def update(
+    index: FeatureIndex, matcher: Matcher, folder: str, stamps: dict[str, str], args: argparse.Namespace, report: Report
+) -> None:
+    """Encode what is new or changed, batch by batch, and forget what is gone."""
+    known = index.entries()
+    # What is not looked for today, such as folders below, stays in the index as long as it exists.
+    index.remove(name for name in known if name not in stamps and not os.path.lexists(os.path.join(folder, name)))
+    todo = [
+        name
+        for name, state in stamps.items()
+        if name not in known or known[name].stamp != state or known[name].frames not in (0, args.frames)
+    ]
+    report.skipped = len(stamps) - len(todo)
+
+    def work(items: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
+        counts = [args.frames if len(item) > 1 else 0 for item in items]
+        return list(zip(matcher.image_features(items), counts, strict=True))
+
+    with report.progress(len(todo)):
+        for batch in run_batches(todo, args.batch_size, reader(matcher, folder, args), work):
+            good = {name: result for name, result in batch if not isinstance(result, Exception)}
+            if good:
+                entries = {name: (stamps[name], frames) for name, (_, frames) in good.items()}
+                index.add(entries, np.stack([feature for feature, _ in good.values()]))
+            for name, result in batch:
+                if isinstance(result, Exception):
+                    if name in known:
+                        index.remove([name])  # as it was before it broke
+                    report.problem(os.path.join(folder, name), result)
+                else:
+                    report.finished()
+
+
+def match_best(
+    matcher: Matcher, texts: list[str], hits: list[list[Hit]], folder: str, args: argparse.Namespace, report: Report
+) -> None:
+    """Match the best of each text by ITM; every picture is read and encoded once for all texts."""
+    wanted = list(candidates(hits, args.rerank))
+
+    def embeds() -> Iterator[tuple[str, np.ndarray]]:
+        for batch in run_batches(wanted, args.batch_size, reader(matcher, folder, args), matcher.embeds):
+            for name, result in batch:
+                if isinstance(result, Exception):
+                    report.problem(os.path.join(folder, name), result)
+                else:
+                    yield name, result
+
+    with report.progress(len(wanted)):
+        for _ in rerank(matcher, texts, hits, args.rerank, embeds()):
+            report.step()
+
+
+def reader(matcher: Matcher, folder: str, args: argparse.Namespace) -> Callable[[str], np.ndarray]:
+    """A function that reads a picture or video by its name."""
+    return lambda name: matcher.read(os.path.join(folder, name), args.frames)
+
+
+def show(texts: list[str], images: list[str], hits: list[list[Hit]], folder: str, top: int, report: Report) -> None:
+    """Print what was found: one list after the other."""
+    asked = [{"text": text} for text in texts] + [{"like": image} for image in images]
+    for query, found in zip(asked, hits, strict=True):
+        if len(asked) > 1 and not report.json:
+            report.result({}, *query.values())
+        for rank, hit in enumerate(found[:top], 1):
+            path = os.path.join(folder, hit.name)
+            scores = {"score": hit.score, "itm": hit.itm, "itm_logit": hit.itm_logit, "itc": hit.itc}
+            entry = {**query, "rank": rank, "image": path, **scores}
+            itm = "" if hit.itm is None else f"score {hit.score:.3f}, itm {hit.itm:.3f}, "
+            report.result(entry, f"{rank:3}. {path} ({itm}itc {hit.itc:.3f})")

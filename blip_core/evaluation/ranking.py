@@ -1,0 +1,178 @@
+"""Evaluation of retrieval: ITC ranks everything, ITM the best of it anew.
+
+N pictures, M texts, k candidates. In memory are features, and k numbers for each picture and each text. Image
+embeddings, 2 MB a picture at base size, are not kept: a picture is encoded a second time for ITM, which is little
+beside its hundreds of pairs with texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blip_core.datasets import Dataset
+from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text
+from blip_core.evaluation.common import (
+    Evaluation,
+    Progress,
+    by_picture,
+    check_model,
+    complete,
+    inference,
+    read_pictures,
+)
+from blip_core.metrics import recalls
+from blip_core.metrics.retrieval import LIMITS
+from blip_core.processing import BlipProcessor
+from blip_core.retrieval import nearest
+from blip_core.tensors import to_numpy, to_tensor
+
+QUERIES = 1024
+"""How many features are compared with all others at once: with 16,384 of them, 64 MB."""
+TEXTS = 8
+"""How many times as many texts as pictures the model gets at once."""
+
+
+def evaluate_retrieval(
+    model: Any,
+    processor: BlipProcessor,
+    dataset: Dataset,
+    *,
+    rerank: int = 256,
+    batch_size: int = 8,
+    background: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Find every picture's captions among all, and every caption's picture: recall@1, @5 and @10 both ways.
+
+    All are ranked by ITC similarity; of each the `rerank` best are ranked anew by ITM, by the logit of a match plus
+    the similarity, as in the original (which takes 256 on COCO and 128 on Flickr30k); 0 leaves it at ITC. Examples of
+    the same picture are one, with all their captions. `progress` hears of each picture twice if there is ITM.
+    Raises `ValueError` for a model of another head, and where nothing can be compared.
+    """
+    check_model(model, "retrieval")
+    if rerank < 0:
+        raise ValueError(f"rerank must be 0 or more, got {rerank}.")
+    problems = list(dataset.problems)
+    groups = {group[0].key: group for group in by_picture(complete(dataset, "retrieval", problems))}
+    firsts = [group[0] for group in groups.values()]
+
+    parts, read = [], []
+    for batch in read_pictures(firsts, processor, "retrieval", batch_size, background, problems, progress):
+        with inference(model):
+            parts.append(to_numpy(model.get_image_features(to_tensor(batch.inputs["pixel_values"], model))))
+        read += list(batch.examples)
+    pictures = np.concatenate(parts).astype(np.float32)  # (N, width)
+    owned = [[text for example in groups[first.key] for text in example.texts] for first in read]
+    texts = [text for group in owned for text in group]
+    owners = [number for number, group in enumerate(owned) for _ in group]
+    matcher = _Matcher(model, processor, texts, TEXTS * batch_size)
+    features = matcher.features()  # (M, width)
+
+    depth = max(rerank, *LIMITS)
+    to_texts, text_scores = _nearest(pictures, features, depth)
+    to_pictures, picture_scores = _nearest(features, pictures, depth)
+    if rerank:
+        own, wanting = to_texts[:, :rerank], _wanting(to_pictures[:, :rerank], len(read))
+        text_logits: np.ndarray = np.full(own.shape, -np.inf, np.float32)
+        picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
+        numbers = {first.key: number for number, first in enumerate(read)}
+        for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress):
+            with inference(model):
+                states = model.vision_model(to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state
+            for row, example in enumerate(batch.examples):
+                number = numbers[example.key]
+                places = wanting[number]
+                pairs = np.concatenate([own[number], places // picture_logits.shape[1]])
+                wanted, inverse = np.unique(pairs, return_inverse=True)  # each pair once, whoever wants it
+                logits = matcher.match(states[row : row + 1], wanted)[inverse]
+                text_logits[number], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
+        to_texts = _reorder(to_texts, text_scores, text_logits)
+        to_pictures = _reorder(to_pictures, picture_scores, picture_logits)
+
+    right_texts: list[set[int]] = [set() for _ in read]
+    for number, owner in enumerate(owners):
+        right_texts[owner].add(number)
+    right_pictures = [{owner} for owner in owners]
+    ways = {"image_to_text": (to_texts, right_texts), "text_to_image": (to_pictures, right_pictures)}
+    metrics = {
+        f"{way}_recall_{k}": value
+        for way, pair in ways.items()
+        for k, value in recalls(pair[0][:, : max(LIMITS)].tolist(), pair[1]).items()
+    }
+    metrics["mean_recall"] = float(np.mean(list(metrics.values())))
+    names = [first.images[0].name for first in read]
+    entries = [
+        {"example": first.key, "image": name, **_found(row, right, texts)}
+        for first, name, row, right in zip(read, names, to_texts, right_texts, strict=True)
+    ]
+    entries += [
+        {"text": text, "image": names[owner], **_found(row, {owner}, names)}
+        for text, owner, row in zip(texts, owners, to_pictures, strict=True)
+    ]
+    return Evaluation("retrieval", metrics, {"pictures": len(read), "texts": len(texts)}, entries, problems)
+
+
+class _Matcher:
+    """The texts of a data set, tokenized once, and what the model makes of them."""
+
+    def __init__(self, model: Any, processor: BlipProcessor, texts: Sequence[str], size: int):
+        cleaned = [clean_text("retrieval", text) for text in texts]
+        limit = MAX_LENGTH["retrieval"]
+        tokens = processor(text=cleaned, truncation=True, max_length=limit, padding_side="right", return_tensors="np")
+        self.ids, self.mask = tokens["input_ids"], tokens["attention_mask"]
+        self.lengths = self.mask.sum(axis=1)
+        self.model, self.size = model, size
+
+    def features(self) -> np.ndarray:
+        """L2-normalised features (M, width), float32."""
+        order = np.argsort(self.lengths, kind="stable")
+        with inference(self.model):
+            found = [to_numpy(self.model.get_text_features(**self._inputs(rows))) for rows in self._parts(order)]
+        features = np.concatenate(found).astype(np.float32)
+        return features[np.argsort(order, kind="stable")]
+
+    def match(self, embeds: Any, wanted: np.ndarray) -> np.ndarray:
+        """The logits of a match of one picture's embeddings (1, T, W) with these texts, float32."""
+        order = wanted[np.argsort(self.lengths[wanted], kind="stable")]
+        logits = np.empty(len(self.lengths), np.float32)
+        for rows in self._parts(order):
+            with inference(self.model):
+                logits[rows] = to_numpy(self.model(image_embeds=embeds, **self._inputs(rows)).itm_score)[:, 1]
+        return logits[wanted]
+
+    def _parts(self, order: np.ndarray) -> list[np.ndarray]:
+        return [order[at : at + self.size] for at in range(0, len(order), self.size)]
+
+    def _inputs(self, rows: np.ndarray) -> dict[str, Any]:
+        longest = self.lengths[rows].max()
+        inputs = {"input_ids": self.ids[rows, :longest], "attention_mask": self.mask[rows, :longest]}
+        return {name: to_tensor(array, self.model) for name, array in inputs.items()}
+
+
+def _nearest(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = [nearest(queries[at : at + QUERIES], features, k) for at in range(0, len(queries), QUERIES)]
+    numbers, similarities = zip(*parts, strict=True)
+    return np.concatenate(numbers), np.concatenate(similarities)
+
+
+def _wanting(to_pictures: np.ndarray, pictures: int) -> list[np.ndarray]:
+    """For each picture the places in `to_pictures` (M, k), counted through, of the texts that want to see it."""
+    places = np.argsort(to_pictures, axis=None, kind="stable")
+    sizes = np.bincount(to_pictures.ravel(), minlength=pictures)
+    return np.split(places, np.cumsum(sizes)[:-1])
+
+
+def _reorder(ranked: np.ndarray, similarities: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Put the candidates that ITM has seen, the first of each row, in the order of logit + similarity."""
+    k = logits.shape[1]
+    order = np.argsort(-(logits + similarities[:, :k]), axis=1, kind="stable")
+    return np.concatenate([np.take_along_axis(ranked[:, :k], order, axis=1), ranked[:, k:]], axis=1)
+
+
+def _found(ranked: np.ndarray, right: set[int], names: Sequence[str]) -> dict[str, Any]:
+    """The rank of the best right one, from 1 on or None if it is not among the candidates, and the ten best."""
+    places = [place for place, number in enumerate(ranked.tolist(), 1) if number in right]
+    return {"rank": min(places, default=None), "best": [names[number] for number in ranked[: max(LIMITS)]]}

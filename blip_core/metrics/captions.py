@@ -1,0 +1,118 @@
+"""BLEU and CIDEr of captions, as pycocoevalcap computes them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blip_core.metrics.ptb import ptb_tokens
+
+Words = Sequence[str]
+ORDERS = 4
+"""Sequences of one to this many words are counted."""
+SIGMA = 6.0
+"""CIDEr's tolerance of other lengths, in words."""
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """`bleu` holds BLEU-1 to BLEU-4 of all captions together, 0 to 1. `cider` is the mean of `ciders`, 0 to 10 each."""
+
+    bleu: tuple[float, ...]
+    cider: float
+    ciders: tuple[float, ...]
+
+
+def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+    """Score captions against one or more references each, after the official tokenization.
+
+    Raises `ValueError` where there are no captions, or a caption has no references.
+    """
+    words = [ptb_tokens(caption) for caption in captions]
+    given = [[ptb_tokens(text) for text in texts] for texts in references]
+    ciders = cider(words, given)
+    return CaptionScores(bleu(words, given), float(np.mean(ciders)), tuple(ciders))
+
+
+def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
+    """BLEU-1 to BLEU-4 of all captions together, 0 to 1, with the length of the closest reference (of two the shorter).
+
+    Source: Papineni et al. 2002, with pycocoevalcap's tiny numbers in place of zeros.
+    """
+    _check(captions, references)
+    tiny, small = 1e-15, 1e-9
+    right, counted = [0] * ORDERS, [0] * ORDERS
+    length = wanted = 0
+    for caption, texts in zip(captions, references, strict=True):
+        length += len(caption)
+        wanted += min((abs(len(text) - len(caption)), len(text)) for text in texts)[1]
+        for order in range(ORDERS):
+            most: Counter[Words] = Counter()
+            for text in texts:
+                most |= _sequences(text, order + 1)
+            found = _sequences(caption, order + 1)
+            right[order] += (found & most).total()
+            counted[order] += found.total()
+    ratio = (length + tiny) / (wanted + small)
+    penalty = min(1.0, math.exp(1 - 1 / ratio))
+    precisions = np.array([(a + tiny) / (b + small) for a, b in zip(right, counted, strict=True)])
+    means = np.cumprod(precisions) ** (1 / np.arange(1, ORDERS + 1))
+    return tuple(float(mean * penalty) for mean in means)
+
+
+def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """CIDEr of each caption, 0 to 10: how alike it is to its references in the words that few pictures share.
+
+    How rare a sequence of words is comes from the references given, so the score of one picture depends on the others,
+    and that of a single picture is 0. Source: Vedantam et al. 2015; this is the CIDEr-D of pycocoevalcap's `Cider`.
+    """
+    _check(captions, references)
+    appearances: Counter[Words] = Counter()
+    for texts in references:
+        appearances.update({key for text in texts for order in range(ORDERS) for key in _sequences(text, order + 1)})
+    everything = math.log(len(captions))
+
+    def weights(text: Words, order: int) -> tuple[dict[Words, float], float]:
+        values = {
+            key: count * (everything - math.log(max(1, appearances[key])))
+            for key, count in _sequences(text, order).items()
+        }
+        return values, math.sqrt(sum(value**2 for value in values.values()))
+
+    scores = []
+    for caption, texts in zip(captions, references, strict=True):
+        total = 0.0
+        for order in range(1, ORDERS + 1):
+            own, own_norm = weights(caption, order)
+            for text in texts:
+                other, norm = weights(text, order)
+                if not own_norm or not norm:
+                    continue
+                alike = sum(min(value, other[key]) * other[key] for key, value in own.items() if key in other)
+                # pycocoevalcap takes the number of word pairs, one less than that of words, for the length.
+                gap = max(len(caption) - 1, 0) - max(len(text) - 1, 0)
+                total += alike / (own_norm * norm) * math.exp(-(gap**2) / (2 * SIGMA**2))
+        scores.append(10 * total / ORDERS / len(texts))
+    return scores
+
+
+def _sequences(words: Words, order: int) -> Counter[Words]:
+    return Counter(tuple(words[i : i + order]) for i in range(len(words) - order + 1))
+
+
+def _check(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
+    if len(captions) != len(references):
+        raise ValueError(f"Each caption needs its references: got {len(captions)} captions, {len(references)} sets.")
+    if not captions:
+        raise ValueError("There are no captions to score.")
+    if missing := [str(number) for number, texts in enumerate(references) if not texts]:
+        raise ValueError(f"Captions {_few(missing)} have no references; leave them out.")
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

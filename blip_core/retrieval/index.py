@@ -1,0 +1,242 @@
+"""Features of the pictures of a folder, kept on disk: encoded once, mapped into memory to be searched.
+
+An index is a folder of two files. `blip-features.npy` is a float32 array (rows, width), which NumPy can open;
+`blip-index.sqlite` says which row belongs to which picture and what the features were made by. The database is written
+after the features, in one transaction: a run that is killed loses what it was writing, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+
+SCHEMA = (
+    "CREATE TABLE made (name TEXT PRIMARY KEY, value TEXT)",
+    "CREATE TABLE pictures (name BLOB PRIMARY KEY, stamp TEXT, frames INTEGER, row INTEGER UNIQUE)",
+    "CREATE TABLE free (row INTEGER PRIMARY KEY)",
+)
+VERSION = 1
+ANEW = "begin it anew (blip search --rebuild)"
+HEADER = 128
+"""Bytes before the first feature: NumPy's header, in which it leaves room for the number of rows to grow."""
+
+
+class Entry(NamedTuple):
+    """What an index knows of a picture or video."""
+
+    stamp: str
+    """The state of the file that was encoded, in the words of whoever adds it."""
+    frames: int
+    """How many frames a video was sampled at; 0 for a picture."""
+    row: int
+    """Where its feature is in `FeatureIndex.features`."""
+
+
+class FeatureIndex:
+    """The features of a folder's pictures, made by one model; opened, or begun where there is none.
+
+    `index` is the folder of the index, `folder` that of the pictures, `model` what tells apart models whose features
+    must not be mixed (`Matcher.identity`), `width` the number of values of a feature. Names of pictures are relative
+    to `folder`, with any bytes that a file name may have. Several processes may use an index at once.
+
+    Nothing in the files is trusted: not sizes, and names are only ever looked up, never opened. Raises `ValueError`
+    for files that are damaged or of no index, and for an index of other pictures or another model; `OSError` where
+    the index cannot be read or written.
+    """
+
+    def __init__(self, index: str | os.PathLike[str], folder: str | os.PathLike[str], model: str, width: int):
+        self.path = Path(index)
+        self.width = width
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._features = self.path / "blip-features.npy"
+        with self._explained():
+            self._database = sqlite3.connect(self.path / "blip-index.sqlite", timeout=60, isolation_level=None)
+        made = {"folder": os.path.realpath(folder), "model": model, "width": str(width)}
+        try:
+            with self._transaction():
+                self._open({name: os.fsencode(value) for name, value in made.items()})
+            self._check_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files. What was added is on the disk already."""
+        self._database.close()
+
+    @property
+    def features(self) -> np.ndarray:
+        """All rows, float32 (rows, width), as views of the mapped file; what no entry points to means nothing."""
+        rows = self._whole_rows()
+        if not rows:  # nothing cannot be mapped
+            return np.empty((0, self.width), np.float32)
+        return np.memmap(self._features, "<f4", "r", HEADER, (rows, self.width))
+
+    def entries(self) -> dict[str, Entry]:
+        """Every picture by name, in the order of their rows."""
+        rows, found = self._whole_rows(), {}
+        with self._explained():
+            for name, stamp, frames, row in self._database.execute(
+                "SELECT name, stamp, frames, row FROM pictures ORDER BY row"
+            ):
+                kinds = isinstance(name, bytes) and isinstance(stamp, str) and isinstance(frames, int)
+                if not kinds or not isinstance(row, int) or not 0 <= row < rows:
+                    raise self._damaged(f"{name!r:.80} has no row among {rows}")
+                found[os.fsdecode(name)] = Entry(stamp, frames, row)
+        return found
+
+    def add(self, entries: Mapping[str, tuple[str, int]], features: np.ndarray) -> None:
+        """Add pictures, or replace those of the same names, so that they stay whatever happens next.
+
+        `entries` gives for each name its stamp and its number of frames (0: a picture), in the order of `features`
+        (pictures, width).
+        """
+        if features.shape != (len(entries), self.width):
+            raise ValueError(f"Expected features of shape {(len(entries), self.width)}, got {features.shape}.")
+        names = [os.fsencode(name) for name in entries]
+        with self._transaction() as database:
+            rows = self._take_rows(len(names))  # before any is released: until the commit those are still in use
+            self._write(rows, features.astype("<f4"))
+            self._release(names)
+            database.executemany(
+                "INSERT INTO pictures VALUES (?, ?, ?, ?)",
+                [(name, *entry, row) for name, entry, row in zip(names, entries.values(), rows, strict=True)],
+            )
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget pictures; their rows are used again."""
+        with self._transaction():
+            self._release([os.fsencode(name) for name in names])
+
+    def _open(self, wanted: dict[str, bytes]) -> None:
+        """Begin an empty database, or see whether it is one of ours, of the same pictures and model."""
+        found = {sql for (sql,) in self._database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if not found:
+            for statement in SCHEMA:
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {VERSION}")
+            self._database.executemany("INSERT INTO made VALUES (?, ?)", wanted.items())
+            self._features.write_bytes(header(0, self.width))
+            return
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if found != set(SCHEMA) or version != VERSION:
+            raise self._damaged("it is none of this version")
+        made = dict(self._database.execute("SELECT name, value FROM made"))
+        if made.keys() != wanted.keys() or not all(isinstance(value, bytes) for value in made.values()):
+            raise self._damaged("it does not say what it was made of")
+        if made["folder"] != wanted["folder"]:
+            mine, yours = (os.fsdecode(names["folder"]) for names in (made, wanted))
+            raise ValueError(
+                f"The index {self.path} is of the pictures in {mine:.300}, not in {yours}; choose another folder for "
+                f"the index, or {ANEW}."
+            )
+        if made != wanted:
+            raise ValueError(
+                f"The index {self.path} was made by another model, or at another image size or precision, and such "
+                f"features cannot be compared; choose another folder for the index, or {ANEW}."
+            )
+
+    def _check_header(self) -> None:
+        try:
+            with open(self._features, "rb") as file:
+                beginning = file.read(HEADER)
+        except FileNotFoundError:
+            raise self._damaged(f"{self._features.name} is missing") from None
+        rows = re.search(rb"'shape': \((\d{1,18}), ", beginning)
+        if rows is None or header(int(rows[1]), self.width) != beginning:
+            raise self._damaged(f"{self._features.name} is no array of float32 with {self.width} columns")
+
+    def _whole_rows(self) -> int:
+        return max(self._features.stat().st_size - HEADER, 0) // (4 * self.width)
+
+    def _release(self, names: Sequence[bytes]) -> None:
+        for name in names:
+            self._database.execute("INSERT INTO free SELECT row FROM pictures WHERE name = ?", (name,))
+            self._database.execute("DELETE FROM pictures WHERE name = ?", (name,))
+
+    def _take_rows(self, count: int) -> list[int]:
+        """Rows that no picture has: those that were freed, then new ones."""
+        query = "SELECT max(row) FROM (SELECT max(row) AS row FROM pictures UNION ALL SELECT max(row) FROM free)"
+        (last,) = self._database.execute(query).fetchone()
+        rows = [row for (row,) in self._database.execute("SELECT row FROM free ORDER BY row LIMIT ?", (count,))]
+        new = -1 if last is None else last
+        if not isinstance(new, int) or new >= self._whole_rows() or min(rows, default=0) < 0:
+            raise self._damaged(f"it counts more rows than {self._features.name} has")
+        self._database.executemany("DELETE FROM free WHERE row = ?", [(row,) for row in rows])
+        return rows + [new + 1 + i for i in range(count - len(rows))]
+
+    def _write(self, rows: Sequence[int], features: np.ndarray) -> None:
+        with open(self._features, "r+b") as file:
+            for row, feature in zip(rows, features, strict=True):
+                file.seek(HEADER + row * 4 * self.width)
+                file.write(feature.tobytes())
+            file.seek(0)
+            file.write(header(self._whole_rows(), self.width))
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Do all or nothing, with the index to ourselves."""
+        with self._explained():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.rollback()
+                raise
+            self._database.commit()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"The index {self.path} cannot be used: {error}.") from None
+        except sqlite3.Error as error:
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, reason: str) -> ValueError:
+        return ValueError(f"The index {self.path} is damaged: {reason}; {ANEW}.")
+
+
+def header(rows: int, width: int) -> bytes:
+    """The header of an `.npy` file of float32 (rows, width), 128 bytes for any number of rows."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
+    assert file.tell() == HEADER
+    return file.getvalue()
+
+
+def default_index(folder: str | os.PathLike[str], model: str) -> Path:
+    """Where the index of a folder's pictures by a model lies unless a user says otherwise: in the user's cache.
+
+    That is `blip/search` in `$XDG_CACHE_HOME`, else in `~/.cache` (`%LOCALAPPDATA%` on Windows).
+    """
+    windows = os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
+    cache = os.environ.get("XDG_CACHE_HOME") or windows or "~/.cache"
+    real = os.path.realpath(folder)
+    digest = hashlib.blake2b(os.fsencode(real) + b"\0" + model.encode(), digest_size=8).hexdigest()
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(real)).strip("-")[:40]
+    return Path(cache).expanduser() / "blip" / "search" / "-".join(filter(None, (readable, digest)))
+
+
+def delete_index(index: str | os.PathLike[str]) -> None:
+    """Delete the files of an index, and nothing else in its folder."""
+    for name in ("blip-index.sqlite-journal", "blip-index.sqlite", "blip-features.npy"):  # journal: of a killed run
+        (Path(index) / name).unlink(missing_ok=True)

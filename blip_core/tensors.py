@@ -1,0 +1,35 @@
+"""Between NumPy arrays and the tensors of whichever framework a model is of."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+
+def to_tensor(array: np.ndarray, model: Any) -> Any:
+    """An array as a tensor of the model's framework, where the model is."""
+    if is_pytorch(model):
+        return importlib.import_module("torch").from_numpy(np.ascontiguousarray(array)).to(model.device)
+    return importlib.import_module("tensorflow").constant(array)
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of either framework as a NumPy array; half precision becomes float32."""
+    if hasattr(tensor, "detach"):  # PyTorch
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    array = np.asarray(tensor)
+    return array if array.dtype.kind in "iu" else array.astype(np.float32)
+
+
+def no_gradients(model: Any) -> AbstractContextManager[Any]:
+    """A context in which the model keeps nothing for a backward pass."""
+    return importlib.import_module("torch").no_grad() if is_pytorch(model) else nullcontext()
+
+
+def is_pytorch(model: Any) -> bool:
+    """Say whether a model is of PyTorch; else it is of TensorFlow."""
+    return hasattr(model, "state_dict")
