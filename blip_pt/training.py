@@ -50,6 +50,7 @@ class Engine:
             self.model.vision_model.requires_grad_(False)
         self.sharded = Sharded(self.model, self.device) if settings.parallel == "fsdp" else None
         self.parallel: Any = self.sharded or self.model
+        self.callable = self.sharded is None
         if self.processes > 1 and self.sharded is None:
             # The queues are the same everywhere without being sent, because all features are gathered.
             with warnings.catch_warnings():

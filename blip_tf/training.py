@@ -43,6 +43,7 @@ class Engine:
         whole = self.strategy.num_replicas_in_sync
         self.replicas = len(self.strategy.extended.worker_devices) if whole > 1 else 1
         self.processes = whole // self.replicas
+        self.callable = whole == 1
         with self.strategy.scope(), tf.device(tf_device(settings.device) if self.replicas == 1 else None):
             self.model = make_model(start, settings)
             self.model.gradient_checkpointing_enable(settings.gradient_checkpointing)

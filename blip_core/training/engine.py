@@ -65,13 +65,15 @@ class Engine(Protocol):
     """A model in training, with its optimizer, in one framework.
 
     `rank` is the number of this process, `processes` how many train together, and `replicas` how many devices each of
-    them has. All methods but `rank` and the like must be called in all processes alike.
+    them has. `callable` says whether the model can be called as outside of training, too. All methods must be called in
+    all processes alike.
     """
 
     model: Any
     rank: int
     processes: int
     replicas: int
+    callable: bool
 
     def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
         """Take one step of the optimizer; returns the losses over all processes and the gradient's norm.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from types import FrameType
@@ -20,9 +20,9 @@ from blip_core.training.engine import Engine, Micro, loss_count
 from blip_core.training.logs import Log
 from blip_core.training.schedules import learning_rate, momentum_share
 from blip_core.training.settings import Settings
-from blip_core.training.start import Start
+from blip_core.training.start import CONTRASTIVE, Start
+from blip_core.training.validation import Validation
 
-CONTRASTIVE = ("retrieval", "pretrain")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -37,7 +37,7 @@ class Loop:
         batches: Batches,
         folder: RunFolder,
         position: Position,
-        validate: Callable[[], dict[str, float]] | None,
+        validate: Validation | None,
     ):
         self.engine, self.start, self.settings, self.batches = engine, start, settings, batches
         self.folder, self.position, self.validate = folder, position, validate
@@ -119,10 +119,9 @@ class Loop:
         if self.validate is not None:
             metrics = self.validate()
             self.log.validation(self.position.step, epoch + 1, metrics)
-            score = -metrics["loss"]
-            better = self.position.best is None or score > self.position.best
+            better = self.validate.better(metrics, self.position.best)
             if better:
-                self.position.best, self.position.best_epoch = score, epoch + 1
+                self.position.best, self.position.best_epoch = metrics[self.validate.by], epoch + 1
         if better:
             write_model(self.engine, self.start, self.folder.path)
         self._save()

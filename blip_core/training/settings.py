@@ -116,6 +116,7 @@ class Settings:
     log_every: int = _whole(10, 1)
     save_every: int = _whole(0, 0)
     keep: int = _whole(2, 1)
+    validate_by: str = _choice("metric", "metric", "loss")
 
     def __post_init__(self) -> None:
         for setting in fields(self):

@@ -21,6 +21,8 @@ HEADS = {
     "pretrain": "BlipForPreTraining",
 }
 """The model class of each task."""
+CONTRASTIVE = ("retrieval", "pretrain")
+"""The tasks whose losses compare the pairs of a batch."""
 SIZES = ("base", "large")
 
 
