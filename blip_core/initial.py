@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from blip_core.config import BlipVisionConfig
@@ -37,3 +39,18 @@ def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Gene
     else:
         std = 0.02 if isinstance(config, BlipVisionConfig) else config.initializer_range
     return noise.standard_normal(shape, np.float32) * np.float32(std)
+
+
+def initial_values(
+    rows: Sequence[Parameter], config: AnyConfig, seed: int
+) -> Iterator[tuple[Parameter, np.ndarray]]:
+    """Draw the parameters of a new model one after the other; momentum copies begin as what they are copies of."""
+    noise = np.random.default_rng(seed)
+    drawn: dict[str, np.ndarray] = {}
+    copied = {row.name.replace("_m.", ".", 1) for row in rows if "_m." in row.name}
+    for parameter in rows:
+        own = parameter.name.replace("_m.", ".", 1)
+        value = drawn[own] if own in drawn else initial_value(parameter, config, noise)
+        if parameter.name in copied:
+            drawn[parameter.name] = value
+        yield parameter, value

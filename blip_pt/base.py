@@ -21,7 +21,7 @@ from blip_core.initial import initial_value
 from blip_core.outputs import OUTPUTS
 from blip_core.pretrained import Pretrained
 from blip_core.saving import write_pretrained
-from blip_core.weights import AnyConfig, Parameter, parameters
+from blip_core.weights import MODELS, AnyConfig, Parameter, parameters
 
 
 class BlipPreTrainedModel(nn.Module):
@@ -51,7 +51,7 @@ class BlipPreTrainedModel(nn.Module):
 
     def table(self) -> list[Parameter]:
         """This model's rows of the weight table, without those of a pooler that it was made without."""
-        rows = parameters(type(self).__name__, self.config)
+        rows = parameters(model_name(type(self)), self.config)
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
@@ -91,7 +91,7 @@ class BlipPreTrainedModel(nn.Module):
         of another shape, or saying what is wrong with a file. Warns of parts that the checkpoint lacks.
         """
         source = Pretrained(
-            cls.__name__,
+            model_name(cls),
             name_or_path,
             config=config,
             image_size=image_size,
@@ -122,7 +122,7 @@ class BlipPreTrainedModel(nn.Module):
         """
         write_pretrained(
             folder,
-            type(self).__name__,
+            model_name(type(self)),
             self.config,
             self.table(),
             lambda parameter: to_numpy(self.get_tensor(parameter.name)),
@@ -160,6 +160,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def model_name(cls: type) -> str:
+    """The name under which the weight table knows a model class, or one derived from it as FSDP does."""
+    return next((base.__name__ for base in cls.__mro__ if base.__name__ in MODELS), cls.__name__)
 
 
 def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

@@ -5,11 +5,13 @@ Without `torch.distributed`, or with one process, everything here gives back wha
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -51,3 +53,65 @@ def mean_over_processes(x: Tensor) -> Tensor:
     if processes()[1] > 1:
         dist.all_reduce(x := x.detach().clone())
     return x / processes()[1]
+
+
+class Sharded:
+    """A model whose weights, gradients and moments are shared out among the processes (FSDP2).
+
+    The blocks of the vision encoders are gathered one by one when they compute, those of texts too, unless encoder and
+    decoder share them; the rest is gathered for the whole forward pass. The temperature, a single number, is not shared
+    out. What is written to gathered weights is lost, so that the momentum encoders follow before the forward pass.
+    """
+
+    def __init__(self, model: Any, device: torch.device):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        self.model = model
+        mesh = init_device_mesh(device.type, (processes()[1],))
+        text = [getattr(model, "text_encoder", None), getattr(getattr(model, "text_decoder", None), "bert", None)]
+        parts = [getattr(model, name, None) for name in ("vision_model", "vision_model_m", "text_encoder_m")]
+        shared = None not in text and text[0].word_embeddings is text[1].word_embeddings
+        for part in parts + ([] if shared else text):
+            for block in [] if part is None else part.blocks:
+                fully_shard(block, mesh=mesh)
+        self.single = [weight for weight in model.parameters() if weight.ndim == 0]
+        fully_shard(model, mesh=mesh, ignored_params=set(self.single))
+        self._prepare = getattr(model, "prepare_step", None)
+        model.prepare_step = lambda: None
+
+    def share_out(self) -> None:
+        """Let go of weights that are still gathered: after a forward pass without a backward one the rest is."""
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Call the model; in training this is a step."""
+        self.share_out()
+        if self._prepare is not None and self.model.training:
+            self._prepare()
+        with warnings.catch_warnings():  # nobody changes the outputs in place
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            return self.model(**inputs)
+
+    def clip(self, limit: float) -> float:
+        """The norm of all gradients, which are scaled down where it is above the limit."""
+        for weight in self.single:
+            if weight.grad is not None:
+                weight.grad.copy_(mean_over_processes(weight.grad))
+        others = [w for w in self.model.parameters() if w.grad is not None and w.ndim]
+        norm = float(full(nn.utils.get_total_norm([w.grad for w in others])))
+        norm = math.hypot(norm, *(float(w.grad) for w in self.single if w.grad is not None))
+        if norm > limit:
+            for weight in self.model.parameters():
+                if weight.grad is not None:
+                    weight.grad.mul_(limit / (norm + 1e-6))
+        return norm
+
+
+def full(x: Tensor) -> Tensor:
+    """A whole tensor of one that is shared out among the processes; all of them must call it."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x  # type: ignore[no-any-return]

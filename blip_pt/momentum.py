@@ -14,7 +14,7 @@ from blip_core import BlipConfig
 from blip_core.contrastive import check_image_ids, check_momentum, check_negatives, check_pair_batch
 from blip_core.initial import initial_value
 from blip_core.weights import Parameter, training_state
-from blip_pt.base import to_torch, type_name
+from blip_pt.base import model_name, to_torch, type_name
 from blip_pt.distributed import gather, processes, same_length
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
@@ -61,7 +61,7 @@ class BlipMomentumModel(BlipImageModel):
         for _, copy in PAIRS:
             self.get_submodule(copy).requires_grad_(False)
         self.temp = nn.Parameter(torch.empty(()))
-        for parameter in training_state(type(self).__name__, config):
+        for parameter in training_state(model_name(type(self)), config):
             if "queue" in parameter.name:
                 kind = torch.float32 if parameter.row.init == "unit_columns" else torch.int64
                 self.register_buffer(parameter.name, torch.empty(parameter.shape, dtype=kind))
@@ -78,7 +78,7 @@ class BlipMomentumModel(BlipImageModel):
         for own, copy in self.momentum_pairs():
             copy.copy_(own)
         noise = np.random.default_rng(int(torch.randint(2**62, ())))
-        for parameter in training_state(type(self).__name__, self.config):
+        for parameter in training_state(model_name(type(self)), self.config):
             if "_m." not in parameter.name:
                 self.get_tensor(parameter.name).copy_(to_torch(initial_value(parameter, self.config, noise)))
 
@@ -90,7 +90,7 @@ class BlipMomentumModel(BlipImageModel):
             self.start_momentum()
 
     def table(self) -> list[Parameter]:
-        state = training_state(type(self).__name__, self.config) if self.has_momentum else []
+        state = training_state(model_name(type(self)), self.config) if self.has_momentum else []
         return super().table() + state
 
     def momentum_pairs(self) -> list[tuple[Tensor, Tensor]]:

@@ -22,7 +22,7 @@ from blip_core.pretrained import Pretrained
 from blip_core.saving import write_pretrained
 from blip_core.weights import AnyConfig, Parameter, parameters
 from blip_tf.keras_model import KerasModel, dtype_policy, model_name
-from blip_tf.nn import dropout_seed
+from blip_tf.nn import dropout_seed, next_seed
 
 
 class TFBlipPreTrainedModel(KerasModel):
@@ -138,7 +138,7 @@ def checkpointed(model: TFBlipPreTrainedModel, block: keras.layers.Layer, x: Ten
     if not (model.gradient_checkpointing and options["training"]):
         return block(x, **options)
     names = [name for name, value in options.items() if tf.is_tensor(value)]
-    seed = tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32)
+    seed = next_seed()
     missing: list[int] = []
 
     @tf.recompute_grad

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 
 import keras
 import tensorflow as tf
@@ -141,12 +142,18 @@ SEEDS: ContextVar[Iterator[Tensor] | None] = ContextVar("SEEDS", default=None)
 
 @contextmanager
 def dropout_seed(seed: Tensor) -> Iterator[None]:
-    """Make dropout a function of `seed` (2,), so that the same activations can be computed again."""
-    token = SEEDS.set(tf.random.fold_in(seed, i) for i in range(1000))
+    """Make dropout a function of `seed` (2,), so that the same numbers can be drawn again."""
+    token = SEEDS.set(tf.random.fold_in(seed, i) for i in count())
     try:
         yield
     finally:
         SEEDS.reset(token)
+
+
+def next_seed() -> Tensor:
+    """A seed (2,) for some dropout: of `dropout_seed`, or else of TensorFlow's global generator."""
+    seeds = SEEDS.get()
+    return tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32) if seeds is None else next(seeds)
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -1,0 +1,91 @@
+"""`blip train`: fine-tune or pre-train a model on pictures and texts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+from blip_core.cli.arguments import whole
+from blip_core.cli.backend import default_framework, quiet
+from blip_core.datasets.examples import TASKS
+
+OWN = {
+    "epochs": ("N", whole(1), "passes over the data"),
+    "batch_size": ("N", whole(1), "examples per step on each device"),
+    "learning_rate": ("RATE", float, "the highest learning rate"),
+    "accumulation": ("N", whole(1), "batches whose gradients make one step"),
+    "image_size": ("PIXELS", whole(1), "size of the pictures (the model's own)"),
+    "precision": ("TYPE", str, "float32, bfloat16 or float16 (float32)"),
+    "seed": ("N", whole(0), "all that is random follows from it (42)"),
+    "workers": ("N", whole(0), "threads that read pictures (2)"),
+    "save_every": ("STEPS", whole(1), "save a checkpoint every so many steps, not only after each epoch"),
+    "device": ("NAME", str, "such as cpu, cuda or cuda:1 (a GPU where the framework finds one)"),
+}
+"""The settings that have options of their own."""
+
+
+def add_command(commands: Any) -> None:
+    """Add `train` to the command line."""
+    parser = commands.add_parser("train", help="train a model on your own data", description=__doc__)
+    parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--data", required=True, nargs="+", help="JSON, JSON lines, folders or tar shards")
+    parser.add_argument(
+        "--model", required=True, help="a folder, a weight file or a Hub repository; new: config.json, base or large"
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints, logs and the model to use")
+    parser.add_argument("--framework", choices=["pt", "tf"], help="PyTorch or TensorFlow (PyTorch if installed)")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="processor files, where they are not beside the model")
+    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that the data name")
+    parser.add_argument("--validation", nargs="+", metavar="DATA", help="measure on these after each epoch")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
+    again.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    group = parser.add_argument_group("settings", "All of them are listed in docs/training.md.")
+    group.add_argument("--config", metavar="FILE.toml", help="settings over the task's preset")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over those of the file"
+    )
+    for name, (metavar, kind, text) in OWN.items():
+        group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=kind, help=text)
+    group.add_argument("--freeze-vision", action="store_true", default=None, help="leave the vision encoder as it is")
+    group.add_argument(
+        "--gradient-checkpointing", action="store_true", default=None, help="less memory for more computing"
+    )
+    parser.set_defaults(run=lambda args: run(args, parser))
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Train; returns the exit code: 0, or 128 and the number of the signal that stopped the run."""
+    from blip_core.training import read_settings, train
+    from blip_core.training.settings import parse_setting
+
+    own = {name: getattr(args, name) for name in (*OWN, "freeze_vision", "gradient_checkpointing")}
+    try:
+        given = [*map(parse_setting, args.set), {name: value for name, value in own.items() if value is not None}]
+        settings = read_settings(args.task, args.config, given)
+    except ValueError as error:
+        parser.error(str(error))
+    framework = args.framework or default_framework()
+    if framework == "tf" and find_spec("tensorflow"):
+        with quiet():
+            importlib.import_module("blip_tf")
+    result = train(
+        args.task,
+        args.data,
+        args.model,
+        args.output,
+        framework=framework,
+        tokenizer=args.tokenizer,
+        validation=args.validation,
+        image_root=args.image_root,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        settings=settings,
+    )
+    if result.rank == 0:
+        where = "stopped; the same command with --resume goes on" if result.stopped else "done"
+        print(f"blip: {where}: {result.output}, step {result.step}", file=sys.stderr)
+    return 128 + result.stopped if result.stopped else 0

@@ -1,0 +1,110 @@
+"""What the loop asks of a framework."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from blip_core.training.settings import Settings
+from blip_core.training.start import Start
+from blip_core.weights import Parameter
+
+MODULES = {"pt": ("torch", "blip_pt.training"), "tf": ("tensorflow", "blip_tf.training")}
+"""For each framework its package and our part of it."""
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A part of a step's batch, as much as the model gets at once.
+
+    `count` is how many things its loss is the mean over; `noise` (2, batch) draws negatives, where the task has them.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    count: int
+    noise: np.ndarray | None
+
+
+ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask", "answer_weights")
+"""What a batch of questions has for each answer, of which a question may have several."""
+
+
+def loss_count(inputs: Mapping[str, np.ndarray], task: str) -> int:
+    """How many things the loss of a batch is the mean over: tokens of captions, otherwise examples."""
+    if task == "caption":
+        return int((inputs["labels"][:, 1:] != -100).sum())
+    return len(inputs["pixel_values"])
+
+
+def split(part: Micro, task: str, number: int) -> list[Micro]:
+    """A batch in so many parts of the same number of examples, one behind the other."""
+    if number == 1:
+        return [part]
+    size = len(part.inputs["pixel_values"]) // number
+    parts = []
+    for first in range(0, number * size, size):
+        examples = answers = slice(first, first + size)
+        if task == "vqa":
+            ends = np.concatenate([[0], np.cumsum(part.inputs["answer_counts"])])
+            answers = slice(ends[first], ends[first + size])
+        inputs = {
+            name: value[answers if task == "vqa" and name in ANSWERS else examples]
+            for name, value in part.inputs.items()
+        }
+        noise = None if part.noise is None else part.noise[:, examples]
+        parts.append(Micro(inputs, loss_count(inputs, task), noise))
+    return parts
+
+
+class Engine(Protocol):
+    """A model in training, with its optimizer, in one framework.
+
+    `rank` is the number of this process, `processes` how many train together, and `replicas` how many devices each of
+    them has. `callable` says whether the model can be called as outside of training, too. All methods must be called in
+    all processes alike.
+    """
+
+    model: Any
+    rank: int
+    processes: int
+    replicas: int
+    callable: bool
+
+    def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
+        """Take one step of the optimizer; returns the losses over all processes and the gradient's norm.
+
+        Where one of them is not finite, the weights stay as they are. `seed` fixes dropout.
+        """
+
+    def evaluate(self, part: Micro, alpha: float) -> dict[str, float]:
+        """The losses of a batch of this process, without training."""
+
+    def read(self, parameter: Parameter) -> np.ndarray:
+        """A weight, in PyTorch's layout."""
+
+    def optimizer_state(self) -> dict[str, np.ndarray]:
+        """The state of the optimizer by name, in PyTorch's layout: `first.NAME`, `second.NAME`, `steps` ..."""
+
+    def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a state of `optimizer_state`, of either framework."""
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The means of numbers over all processes."""
+
+    def close(self) -> None:
+        """Leave the other processes."""
+
+
+def make_engine(framework: str, start: Start, settings: Settings) -> Engine:
+    """The engine of a framework, "pt" or "tf". Raises `ValueError` for another, or one that is not installed."""
+    if framework not in MODULES:
+        raise ValueError(f"framework must be 'pt' or 'tf', got {framework!r}.")
+    package, module = MODULES[framework]
+    if find_spec(package) is None:
+        raise ValueError(f"framework {framework!r} needs {package}, which is not installed: pip install {package}.")
+    return importlib.import_module(module).Engine(start, settings)

@@ -1,0 +1,131 @@
+"""What a run tells while it runs: a line and a bar on a terminal, JSON lines, a file for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from blip_core.files import atomic_path
+from blip_core.training.events import EventFile
+
+LOG = "log.jsonl"
+PAUSE = 10.0  # seconds between lines where there is no terminal for a bar
+
+
+class Log:
+    """The logs of a run in its folder, going on after `step` steps; what they say of later steps is dropped.
+
+    `log.jsonl` has an object per line: `{"step", "epoch", "loss", ..., "learning_rate", "images_per_second"}` of
+    training, the mean over the steps since the last line, and `{"step", "epoch", "validation": {...}}` after an epoch.
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int, every: int):
+        self.every = every
+        self._path = folder / LOG
+        _drop_after(self._path, step)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+        self._events = EventFile(folder, step)
+        self._sums: dict[str, float] = {}
+        self._count = self._images = 0
+        self._since = time.monotonic()
+        self._bar = tqdm(
+            total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), smoothing=0.1
+        )
+        self._said = -math.inf
+
+    def step(self, step: int, epoch: int, losses: dict[str, float], rate: float, images: int) -> None:
+        """Note one step, the `step`th done. `images` were seen in it; nothing is written but every so many steps."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        self._images += images
+        self._bar.update()
+        if self._count == self.every:
+            self.flush(step, epoch, rate)
+
+    def flush(self, step: int, epoch: int, rate: float) -> None:
+        """Write the means of the steps since the last line."""
+        if not self._count:
+            return
+        now = time.monotonic()
+        means = {name: value / self._count for name, value in self._sums.items()}
+        means |= {"learning_rate": rate, "images_per_second": self._images / max(now - self._since, 1e-9)}
+        self._write({"step": step, "epoch": epoch, **means})
+        self._events.scalars(step, {f"train/{name}": value for name, value in means.items()})
+        said = {"loss": f"{means['loss']:.4f}", "lr": f"{rate:.2e}", "img/s": f"{means['images_per_second']:.1f}"}
+        self._bar.set_postfix(said, refresh=False)
+        if self._bar.disable and now - self._said >= PAUSE:
+            self._said = now
+            self.say(f"step {step}: " + ", ".join(f"{name} {value}" for name, value in said.items()))
+        self._sums, self._count, self._images, self._since = {}, 0, 0, now
+
+    def validation(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of the validation data after an epoch."""
+        self._write({"step": step, "epoch": epoch, "validation": metrics})
+        self._events.scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
+        self.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        self._since = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """A line for the user, beside the bar."""
+        tqdm.write(f"blip: {message}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._bar.close()
+        self._file.close()
+        self._events.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(_finite(entry)) + "\n")
+        self._file.flush()
+
+
+class NoLog(Log):
+    """The log of a process that is not the first of several: it says nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def step(self, *args: Any) -> None:
+        pass
+
+    def flush(self, *args: Any) -> None:
+        pass
+
+    def validation(self, *args: Any) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: such numbers become null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Leave out the lines of later steps, and one that was cut off, as a run leaves them that was killed."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")

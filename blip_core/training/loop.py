@@ -1,0 +1,160 @@
+"""The loop of training: steps, validation after each epoch, checkpoints, and how it stops."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from blip_core.contrastive import negative_noise
+from blip_core.datasets import Batches
+from blip_core.training.checkpoints import Position, RunFolder, write_model
+from blip_core.training.engine import Engine, Micro, loss_count
+from blip_core.training.logs import Log
+from blip_core.training.schedules import learning_rate, momentum_share
+from blip_core.training.settings import Settings
+from blip_core.training.start import CONTRASTIVE, Start
+from blip_core.training.validation import Validation
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Loop:
+    """A run of training, from where it stands to its end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        start: Start,
+        settings: Settings,
+        batches: Batches,
+        folder: RunFolder,
+        position: Position,
+        validate: Validation | None,
+    ):
+        self.engine, self.start, self.settings, self.batches = engine, start, settings, batches
+        self.folder, self.position, self.validate = folder, position, validate
+        self.steps_per_epoch = batches.steps_per_epoch // settings.accumulation
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"{len(batches.examples)} examples make {batches.steps_per_epoch} batches, less than the "
+                f"{settings.accumulation} of a step; use a smaller accumulation or batch_size."
+            )
+        self.steps = settings.epochs * self.steps_per_epoch
+        if settings.max_steps:
+            self.steps = min(self.steps, settings.max_steps)
+
+    def run(self, log: Log) -> int | None:
+        """Train to the end; returns None, or the signal that stopped it, with a checkpoint of where it stopped.
+
+        Raises `ValueError` where the loss is not finite; the last checkpoint is of before.
+        """
+        self.log = log
+        with stopping() as stopped:
+            while self.position.step < self.steps:
+                epoch, done = divmod(self.position.step, self.steps_per_epoch)
+                batches = self.batches.epoch(epoch, start=done * self.settings.accumulation)
+                for _ in range(done, self.steps_per_epoch):
+                    parts = [batch.inputs for batch in islice(batches, self.settings.accumulation)]
+                    self._step(epoch, parts)
+                    step = self.position.step
+                    at_end = step % self.steps_per_epoch == 0 or step == self.steps
+                    if at_end:
+                        self._end_epoch(epoch)
+                    if self._agreed(bool(stopped)):
+                        if not at_end:
+                            self._save()
+                        return stopped[0] if stopped else signal.SIGTERM
+                    if self.settings.save_every and step % self.settings.save_every == 0 and not at_end:
+                        self._save()
+                    if step == self.steps:
+                        break
+                batches.close()  # type: ignore[attr-defined]  # it is a generator, with workers that read ahead
+        return None
+
+    def _step(self, epoch: int, parts: list[Mapping[str, np.ndarray]]) -> None:
+        settings, step = self.settings, self.position.step
+        rate = learning_rate(settings, step, self.steps_per_epoch)
+        alpha = momentum_share(settings, step, self.steps_per_epoch)
+        micros = [
+            self._micro(inputs, step * settings.accumulation + number) for number, inputs in enumerate(parts)
+        ]
+        losses = self.engine.step(micros, rate, alpha, (settings.seed, step))
+        finite = math.isfinite(losses["loss"]) and (
+            math.isfinite(losses["gradient_norm"]) or settings.precision == "float16"
+        )
+        if not finite:
+            last = self.folder.last()
+            self.log.flush(step, epoch, rate)
+            raise ValueError(
+                f"The loss became {losses['loss']} (norm of the gradient {losses['gradient_norm']}) in step {step + 1}, "
+                f"epoch {epoch + 1}, at a learning rate of {rate:.3g}. "
+                f"{f'The last good checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; "
+                "try a smaller learning_rate, warmup_steps or clip_norm, or precision='float32'."
+            )
+        self.position.step += 1
+        images = sum(len(micro.inputs["pixel_values"]) for micro in micros) * self.engine.processes
+        self.log.step(self.position.step, epoch + 1, losses, rate, images)
+
+    def _micro(self, inputs: Mapping[str, np.ndarray], number: int) -> Micro:
+        noise = None
+        if self.batches.task in CONTRASTIVE:
+            size = len(inputs["pixel_values"])
+            whole = negative_noise(self.settings.seed, number, size * self.engine.processes)
+            noise = whole[:, self.engine.rank * size : (self.engine.rank + 1) * size]
+        return Micro(inputs, loss_count(inputs, self.batches.task), noise)
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Validate, write the model to use where it is the best, and save a checkpoint."""
+        rate = learning_rate(self.settings, self.position.step - 1, self.steps_per_epoch)
+        self.log.flush(self.position.step, epoch + 1, rate)
+        better = True
+        if self.validate is not None:
+            metrics = self.validate()
+            self.log.validation(self.position.step, epoch + 1, metrics)
+            better = self.validate.better(metrics, self.position.best)
+            if better:
+                self.position.best, self.position.best_epoch = metrics[self.validate.by], epoch + 1
+        if better:
+            write_model(self.engine, self.start, self.folder.path)
+        self._save()
+
+    def _save(self) -> None:
+        self.folder.save(self.engine, self.start, self.position, self.settings.keep)
+
+    def _agreed(self, stopped: bool) -> bool:
+        """Whether any process was told to stop: then all do, at the same step."""
+        return self.engine.processes > 1 and self.engine.mean({"stop": float(stopped)})["stop"] > 0 or stopped
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Note SIGTERM and SIGINT in a list in place of dying of them; the second one is as ever.
+
+    In a thread other than the main one, which gets no signals, nothing is changed.
+    """
+    got: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield got
+        return
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    for name in SIGNALS:
+        before[name] = signal.signal(name, note)
+    try:
+        yield got
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

@@ -1,0 +1,149 @@
+"""A whole run of training, as `blip train` and as a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from blip_core.datasets import Batches, Dataset, open_dataset
+from blip_core.training.checkpoints import Position, RunFolder, read_optimizer
+from blip_core.training.engine import MODULES, Engine, make_engine
+from blip_core.training.logs import Log, NoLog
+from blip_core.training.loop import Loop
+from blip_core.training.settings import Settings, read_settings
+from blip_core.training.start import Start, find_start
+from blip_core.training.validation import Validation
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended: after `step` steps, in the folder `output`, which holds the model to use.
+
+    `best_epoch` is the one, from 1 on, whose model that is, and None without validation data. `stopped` is the signal
+    that stopped the run before its end, or None; `rank` is the number of this process.
+    """
+
+    output: Path
+    step: int
+    best_epoch: int | None
+    stopped: int | None
+    rank: int = 0
+
+
+def train(
+    task: str,
+    data: Source | Sequence[Source],
+    model: Source,
+    output: Source,
+    *,
+    framework: str | None = None,
+    tokenizer: Source | None = None,
+    validation: Source | Sequence[Source] | None = None,
+    image_root: Any = None,
+    config: Source | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    settings: Settings | None = None,
+    **options: Any,
+) -> TrainingResult:
+    """Train a model for a task: caption, vqa, retrieval, nlvr or pretrain.
+
+    `data` and `validation` are what `open_dataset` opens, with pictures in `image_root`. `model` is a folder, a weight
+    file or a Hub repository to go on from, or for a new model with random weights a configuration (a file of JSON), or
+    "base" or "large"; `tokenizer` is a folder of processor files where they are not the model's. `framework` is "pt" or
+    "tf" (PyTorch where it is installed). `options` are settings that go over those of `config`, a TOML file, and they over
+    the task's preset; all are listed in docs/training.md. `settings` are all of them, in place of those.
+
+    `output` gets checkpoints, logs and the model to use: after each epoch, with `validation` if it is the best so far.
+    A folder that holds a run already is refused, unless told to `resume` it (a run that does not exist is begun) or to
+    `overwrite` it. SIGTERM and SIGINT save a checkpoint and stop.
+
+    Raises `ValueError` for a setting, data, a model or a folder that cannot be used and for a loss that is not finite,
+    `OSError` for files that are missing or cannot be written.
+    """
+    framework = framework or next((name for name, (package, _) in MODULES.items() if find_spec(package)), "pt")
+    if settings is not None and (options or config is not None):
+        raise ValueError("Give all settings, or a config and single ones, not both.")
+    chosen = settings or read_settings(task, config, [options])
+    folder = RunFolder(output)
+    run = {
+        "task": task,
+        "framework": framework,
+        "data": _paths(data),
+        "validation": _paths(validation),
+        "model": str(model),
+        "tokenizer": None if tokenizer is None else str(tokenizer),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "settings": chosen.to_dict(),
+    }
+    last = folder.last() if folder.begin(run, resume=resume, overwrite=overwrite) else None
+    start = find_start(task, model, tokenizer, chosen)
+    dataset = open_dataset(data, task, image_root)
+    held_out = None if validation is None else open_dataset(validation, task, image_root)
+    position = Position()
+    if last is not None:
+        checkpoint, position = last
+        start = replace(start, name=str(checkpoint), config=None)
+    engine = make_engine(framework, start, chosen)
+    try:
+        if last is not None:
+            engine.load_optimizer_state(read_optimizer(last[0]))
+        return _run(engine, start, chosen, dataset, held_out, folder, position, run)
+    finally:
+        engine.close()
+
+
+def _run(
+    engine: Engine,
+    start: Start,
+    settings: Settings,
+    dataset: Dataset,
+    held_out: Dataset | None,
+    folder: RunFolder,
+    position: Position,
+    run: Mapping[str, Any],
+) -> TrainingResult:
+    parts = {"rank": engine.rank, "world_size": engine.processes, "workers": settings.workers, "cache": settings.cache}
+    texts = {"prompt": settings.prompt, "max_text_length": settings.max_text_length, "background": settings.background}
+    batches = Batches(
+        dataset,
+        start.processor,
+        start.task,
+        settings.batch_size * engine.replicas,
+        training=True,
+        seed=settings.seed,
+        augment=settings.augment(start.task),
+        **parts,
+        **texts,
+    )
+    validate = None
+    if held_out is not None:
+        validate = Validation(engine, start, settings, held_out, **parts, **texts)
+    engine.mean({"ready": 1.0})  # nobody looks into the folder any more
+    loop = Loop(engine, start, settings, batches, folder, position, validate)
+    log: Log = NoLog()
+    if engine.rank == 0:
+        if position.step == 0:
+            folder.clear(run)
+        log = Log(folder.path, position.step, loop.steps, settings.log_every)
+    for name, found in (("data", dataset), ("validation", held_out)):
+        if found is not None and found.problems:
+            where, reason = found.problems[0]
+            log.say(f"{len(found.problems)} entries of {name} cannot be used; the first, {where}: {reason}")
+    try:
+        stopped = loop.run(log)
+    finally:
+        log.close()
+    return TrainingResult(folder.path, position.step, position.best_epoch, stopped, engine.rank)
+
+
+def _paths(paths: Source | Sequence[Source] | None) -> list[str]:
+    if paths is None:
+        return []
+    return [str(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]

@@ -1,0 +1,35 @@
+"""What changes from step to step: the learning rate, and the share of the momentum encoders in the targets."""
+
+from __future__ import annotations
+
+import math
+
+from blip_core.training.settings import Settings
+
+
+def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, counted from 0 over all epochs.
+
+    The original's: a cosine from `learning_rate` to `min_learning_rate` over the epochs, the same for all steps of an
+    epoch, or in pre-training a decay by `decay_rate` each epoch after `warmup_steps` of linear growth. With
+    `schedule_every="step"` the same curves go on within the epochs.
+    """
+    position = step / steps_per_epoch
+    epoch = position if settings.schedule_every == "step" else math.floor(position)
+    top, least = settings.learning_rate, settings.min_learning_rate
+    if settings.schedule == "cosine":
+        rate = least + (top - least) * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
+    elif settings.schedule == "decay":
+        rate = max(least, top * settings.decay_rate**epoch)
+    else:
+        rate = top
+    if step < settings.warmup_steps:
+        start = settings.warmup_learning_rate
+        return start + (rate - start) * step / settings.warmup_steps
+    return rate
+
+
+def momentum_share(settings: Settings, step: int, steps_per_epoch: int) -> float:
+    """The `alpha` of a step: it grows from 0 to `settings.alpha` over the first `alpha_epochs`."""
+    whole = settings.alpha_epochs * steps_per_epoch
+    return settings.alpha * min(1.0, step / whole) if whole else settings.alpha

@@ -1,0 +1,109 @@
+"""Where a run begins: a model that exists, or a new one with random weights, and the processor that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blip_core.config import BlipConfig
+from blip_core.image_processing import BlipImageProcessor
+from blip_core.pretrained import read_config, with_image_size
+from blip_core.checkpoint import open_checkpoint
+from blip_core.processing import BlipProcessor
+from blip_core.training.settings import Settings
+
+HEADS = {
+    "caption": "BlipForConditionalGeneration",
+    "vqa": "BlipForQuestionAnswering",
+    "retrieval": "BlipForImageTextRetrieval",
+    "nlvr": "BlipForNLVR",
+    "pretrain": "BlipForPreTraining",
+}
+"""The model class of each task."""
+CONTRASTIVE = ("retrieval", "pretrain")
+"""The tasks whose losses compare the pairs of a batch."""
+SIZES = ("base", "large")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to begin with: `config` of a new one with random weights, or None for the one that `name` says."""
+
+    task: str
+    name: str
+    config: BlipConfig | None
+    processor: BlipProcessor
+
+    @property
+    def head(self) -> str:
+        """The name of the model class, without `TF`."""
+        return HEADS[self.task]
+
+    def load(self, model_class: Any, settings: Settings, **options: Any) -> Any:
+        """The model by `from_pretrained`, with what the settings override."""
+        config = settings.model_settings()
+        size = settings.image_size
+        return model_class.from_pretrained(self.name, config=config or None, image_size=size, **options)
+
+
+def find_start(task: str, model: str | Path, tokenizer: str | Path | None, settings: Settings) -> Start:
+    """Find out what `model` means: a folder, a weight file or a Hub repository; or, for a new model of random weights,
+    a configuration (a file of JSON) or one of the paper's sizes, "base" and "large".
+
+    The processor's files are looked for in `tokenizer`, else beside the model; what is not there is BLIP's own.
+    Raises `ValueError` for a vocabulary that does not fit the model, `OSError` where nothing is found.
+    """
+    path = Path(model).expanduser()
+    config = None
+    if str(model) in SIZES and not path.exists():
+        config = getattr(BlipConfig, str(model))(image_size=settings.image_size or 224)
+        where = tokenizer
+    elif path.suffix == ".json" and not path.name.endswith(".index.json"):
+        config = BlipConfig.from_pretrained(path)
+        where = tokenizer or path.parent
+    else:
+        where = tokenizer or model
+    if config is None:
+        found = read_config(HEADS[task], open_checkpoint(model), None)
+        assert isinstance(found, BlipConfig)
+    else:
+        found = config = _override(config, settings)
+    processor = BlipProcessor.from_pretrained(where)
+    size = settings.image_size or found.vision_config.image_size
+    old = processor.image_processor
+    processor.image_processor = BlipImageProcessor.from_dict(
+        old.to_dict() | {"size": {"height": size, "width": size}, "do_resize": True}
+    )
+    _check_vocabulary(processor, found, str(where or "the package's own"))
+    return Start(task, str(model), config, processor)
+
+
+def _override(config: BlipConfig, settings: Settings) -> BlipConfig:
+    values = config.to_dict()
+    for name, value in settings.model_settings().items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    config = BlipConfig.from_dict(values)
+    return with_image_size(config, settings.image_size) if settings.image_size else config  # type: ignore[return-value]
+
+
+def _check_vocabulary(processor: BlipProcessor, config: BlipConfig, where: str) -> None:
+    """Refuse a tokenizer whose ids mean something else to the model."""
+    tokenizer, text = processor.tokenizer, config.text_config
+    if len(tokenizer) > text.vocab_size:
+        raise ValueError(
+            f"The vocabulary of {where} has {len(tokenizer)} tokens, the model has room for {text.vocab_size}; "
+            "name the model's own tokenizer folder, or set vocab_size in a new model's configuration."
+        )
+    ids = {
+        "bos_token_id": (text.bos_token_id, tokenizer.bos_token_id, "[DEC]"),
+        "sep_token_id": (text.sep_token_id, tokenizer.sep_token_id, tokenizer.sep_token),
+        "pad_token_id": (text.pad_token_id, tokenizer.pad_token_id, tokenizer.pad_token),
+        "enc_token_id": (config.enc_token_id, tokenizer.enc_token_id, "[ENC]"),
+    }
+    for name, (expected, found, token) in ids.items():
+        if expected is not None and expected != found:
+            raise ValueError(
+                f"The model's {name} is {expected}, but {token} is token {found} of the vocabulary of {where}; "
+                "name the model's own tokenizer folder, or correct a new model's configuration."
+            )
