@@ -13,6 +13,9 @@ from PIL import Image, ImageOps
 
 FORMATS = ("channels_first", "channels_last")
 
+SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What a file in a folder must end in to be taken for a picture; a file that is named itself may end in anything."""
+
 
 def is_picture_name(path: str) -> bool:
     """Say whether a file of a folder is taken for a picture by its name, which must not begin with a dot."""

@@ -414,7 +414,9 @@ def test_pretraining_with_ids_of_what_pairs_show():
         for name, ids in (("none", None), ("own", [7, 3, 0, 9]), ("shared", [5, 5, 0, 9])):
             given = values if ids is None else values | {"image_ids": np.array(ids)}
             output = framework.run(model, given | {"alpha": 0.0})
-            losses.setdefault(name, []).append([float(numpy(output[loss])) for loss in ("loss_itc", "loss_itm", "loss_lm")])
+            losses.setdefault(name, []).append(
+                [float(numpy(output[loss])) for loss in ("loss_itc", "loss_itm", "loss_lm")]
+            )
     assert np.array_equal(losses["none"], losses["own"])
     np.testing.assert_allclose(losses["shared"][0], losses["shared"][1], rtol=1e-5)
     assert abs(losses["shared"][0][0] - losses["own"][0][0]) > 1e-3
