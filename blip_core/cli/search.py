@@ -20,7 +20,7 @@ from blip_core.retrieval import FeatureIndex, Hit, Matcher, candidates, default_
 from blip_core.retrieval.video import FRAMES, frame_files, is_video_file
 
 RERANK = 16
-"""How many of the best are matched unless told otherwise: each takes a CPU about a second (the original: 128)."""
+"""How many of the best are matched unless told otherwise: each takes a CPU about half a second (the original: 128)."""
 
 
 def add_command(commands: Any) -> None:
