@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blip_core import (
     BlipConfig,
@@ -20,10 +21,13 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import check_pairs, given_texts
+from blip_core.explaining import chosen_layer, patch_grid
 from blip_core.prompts import decoder_prompts
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
+from blip_pt.explaining import attention_maps
 from blip_pt.image_model import BlipImageModel
+from blip_pt.nn import wide
 from blip_pt.scoring import score_texts
 from blip_pt.text import BlipTextLMHeadModel
 from blip_pt.vision import BlipVisionModel
@@ -121,3 +125,40 @@ class BlipForConditionalGeneration(BlipImageModel):
         with evaluating(self):
             embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
             return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)
+
+    def explain(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layer: int | None = None,
+        method: str = "gradcam",
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        grid: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Map where in its picture the model looks as it predicts each token of a caption (B, L).
+
+        Captions are as the processor makes them or as `generate` returns them; the first token becomes `[DEC]`, which
+        is not predicted, and has a map of 0 like padding. Grad-CAM is that of the caption's log-probability; the rest
+        as `BlipForImageTextRetrieval.explain`.
+        """
+        input_ids, text = given_texts(input_ids), self.config.text_config
+        layer = chosen_layer(layer, method, text)
+        mask = input_ids.ne(text.pad_token_id).long() if attention_mask is None else attention_mask
+        real = F.pad(mask[:, 1:], (0, 1))  # (B, L) 1 where the next token is predicted
+        with evaluating(self):
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+            size = None if pixel_values is None else pixel_values.shape
+            patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+
+            def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+                ids = torch.cat([torch.full_like(input_ids[:, :1], text.bos_token_id), input_ids[:, 1:]], dim=1)
+                texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
+                output = self(image_embeds=states, **texts)
+                log_probs = torch.log_softmax(wide(output.logits), dim=-1)  # (B, L, V)
+                predicted = log_probs.gather(-1, ids.roll(-1, dims=1)[..., None])[..., 0]  # (B, L)
+                return predicted.masked_fill(real.eq(0), 0).sum(dim=1), output.cross_attentions
+
+            maps = attention_maps(read, embeds, real, layer, method, patches)
+        return maps.roll(1, dims=1)

@@ -6,6 +6,8 @@ width), the vision encoder's output, may stand in place of `pixel_values` (B or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +15,10 @@ from torch.nn import functional as F
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
 from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
+from blip_core.explaining import chosen_layer, patch_grid
+from blip_pt.base import evaluating
 from blip_pt.distributed import gather
+from blip_pt.explaining import attention_maps
 from blip_pt.momentum import BlipMomentumModel
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel
@@ -100,6 +105,41 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
             text_attentions=text.attentions,
             cross_attentions=text.cross_attentions,
         )
+
+    def explain(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layer: int | None = None,
+        method: str = "gradcam",
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        grid: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Map where in its picture each token of a text finds what speaks for a match.
+
+        Returns float32 maps (B, L, rows, columns) of at least 0, one value for each patch of the picture; those of
+        padding are 0. `layer` is that of the text encoder whose cross-attention is mapped, counted from 0: 7 of 12
+        unless given. In the last one Grad-CAM has a map of the first token alone, for the score reads no other.
+        `method` is "gradcam", attention weighted by the gradient of the match logit, or "attention" alone. `grid`,
+        (rows, columns), goes with `image_embeds` of pictures that are not square.
+        Raises `ValueError` for a layer, a method or a grid that there is not. Source: LAVIS's `compute_gradcam`.
+        """
+        input_ids = given_texts(input_ids)
+        layer = chosen_layer(layer, method, self.config.text_config)
+        with evaluating(self):
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+            size = None if pixel_values is None else pixel_values.shape
+            patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+
+            def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+                ids = input_ids.clone()  # which autograd may keep, even where inference_mode made them
+                texts = {"input_ids": ids, "attention_mask": attention_mask, "output_attentions": True}
+                output = self(image_embeds=states, **texts)
+                return output.itm_score[:, 1], output.cross_attentions
+
+            return attention_maps(read, embeds, attention_mask, layer, method, patches)
 
     def fine_tune(
         self,

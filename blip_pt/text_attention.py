@@ -36,15 +36,16 @@ class AttentionBranch(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         key, value = keys_values
         texts = len(x) // len(key)  # of each picture: they are put one behind the other to read the same keys
+        if output_attentions:  # each reads its own keys, so that the probabilities returned are those used
+            key, value = key.repeat_interleave(texts, dim=0), value.repeat_interleave(texts, dim=0)
+            mask = None if mask is None else mask.repeat_interleave(texts, dim=0)
+            texts = 1
         query = split_heads(
             self.query(x).reshape(len(key), texts * x.shape[1], -1), self.heads
         )  # (B', H, texts * L, D)
         dropout = self.dropout if self.training else 0.0
         context, probabilities = attention(query, key, value, mask, dropout, output_attentions)
-        context = self.projection(merge_heads(context).reshape(x.shape))  # (B, L, W)
-        if probabilities is not None:
-            probabilities = probabilities.unflatten(2, (texts, -1)).transpose(1, 2).flatten(0, 1)  # (B, H, L, S)
-        return context, probabilities
+        return self.projection(merge_heads(context).reshape(x.shape)), probabilities  # (B, L, W), (B, H, L, S)
 
 
 class TextAttention(AttentionBranch):

@@ -22,9 +22,12 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import check_pairs, given_texts
+from blip_core.explaining import chosen_layer, patch_grid
 from blip_core.prompts import decoder_prompts
 from blip_tf.decoding import search
+from blip_tf.explaining import attention_maps
 from blip_tf.image_model import TFBlipImageModel
+from blip_tf.nn import wide
 from blip_tf.scoring import score_texts
 from blip_tf.text import TFBlipTextLMHeadModel
 from blip_tf.vision import TFBlipVisionModel
@@ -123,3 +126,41 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         input_ids = given_texts(input_ids)
         embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
         return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)
+
+    def explain(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layer: int | None = None,
+        method: str = "gradcam",
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        grid: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Map where in its picture the model looks as it predicts each token of a caption (B, L).
+
+        Captions are as the processor makes them or as `generate` returns them; the first token becomes `[DEC]`, which
+        is not predicted, and has a map of 0 like padding. Grad-CAM is that of the caption's log-probability; the rest
+        as `BlipForImageTextRetrieval.explain`.
+        """
+        input_ids, text = given_texts(input_ids), self.config.text_config
+        layer = chosen_layer(layer, method, text)
+        padding = tf.cast(text.pad_token_id, input_ids.dtype)
+        mask = tf.cast(input_ids != padding, tf.int32) if attention_mask is None else attention_mask
+        real = tf.pad(mask[:, 1:], ((0, 0), (0, 1)))  # (B, L) 1 where the next token is predicted
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        size = None if pixel_values is None else pixel_values.shape
+        patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+
+        def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(text.bos_token_id, input_ids.dtype))
+            ids = tf.concat([first, input_ids[:, 1:]], axis=1)
+            texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
+            output = self(image_embeds=states, **texts)
+            log_probs = tf.nn.log_softmax(wide(output.logits))  # (B, L, V)
+            predicted = tf.gather(log_probs, tf.roll(ids, -1, axis=1), batch_dims=2)  # (B, L)
+            return tf.reduce_sum(predicted * tf.cast(real, predicted.dtype), axis=1), output.cross_attentions
+
+        maps = attention_maps(read, embeds, real, layer, method, patches)
+        return tf.roll(maps, 1, axis=1)

@@ -6,6 +6,7 @@ width), the vision encoder's output, may stand in place of `pixel_values` (B or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,7 +16,9 @@ from tensorflow import Tensor
 from blip_core import BlipConfig, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_pairs, given_texts
 from blip_core.contrastive import check_image_ids, check_only_losses, given_pictures
+from blip_core.explaining import chosen_layer, patch_grid
 from blip_tf.distributed import gather, raw
+from blip_tf.explaining import attention_maps
 from blip_tf.momentum import TFBlipMomentumModel
 from blip_tf.nn import Linear, normalize, wide
 from blip_tf.text import TFBlipTextModel
@@ -108,6 +111,39 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
             text_attentions=text.attentions,
             cross_attentions=text.cross_attentions,
         )
+
+    def explain(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        layer: int | None = None,
+        method: str = "gradcam",
+        interpolate_pos_encoding: bool = False,
+        image_embeds: Tensor | None = None,
+        grid: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Map where in its picture each token of a text finds what speaks for a match.
+
+        Returns float32 maps (B, L, rows, columns) of at least 0, one value for each patch of the picture; those of
+        padding are 0. `layer` is that of the text encoder whose cross-attention is mapped, counted from 0: 7 of 12
+        unless given. In the last one Grad-CAM has a map of the first token alone, for the score reads no other.
+        `method` is "gradcam", attention weighted by the gradient of the match logit, or "attention" alone. `grid`,
+        (rows, columns), goes with `image_embeds` of pictures that are not square.
+        Raises `ValueError` for a layer, a method or a grid that there is not. Source: LAVIS's `compute_gradcam`.
+        """
+        input_ids = given_texts(input_ids)
+        layer = chosen_layer(layer, method, self.config.text_config)
+        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        size = None if pixel_values is None else pixel_values.shape
+        patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+
+        def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            texts = {"input_ids": input_ids, "attention_mask": attention_mask, "output_attentions": True}
+            output = self(image_embeds=states, **texts)
+            return output.itm_score[:, 1], output.cross_attentions
+
+        return attention_maps(read, embeds, attention_mask, layer, method, patches)
 
     def fine_tune(
         self,

@@ -40,15 +40,16 @@ class AttentionBranch(Layer):
     ) -> tuple[Tensor, Tensor | None]:
         key, value = keys_values
         (batch, length, width), pictures = sizes(x), sizes(key)[0]
-        # The texts of a picture are put one behind the other to read the same keys.
+        if output_attentions:  # each text reads its own keys, so that the probabilities returned are those used
+            key, value = tf.repeat(key, batch // pictures, axis=0), tf.repeat(value, batch // pictures, axis=0)
+            score_mask = None if score_mask is None else tf.repeat(score_mask, batch // pictures, axis=0)
+            pictures = batch
+        # Otherwise the texts of a picture are put one behind the other to read the same ones.
         query = split_heads(tf.reshape(self.query(x), (pictures, -1, width)), self.heads)  # (B', H, texts * L, D)
         rate = self.dropout if training else 0.0
         context, probabilities = attention(query, key, value, score_mask, rate, output_attentions)
         context = self.projection(tf.reshape(merge_heads(context), (batch, length, width)))  # (B, L, W)
-        if probabilities is not None:
-            split = tf.reshape(probabilities, (pictures, self.heads, -1, length, sizes(key)[2]))
-            probabilities = tf.reshape(tf.transpose(split, (0, 2, 1, 3, 4)), (batch, self.heads, length, -1))
-        return context, probabilities
+        return context, probabilities  # (B, H, L, S)
 
 
 class TextAttention(AttentionBranch):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import blip_core
-from blip_core.cli import answer, caption, match
+from blip_core.cli import answer, caption, explain, match
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     caption.add_command(commands)
     answer.add_command(commands)
     match.add_command(commands)
+    explain.add_command(commands)
     from conversion.cli import add_commands  # here and not above: blip_core stands without the conversion package
 
     add_commands(commands)
