@@ -53,7 +53,15 @@ def test_both_frameworks_train_alike(world, task):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_captioner_learns_eight_pictures(world, framework):
     """And what it learned is a model to use: it says the captions."""
-    settings = {"batch_size": 4, "epochs": 80, "learning_rate": 1e-2, "schedule_every": "step", "label_smoothing": 0.0, "prompt": "", "keep": 1}
+    settings = {
+        "batch_size": 4,
+        "epochs": 80,
+        "learning_rate": 1e-2,
+        "schedule_every": "step",
+        "label_smoothing": 0.0,
+        "prompt": "",
+        "keep": 1,
+    }
     result = train(**of(world, "caption", f"learned-{framework}", framework=framework, **settings))
     found = losses(result.output)
     assert found[-1] < 0.3 * found[0]
