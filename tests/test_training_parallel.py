@@ -73,6 +73,8 @@ def test_a_sharded_run_goes_on_where_it_was(world):
     for more in ({"max_steps": 3}, {"resume": True}):
         (process,) = torchrun(_with(text, **more))
         said(process)
+    with pytest.raises(ValueError, match=r"a run of 4 examples a step, on all devices together; these are 2"):
+        train(**{**run, "parallel": "fsdp"}, resume=True)
     assert losses(world / "sharded-whole") == losses(world / "sharded")
     assert close(world / "sharded-whole", world / "sharded", atol=0)
 

@@ -107,6 +107,13 @@ def _run(
     position: Position,
     run: Mapping[str, Any],
 ) -> TrainingResult:
+    batch = settings.batch_size * settings.accumulation * engine.processes * engine.replicas
+    if position.batch not in (None, batch):
+        raise ValueError(
+            f"{folder.path} holds a run of {position.batch} examples a step, on all devices together; these are "
+            f"{batch}. Resume it on as many devices as before."
+        )
+    position.batch = batch
     parts: dict[str, Any] = {
         "rank": engine.rank,
         "world_size": engine.processes,
