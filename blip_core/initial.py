@@ -41,9 +41,7 @@ def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Gene
     return noise.standard_normal(shape, np.float32) * np.float32(std)
 
 
-def initial_values(
-    rows: Sequence[Parameter], config: AnyConfig, seed: int
-) -> Iterator[tuple[Parameter, np.ndarray]]:
+def initial_values(rows: Sequence[Parameter], config: AnyConfig, seed: int) -> Iterator[tuple[Parameter, np.ndarray]]:
     """Draw the parameters of a new model one after the other; momentum copies begin as what they are copies of."""
     noise = np.random.default_rng(seed)
     drawn: dict[str, np.ndarray] = {}

@@ -69,9 +69,12 @@ class Sharded:
 
         self.model = model
         mesh = init_device_mesh(device.type, (processes()[1],))
-        text = [getattr(model, "text_encoder", None), getattr(getattr(model, "text_decoder", None), "bert", None)]
+        text: list[Any] = [
+            getattr(model, "text_encoder", None),
+            getattr(getattr(model, "text_decoder", None), "bert", None),
+        ]
         parts = [getattr(model, name, None) for name in ("vision_model", "vision_model_m", "text_encoder_m")]
-        shared = None not in text and text[0].word_embeddings is text[1].word_embeddings
+        shared = all(text) and text[0].word_embeddings is text[1].word_embeddings
         for part in parts + ([] if shared else text):
             for block in [] if part is None else part.blocks:
                 fully_shard(block, mesh=mesh)
@@ -114,4 +117,4 @@ class Sharded:
 
 def full(x: Tensor) -> Tensor:
     """A whole tensor of one that is shared out among the processes; all of them must call it."""
-    return x.full_tensor() if hasattr(x, "full_tensor") else x  # type: ignore[no-any-return]
+    return x.full_tensor() if hasattr(x, "full_tensor") else x

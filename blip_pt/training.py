@@ -58,7 +58,8 @@ class Engine:
                 self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
         rows = [(row, self.model.get_tensor(row.name)) for row in self.model.table()]
         self.trained = [(row, weight) for row, weight in rows if weight.requires_grad]
-        decayed, others = [], []
+        decayed: list[Tensor] = []
+        others: list[Tensor] = []
         for _, weight in self.trained:
             (decayed if settings.weight_decay_on == "all" or weight.ndim > 1 else others).append(weight)
         self.optimizer = torch.optim.AdamW(
@@ -196,7 +197,9 @@ def make_model(start: Start, settings: Settings) -> Any:
 
 
 def _losses(output: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value.detach()) for name, value in output.items() if name.startswith("loss") and value is not None}
+    return {
+        name: float(value.detach()) for name, value in output.items() if name.startswith("loss") and value is not None
+    }
 
 
 def _like(weight: Tensor, value: np.ndarray) -> Tensor:
@@ -206,4 +209,4 @@ def _like(weight: Tensor, value: np.ndarray) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, weight.device_mesh, weight.placements)
+    return distribute_tensor(tensor, weight.device_mesh, weight.placements)  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
@@ -18,14 +17,13 @@ from blip_core.training.engine import Micro, split
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_core.weights import TRAINING_STATE, Parameter
+from blip_tf.adamw import AdamW
 from blip_tf.base import tf_device, to_numpy
-from blip_tf.distributed import assign, processes, raw
+from blip_tf.distributed import processes, raw
 from blip_tf.keras_model import dtype_policy
 from blip_tf.nn import dropout_seed
 
 HALF = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-FIRST_SCALE, GROWTH = 2.0**16, 2000
-"""Of float16: what losses are multiplied by at first, and after how many good steps it doubles. As in PyTorch."""
 
 
 class Engine:
@@ -172,53 +170,6 @@ class Engine:
         return _sum(numbers) / tf.cast(self.strategy.num_replicas_in_sync, numbers.dtype)
 
 
-class AdamW:
-    """AdamW as PyTorch has it: with `epsilon` beside the corrected moment, where Keras has it beside the raw one.
-
-    In float16 losses are scaled, by a factor that halves where gradients are not finite, and doubles after many good
-    steps. The step that they would make is left out.
-    """
-
-    def __init__(self, weights: Sequence[keras.Variable], settings: Settings):
-        self.weights, self.settings = weights, settings
-        self.half = settings.precision == "float16"
-        self.first, self.second = ([_variable(np.zeros(w.shape, np.float32)) for w in weights] for _ in range(2))
-        self.steps = _variable(np.float32(0))
-        self.scale, self.good_steps = _variable(np.float32(FIRST_SCALE)), _variable(np.int64(0))
-
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss whose gradients are taken."""
-        return loss * raw(self.scale) if self.half else loss
-
-    def unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients of the loss, of those of the scaled one."""
-        return [gradient / raw(self.scale) for gradient in gradients] if self.half else gradients
-
-    def apply(self, gradients: list[Tensor], rate: Tensor, finite: Tensor) -> None:
-        """Move the weights; where the gradients are not finite, leave them as they are."""
-        settings, steps = self.settings, raw(self.steps) + 1
-        unbias1, unbias2 = (
-            tf.cast(1 - tf.constant(beta, tf.float64) ** tf.cast(steps, tf.float64), tf.float32)
-            for beta in (settings.beta1, settings.beta2)
-        )
-        variables: list[keras.Variable] = [self.steps]
-        values: list[Tensor] = [steps]
-        for weight, first, second, gradient in zip(self.weights, self.first, self.second, gradients, strict=True):
-            decay = settings.weight_decay if settings.weight_decay_on == "all" or len(weight.shape) > 1 else 0.0
-            mean = raw(first) + (gradient - raw(first)) * (1 - settings.beta1)
-            square = raw(second) * settings.beta2 + gradient * gradient * (1 - settings.beta2)
-            size = tf.sqrt(square) / tf.sqrt(unbias2) + settings.epsilon
-            variables += [weight, first, second]
-            values += [raw(weight) * (1 - rate * decay) - rate / unbias1 * mean / size, mean, square]
-        values = [tf.where(finite, value, raw(old)) for old, value in zip(variables, values, strict=True)]
-        if self.half:
-            good = tf.where(finite, raw(self.good_steps) + 1, 0)
-            grown = tf.where(good == GROWTH, raw(self.scale) * 2, raw(self.scale))
-            variables += [self.scale, self.good_steps]
-            values += [tf.where(finite, grown, raw(self.scale) / 2), tf.where(good == GROWTH, tf.zeros_like(good), good)]
-        assign(variables, values)
-
-
 def choose_strategy(settings: Settings) -> tuple[tf.distribute.Strategy, int]:
     """How replicas train together, and the number of this process among those of `TF_CONFIG`."""
     if "TF_CONFIG" in os.environ:
@@ -279,8 +230,3 @@ def _tensors(part: Micro, alpha: float) -> tuple[dict[str, Tensor], Tensor]:
     if part.noise is not None:
         inputs |= {"noise": tf.constant(part.noise), "alpha": tf.constant(alpha, tf.float32)}
     return inputs, tf.constant(float(part.count))
-
-
-def _variable(value: Any) -> keras.Variable:
-    """A variable that is not trained, and keeps its precision."""
-    return keras.Variable(value, dtype=value.dtype.name, trainable=False, autocast=False)

@@ -13,11 +13,18 @@ TWINS = {
 }  # fmt: skip
 # What one side has alone, and why. A file or a class stands for all that is in it.
 OWN_LAYERS = "the layers of PyTorch and of Keras begin otherwise; these draw no weights in PyTorch, own them in Keras"
+STEP = "a step is written down in PyTorch, and in TensorFlow traced as graphs that replicas run"
 ONLY_PYTORCH = {
     "base.py BlipPreTrainedModel.dtype": "Keras layers have it",
     "base.py BlipPreTrainedModel.get_tensor": "get_parameter of TensorFlow gives the queues as well",
     "base.py evaluating": "Keras models do not train unless a call says so",
     "distributed.py _Gather": "TensorFlow's all_gather has a gradient",
+    "distributed.py Sharded": "FSDP is PyTorch's",
+    "distributed.py full": "FSDP is PyTorch's",
+    "base.py model_name": "TensorFlow has it in keras_model.py",
+    "training.py Engine._clip": STEP,
+    "training.py Engine._call": STEP,
+    "training.py _like": "FSDP is PyTorch's",
     "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
     "nn.py Linear": OWN_LAYERS,
     "nn.py LayerNorm": OWN_LAYERS,
@@ -27,6 +34,7 @@ ONLY_PYTORCH = {
 ONLY_TENSORFLOW = {
     "keras_model.py": "compile, fit and .keras files are Keras's",
     "export.py": "SavedModel and LiteRT are TensorFlow's",
+    "adamw.py": "PyTorch has it; Keras's own counts epsilon otherwise",
     "base.py BlipPreTrainedModel.get_parameter": "PyTorch modules have it",
     "distributed.py raw": "Keras casts what it reads",
     "distributed.py assign": "the variables of several replicas",
@@ -47,8 +55,15 @@ ONLY_TENSORFLOW = {
     "nn.py sizes": "sizes may be unknown while TensorFlow traces a graph",
     "nn.py normalize": "PyTorch has it",
     "nn.py dropout_seed": "PyTorch's gradient checkpointing repeats dropout by itself",
+    "nn.py next_seed": "PyTorch's gradient checkpointing repeats dropout by itself",
+    "training.py choose_strategy": "PyTorch's processes are torchrun's",
+    "training.py _sum": "PyTorch's processes sum the gradients by themselves",
+    "training.py _tensors": STEP,
+    **{f"training.py Engine.{name}": STEP for name in (
+        "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_mean",
+    )},
     "nn.py dropout": "PyTorch has it",
-}
+}  # fmt: skip
 
 
 def functions(parent: ast.AST) -> dict[str, list[str]]:

@@ -50,10 +50,18 @@ def test_both_frameworks_train_alike(world, task):
     assert close(one.output, other.output, atol=2e-4)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", ["pt", pytest.param("tf", marks=pytest.mark.slow)])
 def test_a_captioner_learns_eight_pictures(world, framework):
     """And what it learned is a model to use: it says the captions."""
-    settings = {"batch_size": 4, "epochs": 80, "learning_rate": 1e-2, "schedule_every": "step", "label_smoothing": 0.0, "prompt": "", "keep": 1}
+    settings = {
+        "batch_size": 4,
+        "epochs": 80,
+        "learning_rate": 1e-2,
+        "schedule_every": "step",
+        "label_smoothing": 0.0,
+        "prompt": "",
+        "keep": 1,
+    }
     result = train(**of(world, "caption", f"learned-{framework}", framework=framework, **settings))
     found = losses(result.output)
     assert found[-1] < 0.3 * found[0]
@@ -78,7 +86,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(world, task):
     assert train(**part, resume=True).step == 6  # a finished run stays as it is
 
 
-@pytest.mark.parametrize("task", ["caption", "retrieval"])
+@pytest.mark.parametrize("task", [pytest.param("caption", marks=pytest.mark.slow), "retrieval"])
 def test_stopped_and_resumed_is_the_same_in_tensorflow(world, task):
     options = {"framework": "tf", "dropout": 0.1, "drop_path": 0.1, "augmentation": True}
     whole = train(**of(world, task, f"whole-tf-{task}", **options))
@@ -150,8 +158,10 @@ def test_a_polite_signal_saves_and_stops(world):
     assert last.name == f"step-{logged:08}"
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("task", ["caption", "vqa"])
+@pytest.mark.parametrize(
+    ("framework", "task"),
+    [("pt", "caption"), ("pt", "vqa"), ("tf", "caption"), pytest.param("tf", "vqa", marks=pytest.mark.slow)],
+)
 def test_accumulation_is_a_larger_batch(world, framework, task):
     options = {"framework": framework, "epochs": 2}
     one = train(**of(world, task, f"one-{task}-{framework}", batch_size=8, **options))

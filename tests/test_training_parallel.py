@@ -1,4 +1,4 @@
-"""Two processes or two devices with half a batch each train as one does with the whole, from the first to the last step."""
+"""Two processes or two devices with half a batch each train as one does with the whole, to the last step."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def said(process):
 
 def compare(world, task, name, framework, command, **more):
     """Run once in one process, and once as the command does with two; `command` gets the arguments as JSON."""
-    one = train(**of(world, task, f"{name}-one", framework=framework, validation=world / "pairs.json", **more))
-    two = of(world, task, f"{name}-two", framework=framework, validation=world / "pairs.json", **{**more, "batch_size": 2})
+    more |= {"framework": framework, "validation": world / "pairs.json", "validate_by": "loss"}
+    one = train(**of(world, task, f"{name}-one", **more))
+    two = of(world, task, f"{name}-two", **more, batch_size=2)
     text = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in two.items()})
     for process in command(text):
         said(process)
@@ -59,7 +60,9 @@ def torchrun(text, count=2):
 @pytest.mark.parametrize("task", ["caption", "retrieval", "pretrain"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_torchrun(world, task, parallel):
-    compare(world, task, f"{task}-{parallel}", "pt", lambda text: torchrun(_with(text, parallel=parallel)), clip_norm=1.0)
+    compare(
+        world, task, f"{task}-{parallel}", "pt", lambda text: torchrun(_with(text, parallel=parallel)), clip_norm=1.0
+    )
 
 
 def test_a_sharded_run_goes_on_where_it_was(world):
@@ -70,6 +73,8 @@ def test_a_sharded_run_goes_on_where_it_was(world):
     for more in ({"max_steps": 3}, {"resume": True}):
         (process,) = torchrun(_with(text, **more))
         said(process)
+    with pytest.raises(ValueError, match=r"a run of 4 examples a step, on all devices together; these are 2"):
+        train(**{**run, "parallel": "fsdp"}, resume=True)
     assert losses(world / "sharded-whole") == losses(world / "sharded")
     assert close(world / "sharded-whole", world / "sharded", atol=0)
 

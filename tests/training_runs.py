@@ -40,13 +40,9 @@ def make_world(folder: Path) -> Path:
     for name, entries in {"pairs": pairs, "questions": questions, "sentences": sentences}.items():
         (folder / f"{name}.json").write_text(json.dumps(entries))
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = BlipTextConfig(
-        vocab_size=len(WORDS), max_position_embeddings=24, bos_token_id=5, sep_token_id=3, **sizes
-    )
+    text = BlipTextConfig(vocab_size=len(WORDS), max_position_embeddings=24, bos_token_id=5, sep_token_id=3, **sizes)
     vision = BlipVisionConfig.base(image_size=32, patch_size=8, **sizes)
-    config = BlipConfig(
-        text_config=text, vision_config=vision, image_text_hidden_size=8, enc_token_id=6, queue_size=8
-    )
+    config = BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=8, enc_token_id=6, queue_size=8)
     config.save_pretrained(folder / "new")
     (folder / "new" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     return folder

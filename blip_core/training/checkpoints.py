@@ -1,14 +1,13 @@
 """The folder of a run: what it was started with, its checkpoints, and the model to use.
 
-    OUTPUT/config.json, model.safetensors ...    the model to use, a folder in the Hugging Face layout
-    OUTPUT/run.json                              what the run was started with
-    OUTPUT/log.jsonl, events.out.tfevents.*      the logs
-    OUTPUT/checkpoints/step-00000120/            model, optimizer.safetensors, state.json
+OUTPUT/config.json, model.safetensors ...    the model to use, a folder in the Hugging Face layout
+OUTPUT/run.json                              what the run was started with
+OUTPUT/log.jsonl, events.out.tfevents.*      the logs
+OUTPUT/checkpoints/step-00000120/            model, optimizer.safetensors, state.json
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ import numpy as np
 
 from blip_core.checkpoint import open_checkpoint
 from blip_core.files import read_json, write_json
-from blip_core.processing import BlipProcessor
 from blip_core.saving import Stored, write_pretrained, write_safetensors
 from blip_core.training.engine import Engine
 from blip_core.training.logs import LOG
@@ -33,9 +31,13 @@ RUN, STATE, OPTIMIZER, CHECKPOINTS = "run.json", "state.json", "optimizer.safete
 
 @dataclass
 class Position:
-    """How far a run is: `step` steps are done, and `best` is the best validation so far (None: none yet)."""
+    """How far a run is: `step` steps are done, and `best` is the best validation so far (None: none yet).
+
+    `batch` is how many examples a step has, over all devices.
+    """
 
     step: int = 0
+    batch: int | None = None
     best: float | None = None
     best_epoch: int | None = None
 

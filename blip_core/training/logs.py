@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Log:
             total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), smoothing=0.1
         )
         self._said = -math.inf
+        self._begun, self._first, self._steps = time.monotonic(), step, steps
 
     def step(self, step: int, epoch: int, losses: dict[str, float], rate: float, images: int) -> None:
         """Note one step, the `step`th done. `images` were seen in it; nothing is written but every so many steps."""
@@ -62,7 +64,10 @@ class Log:
         self._bar.set_postfix(said, refresh=False)
         if self._bar.disable and now - self._said >= PAUSE:
             self._said = now
-            self.say(f"step {step}: " + ", ".join(f"{name} {value}" for name, value in said.items()))
+            said["left"] = str(
+                timedelta(seconds=round((now - self._begun) * (self._steps - step) / (step - self._first)))
+            )
+            self.say(f"step {step}/{self._steps}: " + ", ".join(f"{name} {value}" for name, value in said.items()))
         self._sums, self._count, self._images, self._since = {}, 0, 0, now
 
     def validation(self, step: int, epoch: int, metrics: dict[str, float]) -> None:

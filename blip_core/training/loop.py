@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from types import FrameType
@@ -23,7 +23,9 @@ from blip_core.training.settings import Settings
 from blip_core.training.start import CONTRASTIVE, Start
 from blip_core.training.validation import Validation
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
+PATIENCE = 25
+"""How many steps in a row float16 may leave out, in search of a scale at which gradients are finite."""
 
 
 class Loop:
@@ -56,7 +58,7 @@ class Loop:
 
         Raises `ValueError` where the loss is not finite; the last checkpoint is of before.
         """
-        self.log = log
+        self.log, self.skipped = log, 0
         with stopping() as stopped:
             while self.position.step < self.steps:
                 epoch, done = divmod(self.position.step, self.steps_per_epoch)
@@ -70,6 +72,9 @@ class Loop:
                         self._end_epoch(epoch)
                     if self._agreed(bool(stopped)):
                         if not at_end:
+                            self.log.flush(
+                                step, epoch + 1, learning_rate(self.settings, step - 1, self.steps_per_epoch)
+                            )
                             self._save()
                         return stopped[0] if stopped else signal.SIGTERM
                     if self.settings.save_every and step % self.settings.save_every == 0 and not at_end:
@@ -79,23 +84,22 @@ class Loop:
                 batches.close()  # type: ignore[attr-defined]  # it is a generator, with workers that read ahead
         return None
 
-    def _step(self, epoch: int, parts: list[Mapping[str, np.ndarray]]) -> None:
+    def _step(self, epoch: int, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
         settings, step = self.settings, self.position.step
         rate = learning_rate(settings, step, self.steps_per_epoch)
         alpha = momentum_share(settings, step, self.steps_per_epoch)
-        micros = [
-            self._micro(inputs, step * settings.accumulation + number) for number, inputs in enumerate(parts)
-        ]
+        micros = [self._micro(inputs, step * settings.accumulation + number) for number, inputs in enumerate(parts)]
         losses = self.engine.step(micros, rate, alpha, (settings.seed, step))
         finite = math.isfinite(losses["loss"]) and (
             math.isfinite(losses["gradient_norm"]) or settings.precision == "float16"
         )
-        if not finite:
+        self.skipped = 0 if math.isfinite(losses["gradient_norm"]) else self.skipped + 1
+        if not finite or self.skipped > PATIENCE:
             last = self.folder.last()
             self.log.flush(step, epoch, rate)
             raise ValueError(
-                f"The loss became {losses['loss']} (norm of the gradient {losses['gradient_norm']}) in step {step + 1}, "
-                f"epoch {epoch + 1}, at a learning rate of {rate:.3g}. "
+                f"The loss became {losses['loss']} (norm of the gradient {losses['gradient_norm']}) in step "
+                f"{step + 1}, epoch {epoch + 1}, at a learning rate of {rate:.3g}. "
                 f"{f'The last good checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; "
                 "try a smaller learning_rate, warmup_steps or clip_norm, or precision='float32'."
             )
@@ -131,7 +135,7 @@ class Loop:
 
     def _agreed(self, stopped: bool) -> bool:
         """Whether any process was told to stop: then all do, at the same step."""
-        return self.engine.processes > 1 and self.engine.mean({"stop": float(stopped)})["stop"] > 0 or stopped
+        return (self.engine.processes > 1 and self.engine.mean({"stop": float(stopped)})["stop"] > 0) or stopped
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from blip_core.training.settings import Settings, read_settings
 from blip_core.training.start import Start, find_start
 from blip_core.training.validation import Validation
 
-Source = str | os.PathLike[str]
+Source = str | Path
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def train(
     `data` and `validation` are what `open_dataset` opens, with pictures in `image_root`. `model` is a folder, a weight
     file or a Hub repository to go on from, or for a new model with random weights a configuration (a file of JSON), or
     "base" or "large"; `tokenizer` is a folder of processor files where they are not the model's. `framework` is "pt" or
-    "tf" (PyTorch where it is installed). `options` are settings that go over those of `config`, a TOML file, and they over
-    the task's preset; all are listed in docs/training.md. `settings` are all of them, in place of those.
+    "tf" (PyTorch where it is installed). `options` are settings that go over those of `config`, a TOML file, and they
+    over the task's preset; all are listed in docs/training.md. `settings` are all of them, in place of those.
 
     `output` gets checkpoints, logs and the model to use: after each epoch, with `validation` if it is the best so far.
     A folder that holds a run already is refused, unless told to `resume` it (a run that does not exist is begun) or to
@@ -79,7 +78,6 @@ def train(
         "validation": _paths(validation),
         "model": str(model),
         "tokenizer": None if tokenizer is None else str(tokenizer),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "settings": chosen.to_dict(),
     }
     last = folder.last() if folder.begin(run, resume=resume, overwrite=overwrite) else None
@@ -109,8 +107,24 @@ def _run(
     position: Position,
     run: Mapping[str, Any],
 ) -> TrainingResult:
-    parts = {"rank": engine.rank, "world_size": engine.processes, "workers": settings.workers, "cache": settings.cache}
-    texts = {"prompt": settings.prompt, "max_text_length": settings.max_text_length, "background": settings.background}
+    batch = settings.batch_size * settings.accumulation * engine.processes * engine.replicas
+    if position.batch not in (None, batch):
+        raise ValueError(
+            f"{folder.path} holds a run of {position.batch} examples a step, on all devices together; these are "
+            f"{batch}. Resume it on as many devices as before."
+        )
+    position.batch = batch
+    parts: dict[str, Any] = {
+        "rank": engine.rank,
+        "world_size": engine.processes,
+        "workers": settings.workers,
+        "cache": settings.cache,
+    }
+    texts: dict[str, Any] = {
+        "prompt": settings.prompt,
+        "max_text_length": settings.max_text_length,
+        "background": settings.background,
+    }
     batches = Batches(
         dataset,
         start.processor,
@@ -146,4 +160,4 @@ def _run(
 def _paths(paths: Source | Sequence[Source] | None) -> list[str]:
     if paths is None:
         return []
-    return [str(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    return [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

@@ -57,6 +57,10 @@ def _switch(default: bool) -> Any:
     return _setting(default, "true or false", lambda value: isinstance(value, bool))
 
 
+def _switch_or_table(default: bool) -> Any:
+    return _setting(default, "true, false or a table", lambda value: isinstance(value, bool | dict))
+
+
 def _text(default: str | None) -> Any:
     return _setting(default, "a text", lambda value: isinstance(value, str), default is None)
 
@@ -106,9 +110,7 @@ class Settings:
 
     prompt: str = _text("")
     max_text_length: int | None = _whole(None, 3)
-    augmentation: bool | dict[str, Any] = _setting(
-        True, "true, false or a table of the fields of Augmentation", lambda value: isinstance(value, bool | dict)
-    )
+    augmentation: bool | Mapping[str, Any] = _switch_or_table(True)
     background: str | None = _text(None)
     workers: int = _whole(2, 0)
     cache: int = _whole(0, 0)
@@ -136,7 +138,7 @@ class Settings:
         """How pictures are changed at random in the training of a task; None leaves them as they are."""
         if self.augmentation is False:
             return None
-        over = {} if self.augmentation is True else self.augmentation
+        over = {} if isinstance(self.augmentation, bool) else dict(self.augmentation)
         known = [f.name for f in fields(Augmentation)]
         if unknown := over.keys() - set(known):
             raise ValueError(f"augmentation has no {', '.join(sorted(unknown))}, only {', '.join(known)}.")
@@ -151,7 +153,7 @@ class Settings:
         }
         vision = {"drop_path_rate": self.drop_path}
         whole = {"queue_size": self.queue_size, "momentum": self.momentum}
-        given = {name: value for name, value in whole.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in whole.items() if value is not None}
         for part, values in (("text_config", text), ("vision_config", vision)):
             if values := {name: value for name, value in values.items() if value is not None}:
                 given[part] = values
@@ -162,9 +164,7 @@ class Settings:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def read_settings(
-    task: str, config: str | Path | None = None, overrides: Sequence[Mapping[str, Any]] = ()
-) -> Settings:
+def read_settings(task: str, config: str | Path | None = None, overrides: Sequence[Mapping[str, Any]] = ()) -> Settings:
     """The preset of a task, over it those of a TOML file, over them each of `overrides`.
 
     Raises `ValueError` for an unknown task or setting, for a value that cannot work, and for a file that is not TOML;
@@ -202,4 +202,3 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}.") from None
-

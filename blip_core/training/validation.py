@@ -12,7 +12,6 @@ from blip_core.training.engine import Engine, Micro, loss_count
 from blip_core.training.settings import Settings
 from blip_core.training.start import CONTRASTIVE, Start
 
-
 METRICS: dict[str, tuple[str, str]] = {
     "caption": ("evaluate_captions", "cider"),
     "vqa": ("evaluate_answers", "accuracy"),
@@ -63,8 +62,8 @@ class Validation:
             noise = None
             if self.task in CONTRASTIVE:
                 size, rank = len(batch.examples), self.engine.rank
-                whole = negative_noise(self.settings.seed, number, size * self.engine.processes)
-                noise = whole[:, rank * size : (rank + 1) * size]
+                columns = negative_noise(self.settings.seed, number, size * self.engine.processes)
+                noise = columns[:, rank * size : (rank + 1) * size]
                 ids = batch.inputs.get("image_ids")
                 if ids is not None and self.engine.processes == 1 and len(np.unique(ids)) < 2:
                     continue  # nothing to compare with
@@ -74,5 +73,5 @@ class Validation:
                 sums[name] = sums.get(name, 0.0) + value * count
             sums["count"] += count
         sums = self.engine.mean(sums)
-        count = sums.pop("count")
-        return {name: value / count for name, value in sums.items()}
+        whole = sums.pop("count")
+        return {name: value / whole for name, value in sums.items()}
