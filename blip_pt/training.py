@@ -48,7 +48,8 @@ class Engine:
         self.model.gradient_checkpointing_enable(settings.gradient_checkpointing)
         if settings.freeze_vision:
             self.model.vision_model.requires_grad_(False)
-        self.sharded = Sharded(self.model, self.device) if settings.parallel == "fsdp" else None
+        sharded = settings.parallel == "fsdp" and self.processes > 1
+        self.sharded = Sharded(self.model, self.device) if sharded else None
         self.parallel: Any = self.sharded or self.model
         self.callable = self.sharded is None
         if self.processes > 1 and self.sharded is None:

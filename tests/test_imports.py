@@ -91,7 +91,9 @@ def test_a_backend_works_without_the_other_framework(package, prefix, blocked, t
     assert found.stdout == "done\n", found.stderr
 
 
-@pytest.mark.parametrize("package", ["blip_core", "blip_core.cli", "blip_core.datasets", "conversion"])
+@pytest.mark.parametrize(
+    "package", ["blip_core", "blip_core.cli", "blip_core.datasets", "blip_core.training", "conversion"]
+)
 def test_the_core_loads_no_framework(package):
     found = python(f"import sys, {package}; print(sorted({{'torch', 'tensorflow', 'keras'}} & sys.modules.keys()))")
     assert found.stdout == "[]\n", found.stderr

@@ -301,6 +301,32 @@ def test_a_folder_with_a_run_is_refused_unless_told_what_to_do(world):
     assert train(**run, overwrite=True).step == 4
 
 
+def test_a_broken_picture_is_reported_and_the_others_are_learned(world, capsys):
+    (world / "broken.png").write_bytes(b"no picture")
+    entries = json.loads((world / "pairs.json").read_text())
+    entries += [{"image": "broken.png", "caption": "a red square"}, {"image": "gone.png", "caption": "a red square"}]
+    (world / "damaged.json").write_text(json.dumps(entries))
+    run = of(world, "caption", "damaged", framework="pt", batch_size=3)
+    assert train(**{**run, "data": world / "damaged.json"}).step == 6
+    said = capsys.readouterr().err
+    assert "1 entries of data cannot be used; the first, damaged.json:9" in said
+    assert "1 entries of data cannot be used; the first, damaged.json:8" in said
+
+
+def test_a_run_goes_on_without_the_model_it_began_with(world):
+    begun = train(**of(world, "caption", "begun", framework="pt", epochs=1)).output
+    run = {**of(world, "caption", "goes-on", framework="pt"), "model": begun}
+    train(**run, max_steps=1)
+    begun.rename(world / "moved")
+    assert train(**run, resume=True).step == 4
+
+
+def test_a_model_is_not_overwritten_by_its_own_training(world):
+    begun = train(**of(world, "caption", "in-place", framework="pt", epochs=1)).output
+    with pytest.raises(ValueError, match="lies in the output folder"):
+        train(**{**of(world, "caption", "in-place", framework="pt"), "model": begun}, overwrite=True)
+
+
 def test_a_checkpoint_of_another_head_begins_with_a_warning(world):
     captioner = train(**of(world, "caption", "head-caption", framework="pt")).output
     with pytest.warns(UserWarning, match=r"has no text encoder.*initialised at random for BlipForImageTextRetrieval"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def train(
 
     `output` gets checkpoints, logs and the model to use: after each epoch, with `validation` if it is the best so far.
     A folder that holds a run already is refused, unless told to `resume` it (a run that does not exist is begun) or to
-    `overwrite` it. SIGTERM and SIGINT save a checkpoint and stop.
+    `overwrite` it. SIGTERM and SIGINT save a checkpoint and stop. The framework's global random generator is seeded.
 
     Raises `ValueError` for a setting, data, a model or a folder that cannot be used and for a loss that is not finite,
     `OSError` for files that are missing or cannot be written.
@@ -81,13 +81,14 @@ def train(
         "settings": chosen.to_dict(),
     }
     last = folder.last() if folder.begin(run, resume=resume, overwrite=overwrite) else None
-    start = find_start(task, model, tokenizer, chosen)
+    if folder.path.resolve() in (Path(model).resolve(), *Path(model).resolve().parents):
+        raise ValueError(
+            f"The model {model} lies in the output folder {output}, which would overwrite it; name another."
+        )
+    start = find_start(task, model, tokenizer, chosen) if last is None else find_start(task, last[0], None, chosen)
     dataset = open_dataset(data, task, image_root)
     held_out = None if validation is None else open_dataset(validation, task, image_root)
-    position = Position()
-    if last is not None:
-        checkpoint, position = last
-        start = replace(start, name=str(checkpoint), config=None)
+    position = Position() if last is None else last[1]
     engine = make_engine(framework, start, chosen)
     try:
         if last is not None:
@@ -146,15 +147,24 @@ def _run(
         if position.step == 0:
             folder.clear(run)
         log = Log(folder.path, position.step, loop.steps, settings.log_every)
-    for name, found in (("data", dataset), ("validation", held_out)):
-        if found is not None and found.problems:
-            where, reason = found.problems[0]
-            log.say(f"{len(found.problems)} entries of {name} cannot be used; the first, {where}: {reason}")
+    known = [
+        _report(log, name, found, 0)
+        for name, found in (("data", dataset), ("validation", held_out))
+        if found is not None
+    ]
     try:
         stopped = loop.run(log)
+        _report(log, "data", dataset, known[0])
     finally:
         log.close()
     return TrainingResult(folder.path, position.step, position.best_epoch, stopped, engine.rank)
+
+
+def _report(log: Log, name: str, dataset: Dataset, known: int) -> int:
+    """Say what of a data set cannot be used, but for the first `known`; returns how many problems there are."""
+    if new := dataset.problems[known:]:
+        log.say(f"{len(new)} entries of {name} cannot be used; the first, {new[0][0]}: {new[0][1]}")
+    return len(dataset.problems)
 
 
 def _paths(paths: Source | Sequence[Source] | None) -> list[str]:
