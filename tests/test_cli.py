@@ -338,7 +338,7 @@ def test_killed_process_goes_on(models, pictures):
     for i in range(60):
         Image.new("RGB", (8, 8), (i * 4, 0, 0)).save(f"many{i:02}.png")
     command = [sys.executable, "-m", "blip_core.cli", "caption", "many*.png", "--model", str(models / "caption")]
-    command += ["--output", "all.jsonl", "--batch-size", "1", "--max-tokens", "200", "--min-tokens", "200"]
+    command += ["--output", "all.jsonl", "--batch-size", "1", "--max-tokens", "60", "--min-tokens", "60"]
     for lines in (5, 15):
         process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
@@ -349,7 +349,7 @@ def test_killed_process_goes_on(models, pictures):
         process.kill()
         process.wait()
         assert Path("all.jsonl").read_bytes().count(b"\n") < 60
-    command[command.index("200") :] = ["3"]
+    command[command.index("60") :] = ["3"]
     assert subprocess.run(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL).returncode == 0
     assert [entry["image"] for entry in objects(Path("all.jsonl").read_text())] == [
         f"many{i:02}.png" for i in range(60)
