@@ -10,7 +10,7 @@ import h5py
 import ml_dtypes
 
 from blip_core.saving import Stored, write_tensors
-from blip_core.weights import MODELS, TO_TENSORFLOW, Parameter
+from blip_core.weights import MODELS, TO_TENSORFLOW, TRAINING_STATE, Parameter
 from conversion.hdf5 import hdf5_extents
 from conversion.keras_names import KERAS2, hf_names, keras2_name, keras3_paths
 from conversion.mapped import Placed, TensorFlowCheckpoint
@@ -43,7 +43,8 @@ def _keras3_tensors(datasets: Iterable[str]) -> Iterator[Placed]:
     names = [name for name in datasets if not NOT_WEIGHTS.search(name)]
     patterns = {name: re.sub(r"(vision|text)_block(_\d+)?/", r"\1_block{}/", name) for name in names}
     present = set(patterns.values())
-    paths = min((keras3_paths(model) for model in MODELS), key=lambda paths: len(paths.keys() ^ present))
+    layouts = [(model, False) for model in MODELS] + [(model, True) for model in TRAINING_STATE]
+    paths = min((keras3_paths(*layout) for layout in layouts), key=lambda paths: len(paths.keys() ^ present))
     for dataset, pattern in patterns.items():
         if pattern in paths:
             part, row = paths[pattern]
@@ -91,7 +92,8 @@ def _keras2_places(file: h5py.File, model: str, tensors: Tensors) -> Places:
 
 def _keras3_places(file: h5py.File, model: str, tensors: Tensors) -> Places:
     """Make room for every tensor where `load_weights` of our TensorFlow models looks for it."""
-    paths = {(part.prefix, row.name): path for path, (part, row) in keras3_paths(model).items()}
+    with_state = any(parameter.part in TRAINING_STATE.get(model, ()) for parameter, _ in tensors)
+    paths = {(part.prefix, row.name): path for path, (part, row) in keras3_paths(model, with_state).items()}
     for parameter, stored in tensors:
         number = f"_{parameter.layer}" if parameter.layer else ""
         name = paths[parameter.part.prefix, parameter.row.name].format(number)
