@@ -19,12 +19,13 @@ NOT_WEIGHTS = re.compile(r"(^|/)(optimizer|_loss_tracker|seed_generator)/")
 """What Keras saves with the weights of a model that was trained."""
 
 
-def open_keras(path: Path) -> TensorFlowCheckpoint:
+def open_keras(path: Path, *, own: bool = False) -> TensorFlowCheckpoint:
     """Open an HDF5 file of Keras: `tf_model.h5` of transformers or `.weights.h5` of our models.
 
-    Datasets that are of no BLIP model keep their name. Raises `ValueError` for a file that is damaged or hostile.
+    Datasets that are of no BLIP model keep their name. `own` says that this process wrote the file.
+    Raises `ValueError` for a file that is damaged or hostile.
     """
-    extents = hdf5_extents(path)
+    extents = hdf5_extents(path, own=own)
     keras3 = any("vars" in name.split("/") for name in extents)
     placed = _keras3_tensors(extents) if keras3 else _keras2_tensors(extents)
     return TensorFlowCheckpoint(path, "weights.h5" if keras3 else "tf_model.h5", path, extents, placed)

@@ -41,8 +41,11 @@ class ParityModel(Protocol):
         """Tokens."""
         ...
 
-    def step(self, gradients: dict[str, np.ndarray]) -> None:
-        """One step of gradient descent by the framework's own optimizer."""
+    def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
+        """One step of gradient descent by the framework's own optimizer, and of the training state where there is one.
+
+        Its momentum encoders follow the new weights, and the queues take the pairs of the inputs.
+        """
         ...
 
 
@@ -86,8 +89,10 @@ class TorchModel:
     def generate(self, inputs: Arrays, **options: Any) -> np.ndarray:
         return self.model.generate(**self._tensors(inputs), **options).numpy()
 
-    def step(self, gradients: dict[str, np.ndarray]) -> None:
+    def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
         self.torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE).step()  # the gradients are the last ones
+        if getattr(self.model, "has_momentum", False):
+            follow(self.model, self._tensors(inputs))
 
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {k: self.torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
@@ -137,7 +142,7 @@ class TensorFlowModel:
     def generate(self, inputs: Arrays, **options: Any) -> np.ndarray:
         return self.model.generate(**self._tensors(inputs), **options).numpy()
 
-    def step(self, gradients: dict[str, np.ndarray]) -> None:
+    def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
         import keras
 
         rows = [row for row in self.model.table() if row.name in gradients]
@@ -146,12 +151,23 @@ class TensorFlowModel:
             for row in rows
         ]
         keras.optimizers.SGD(LEARNING_RATE).apply_gradients(pairs)
+        if getattr(self.model, "has_momentum", False):
+            follow(self.model, self._tensors(inputs))
 
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {k: self.tf.constant(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
 
     def _numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray((self.tf.cast(tensor, "float64") if tensor.dtype.is_floating else tensor).numpy())
+
+
+def follow(model: Any, inputs: dict[str, Any]) -> None:
+    """What a training step does to the training state, by the same methods but without dropout."""
+    model.prepare_step()
+    pictures, texts = model.momentum_features(
+        inputs["pixel_values"], inputs["input_ids"], inputs["attention_mask"], interpolate_pos_encoding=False
+    )
+    model.enqueue(pictures, texts, inputs.get("image_ids"))
 
 
 def _fields(output: Any, convert: Any) -> Results:
