@@ -110,6 +110,7 @@ def check_parity(
     one, two = (load(kind, head, path, dtype, config=config) for path, kind in kinds)
     names = [model.name if other is None else str(path) for model, (path, _) in zip((one, two), kinds, strict=True)]
     report = ParityReport(names[0], names[1], head, dtype)
+    report.rows += _state_rows(one, two)
     report.rows += _setting_rows(one.model.config.to_dict(), two.model.config.to_dict())
     for path in dict.fromkeys(path for path, _ in kinds):
         report.rows += _tied_rows(open_any(path), head, one.model.config)
@@ -138,6 +139,16 @@ def _row(stage: str, kind: str, one: np.ndarray, other: np.ndarray, tolerance: f
     one, other = one.astype(np.float64), other.astype(np.float64)
     absolute = float(np.abs(one - other).max())
     return ParityRow(stage, kind, absolute, absolute / max(float(np.abs(one).max()), 1e-30), tolerance, note)
+
+
+def _state_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
+    """A row where only one has the state of training, which is then left out of all else."""
+    if one.has_state != two.has_state:
+        yield ParityRow(
+            "training state", "settings", np.inf, np.inf, 0.0, f"only in the {('second', 'first')[one.has_state]}"
+        )
+        for model in (one, two):
+            model.model.has_momentum = False
 
 
 def _value_rows(

@@ -72,7 +72,7 @@ def _inputs(head: str, config: Any, pixel_values: np.ndarray, texts: Arrays | No
 
 def training_inputs(model: ParityModel, inputs: Arrays) -> Arrays:
     """What the call that gives a loss takes: a matcher with its training state learns from pairs."""
-    if not (hasattr(model.model, "fine_tune") and model.model.has_momentum):
+    if not (model.has_state and hasattr(model.model, "fine_tune")):
         return inputs
     count = len(inputs["input_ids"])
     return {**inputs, **_draws(count), "image_ids": np.arange(count)}

@@ -21,6 +21,11 @@ class ParityModel(Protocol):
     model: Any
     name: str
 
+    @property
+    def has_state(self) -> bool:
+        """Whether the model has a state of training: momentum encoders and queues."""
+        ...
+
     def parameter(self, parameter: Parameter) -> np.ndarray:
         """A weight."""
         ...
@@ -68,6 +73,10 @@ class TorchModel:
         self.torch = torch
         self.model = getattr(blip_pt, head).from_pretrained(checkpoint, dtype=dtype, **options)
 
+    @property
+    def has_state(self) -> bool:
+        return getattr(self.model, "has_momentum", False)
+
     def parameter(self, parameter: Parameter) -> np.ndarray:
         return self._numpy(self.model.get_tensor(parameter.name))
 
@@ -91,7 +100,7 @@ class TorchModel:
 
     def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
         self.torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE).step()  # the gradients are the last ones
-        if getattr(self.model, "has_momentum", False):
+        if self.has_state:
             follow(self.model, self._tensors(inputs))
 
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +123,10 @@ class TensorFlowModel:
 
         self.tf = tf
         self.model = getattr(blip_tf, f"TF{head}").from_pretrained(checkpoint, dtype=dtype, **options)
+
+    @property
+    def has_state(self) -> bool:
+        return getattr(self.model, "has_momentum", False)
 
     def parameter(self, parameter: Parameter) -> np.ndarray:
         return parameter.from_tensorflow(self._numpy(self.model.get_parameter(parameter.name).value))
@@ -151,7 +164,7 @@ class TensorFlowModel:
             for row in rows
         ]
         keras.optimizers.SGD(LEARNING_RATE).apply_gradients(pairs)
-        if getattr(self.model, "has_momentum", False):
+        if self.has_state:
             follow(self.model, self._tensors(inputs))
 
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:

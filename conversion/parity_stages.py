@@ -47,7 +47,7 @@ def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np
         asked = head_of(model) == "BlipForQuestionAnswering"  # whose decoder reads the states of the question
         states = None if asked else embeds
         yield from _text_stages(model, "text_decoder.bert", texts, states, "text decoder")
-    if getattr(model.model, "has_momentum", False):
+    if model.has_state:
         yield "momentum image embeddings", model.call("vision_model_m", **pixels)["last_hidden_state"]
         yield "momentum text states", model.call("text_encoder_m", **texts)["last_hidden_state"]
     calls: dict[str, dict[str, Any]] = {"": inputs}
@@ -86,7 +86,7 @@ def _layers(first: str, other: str, states: list[np.ndarray]) -> Iterator[tuple[
 
 def objective(model: ParityModel) -> str:
     """The output whose gradient is compared."""
-    if getattr(model.model, "has_momentum", False):
+    if model.has_state:
         return "loss"
     return {
         "BlipVisionModel": "last_hidden_state",

@@ -246,6 +246,13 @@ def test_a_damaged_weight_of_a_model_of_pairs_is_named(tmp_path, damaged_copy, c
     assert next(row.stage for row in report.rows if row.kind == "values" and not row.passed) == stage
 
 
+def test_a_state_of_training_that_is_lost_is_the_only_difference(tmp_path):
+    convert(ORIGINAL / "retrieval.pth", tmp_path / "keras", "tf_model.h5", config=ATTENTION_HEADS)
+    convert(tmp_path / "keras", tmp_path / "back")
+    report = check_parity(ORIGINAL / "retrieval.pth", other=tmp_path / "back", config=ATTENTION_HEADS)
+    assert [(row.stage, row.note) for row in report.rows if not row.passed] == [("training state", "only in the first")]
+
+
 def test_one_picture_is_enough(tmp_path):
     drawings()[1].save(tmp_path / "one.png")
     report = check_parity(ORIGINAL / "nlvr.pth", [tmp_path / "one.png"], ["two dogs"], config=ATTENTION_HEADS)
