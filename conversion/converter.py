@@ -129,7 +129,7 @@ def convert(
         dtype=plan.dtype.name,
         tensors=len(plan.names),
         bytes=sum(stored.nbytes for stored in plan.stored),
-        initialised=found.new_parts,
+        initialised=[*found.new_parts, *plan.new_state],
         left_out=[]
         if found.problems
         else sorted(name for name in checkpoint.keys() - used if not name.endswith(BUFFERS)),

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from blip_core.rows import TIED_PROJECTION, VISION, WORDS, Row
-from blip_core.weights import MODELS, Part
+from blip_core.weights import MODELS, TRAINING_STATE, Part
 
 LEAVES = {
     ("linear", "weight"): "kernel", ("conv", "weight"): "kernel", ("embedding", "weight"): "embeddings",
@@ -20,8 +20,10 @@ LEAVES = {
 }  # fmt: skip
 SUBMODELS = {
     "vision_model": "tf_blip_vision_model",
+    "vision_model_m": "tf_blip_vision_model",
     "text_model": "tf_blip_text_model",
     "text_encoder": "tf_blip_text_model",
+    "text_encoder_m": "tf_blip_text_model",
     "bert": "tf_blip_text_model",
     "text_decoder": "tf_blip_text_lm_head_model",
 }
@@ -59,9 +61,10 @@ KERAS2 = {
 """Hugging Face name and layout by Keras 2 name, for the tensors of all models."""
 
 
-def keras3_paths(model: str) -> dict[str, tuple[Part, Row]]:
-    """What a `.weights.h5` of a model holds, by path."""
-    entries = [((part.prefix + row.name).split("."), part, row) for part in MODELS[model] for row in part.rows]
+def keras3_paths(model: str, with_state: bool) -> dict[str, tuple[Part, Row]]:
+    """What a `.weights.h5` of a model holds, by path, `with_state` that from which its training goes on."""
+    parts = (*MODELS[model], *(TRAINING_STATE[model] if with_state else ()))
+    entries = [((part.prefix + row.name).split("."), part, row) for part in parts for row in part.rows]
     return dict(_walk(entries, "", True))
 
 

@@ -21,6 +21,11 @@ class ParityModel(Protocol):
     model: Any
     name: str
 
+    @property
+    def has_state(self) -> bool:
+        """Whether the model has a state of training: momentum encoders and queues."""
+        ...
+
     def parameter(self, parameter: Parameter) -> np.ndarray:
         """A weight."""
         ...
@@ -41,8 +46,11 @@ class ParityModel(Protocol):
         """Tokens."""
         ...
 
-    def step(self, gradients: dict[str, np.ndarray]) -> None:
-        """One step of gradient descent by the framework's own optimizer."""
+    def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
+        """One step of gradient descent by the framework's own optimizer, and of the training state where there is one.
+
+        Its momentum encoders follow the new weights, and the queues take the pairs of the inputs.
+        """
         ...
 
 
@@ -65,6 +73,10 @@ class TorchModel:
         self.torch = torch
         self.model = getattr(blip_pt, head).from_pretrained(checkpoint, dtype=dtype, **options)
 
+    @property
+    def has_state(self) -> bool:
+        return getattr(self.model, "has_momentum", False)
+
     def parameter(self, parameter: Parameter) -> np.ndarray:
         return self._numpy(self.model.get_tensor(parameter.name))
 
@@ -86,8 +98,10 @@ class TorchModel:
     def generate(self, inputs: Arrays, **options: Any) -> np.ndarray:
         return self.model.generate(**self._tensors(inputs), **options).numpy()
 
-    def step(self, gradients: dict[str, np.ndarray]) -> None:
+    def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
         self.torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE).step()  # the gradients are the last ones
+        if self.has_state:
+            follow(self.model, self._tensors(inputs))
 
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {k: self.torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
@@ -109,6 +123,10 @@ class TensorFlowModel:
 
         self.tf = tf
         self.model = getattr(blip_tf, f"TF{head}").from_pretrained(checkpoint, dtype=dtype, **options)
+
+    @property
+    def has_state(self) -> bool:
+        return getattr(self.model, "has_momentum", False)
 
     def parameter(self, parameter: Parameter) -> np.ndarray:
         return parameter.from_tensorflow(self._numpy(self.model.get_parameter(parameter.name).value))
@@ -137,7 +155,7 @@ class TensorFlowModel:
     def generate(self, inputs: Arrays, **options: Any) -> np.ndarray:
         return self.model.generate(**self._tensors(inputs), **options).numpy()
 
-    def step(self, gradients: dict[str, np.ndarray]) -> None:
+    def step(self, gradients: dict[str, np.ndarray], inputs: Arrays) -> None:
         import keras
 
         rows = [row for row in self.model.table() if row.name in gradients]
@@ -146,12 +164,23 @@ class TensorFlowModel:
             for row in rows
         ]
         keras.optimizers.SGD(LEARNING_RATE).apply_gradients(pairs)
+        if self.has_state:
+            follow(self.model, self._tensors(inputs))
 
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {k: self.tf.constant(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
 
     def _numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray((self.tf.cast(tensor, "float64") if tensor.dtype.is_floating else tensor).numpy())
+
+
+def follow(model: Any, inputs: dict[str, Any]) -> None:
+    """What a training step does to the training state, by the same methods but without dropout."""
+    model.prepare_step()
+    pictures, texts = model.momentum_features(
+        inputs["pixel_values"], inputs["input_ids"], inputs["attention_mask"], interpolate_pos_encoding=False
+    )
+    model.enqueue(pictures, texts, inputs.get("image_ids"))
 
 
 def _fields(output: Any, convert: Any) -> Results:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import html
 import math
+import re
+from itertools import groupby
 
 from conversion.parity import ParityReport, ParityRow
 
 WIDTH, HEIGHT, MARGIN = 960, 300, 46
+SHOWN = 10
+"""Of the gradients that differ, as many are listed; the JSON has all."""
+
 FLOOR = -9.0
 """Powers of ten: smaller differences are drawn at the bottom."""
+
+STACK = re.compile(r"(.+) (?:embedding|(?:layer|block) \d+)$")
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#1b1f24}
 h1{font-size:1.4em}.pass{color:#0a7d38}.fail{color:#c1121f}table{border-collapse:collapse;width:100%}
 td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #e6e8eb;font-variant-numeric:tabular-nums}
-td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}td:last-child{overflow-wrap:anywhere}
-svg{width:100%;height:auto}text{font-size:12px;fill:#57606a}
+td:nth-child(-n+2),th:nth-child(-n+2),td:last-child,th:last-child{text-align:left}td:last-child{overflow-wrap:anywhere}
+svg{width:100%;height:auto}text{font-size:12px;fill:#57606a}text.fail{fill:#c1121f}
 """
 
 
 def shown_rows(report: ParityReport) -> list[ParityRow]:
-    """The rows that a person wants to see: of gradients the worst one and those that failed."""
-    gradients = [row for row in report.rows if row.kind == "gradients"]
-    worst = max(gradients, key=lambda row: row.relative, default=None)
-    return [row for row in report.rows if row.kind != "gradients" or row is worst or not row.passed]
+    """The rows that a person wants to see: of gradients the worst one, or the worst few of those that failed."""
+    gradients = sorted((row for row in report.rows if row.kind == "gradients"), key=lambda row: -row.relative)
+    worst = gradients[:1] + [row for row in gradients[1:SHOWN] if not row.passed]
+    return [row for row in report.rows if row.kind != "gradients" or row in worst]
 
 
 def describe_parity(report: ParityReport) -> str:
@@ -35,9 +42,13 @@ def describe_parity(report: ParityReport) -> str:
     for row in rows:
         mark = "" if row.passed else "  FAILED"
         note = f"  {row.note}" if row.note else ""
-        numbers = f"{row.absolute:10.1e}{row.relative:10.1e}{row.tolerance:10.0e}"
+        numbers = "".join(f"{_number(value):>10}" for value in (row.absolute, row.relative, row.tolerance))
         lines.append(f"{row.stage:<{width}}  {row.kind:<10}{numbers}{mark}{note}")
     return "\n".join([*lines, verdict(report)]) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def verdict(report: ParityReport) -> str:
@@ -55,11 +66,12 @@ def page(report: ParityReport) -> str:
     body = [
         f"<h1>Parity of {html.escape(report.head)}</h1><p class={kind}><b>{html.escape(verdict(report))}</b></p>",
         _plot([row for row in report.rows if row.kind == "values"]),
-        "<p>Greatest difference of each stage, relative to its greatest number; the dashed line is the tolerance.</p>",
+        "<p>Greatest difference of each stage, relative to its greatest number; the dashed line is what is allowed. "
+        "Of gradients the table has the worst.</p>",
         "<table><tr><th>stage<th>kind<th>absolute<th>relative<th>allowed<th>note",
         *(
-            f"<tr{'' if row.passed else ' class=fail'}><td>{html.escape(row.stage)}<td>{row.kind}<td>{row.absolute:.1e}"
-            f"<td>{row.relative:.1e}<td>{row.tolerance:.0e}<td>{html.escape(row.note)}"
+            f"<tr{'' if row.passed else ' class=fail'}><td>{html.escape(row.stage)}<td>{row.kind}"
+            f"<td>{_number(row.absolute)}<td>{_number(row.relative)}<td>{_number(row.tolerance)}<td>{html.escape(row.note)}"
             for row in shown_rows(report)
         ),
         "</table>",
@@ -68,30 +80,52 @@ def page(report: ParityReport) -> str:
 
 
 def _plot(rows: list[ParityRow]) -> str:
-    """Points over the stages on a logarithmic scale, the failed ones red."""
+    """Points over the stages on a logarithmic scale, the failed ones red and the first of them named."""
     if not rows:
         return ""
     step = (WIDTH - 2 * MARGIN) / max(len(rows) - 1, 1)
     points = [(MARGIN + index * step, _height(row.relative)) for index, row in enumerate(rows)]
-    allowed = _height(rows[0].tolerance)
-    shapes = [
-        f"<line x1={MARGIN} x2={WIDTH - MARGIN} y1={allowed:.1f} y2={allowed:.1f} stroke=#57606a stroke-dasharray=5 />"
-    ]
+    shapes = []
     for power in range(int(FLOOR), 1, 3):
         y = _height(10.0**power)
         shapes.append(f"<line x1={MARGIN} x2={WIDTH - MARGIN} y1={y:.1f} y2={y:.1f} stroke=#e6e8eb />")
-        shapes.append(f"<text x=4 y={y + 4:.1f}>1e{power}</text>")
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    shapes.append(f'<polyline points="{line}" fill=none stroke=#0969da />')
+        label = f"1e{power}" if power > FLOOR else f"&lt;1e{power}"
+        shapes.append(f"<text x=0 y={y + 4:.1f}>{label}</text>")
+    allowed = [(x, _height(row.tolerance)) for (x, _), row in zip(points, rows, strict=True)]
+    shapes.append(f'<polyline points="{_line(allowed)}" fill=none stroke=#57606a stroke-dasharray=5 />')
+    shapes.append(f'<polyline points="{_line(points)}" fill=none stroke=#0969da />')
     for (x, y), row in zip(points, rows, strict=True):
         title = html.escape(f"{row.stage}: {row.relative:.1e}")
         colour = "#0969da" if row.passed else "#c1121f"
         shapes.append(f"<circle cx={x:.1f} cy={y:.1f} r=4 fill={colour}><title>{title}</title></circle>")
-    ends = (("start", MARGIN, rows[0]), ("end", WIDTH - MARGIN, rows[-1]))
-    shapes += [
-        f"<text x={x} y={HEIGHT - 8} text-anchor={side}>{html.escape(row.stage)}</text>" for side, x, row in ends
-    ]
+    first = next((index for index, row in enumerate(rows) if not row.passed), None)
+    if first is not None:
+        x, y = points[first]
+        side = "start" if x < WIDTH / 2 else "end"
+        shapes.append(
+            f"<text x={x:.1f} y={y - 10:.1f} text-anchor={side} class=fail>{html.escape(rows[first].stage)}</text>"
+        )
+    for index, (label, begin, end) in enumerate(_sections(rows)):
+        left, right = MARGIN + (begin - 0.5) * step + 1, MARGIN + (end - 0.5) * step - 1
+        shapes.append(
+            f"<rect x={left:.1f} y={MARGIN / 2} width={right - left:.1f} height={HEIGHT - 1.5 * MARGIN:.1f} "
+            'fill="#0969da" opacity=.06 />'
+        )
+        y = HEIGHT - MARGIN + (34 if index % 2 else 18)  # in two rows, or long names would meet
+        shapes.append(f"<text x={(left + right) / 2:.1f} y={y} text-anchor=middle>{html.escape(label)}</text>")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(shapes)}</svg>'
+
+
+def _line(points: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _sections(rows: list[ParityRow]) -> list[tuple[str, int, int]]:
+    """Stacks of layers along the plot: name, first row, and the one after the last."""
+    names = [re.sub(r"^patch( embedding)$", r"vision\1", row.stage) for row in rows]
+    stacks = [found[1] if (found := STACK.match(name)) else "" for name in names]
+    runs = [(label, [index for index, _ in run]) for label, run in groupby(enumerate(stacks), key=lambda item: item[1])]
+    return [(label, places[0], places[-1] + 1) for label, places in runs if label]
 
 
 def _height(relative: float) -> float:

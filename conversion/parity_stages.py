@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.config import BlipConfig, BlipTextConfig
+from blip_core.config import BlipTextConfig
+from conversion.parity_inputs import training_inputs
 from conversion.parity_models import Arrays, ParityModel
 
 SEARCHES: dict[str, dict[str, Any]] = {
@@ -25,8 +26,11 @@ def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np
     if pixels:
         yield "pixel values", pixels["pixel_values"]
         part = "vision_model" if hasattr(model.model, "vision_model") else ""
-        vision = model.call(part, **pixels, output_hidden_states=True)
+        values = pixels["pixel_values"]
+        single = {"pixel_values": values.reshape(-1, *values.shape[-3:])}  # NLVR's come in pairs
+        vision = model.call(part, **single, output_hidden_states=True)
         embeds = vision["last_hidden_state"].astype(np.float32)
+        embeds = embeds.reshape(len(values), -1, embeds.shape[-1])
         yield from _layers("patch embedding", "vision block", vision["hidden_states"])
         yield "image embeddings", vision["last_hidden_state"]
         yield "pooled image", vision["pooler_output"]
@@ -40,13 +44,27 @@ def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np
         part = "bert" if hasattr(model.model, "bert") else ""
         yield from _text_stages(model, part, texts, None, "text model")
     if hasattr(model.model, "text_decoder"):
-        states = None if hasattr(model.model, "text_encoder") else embeds  # a question answerer's reads question states
+        asked = head_of(model) == "BlipForQuestionAnswering"  # whose decoder reads the states of the question
+        states = None if asked else embeds
         yield from _text_stages(model, "text_decoder.bert", texts, states, "text decoder")
-    for options in ({}, *([{"use_itm_head": False}] * hasattr(model.model, "itm_head"))):
-        called = model.call("", **inputs, **options)
+    if model.has_state:
+        yield "momentum image embeddings", model.call("vision_model_m", **pixels)["last_hidden_state"]
+        yield "momentum text states", model.call("text_encoder_m", **texts)["last_hidden_state"]
+    calls: dict[str, dict[str, Any]] = {"": inputs}
+    if head_of(model) == "BlipForImageTextRetrieval":
+        calls[" (cosines)"] = {**inputs, "use_itm_head": False}
+        trained = training_inputs(model, inputs)
+        calls |= {" (training)": trained} if trained is not inputs else {}
+    for label, given in calls.items():
+        called = model.call("", **given)
         for name, value in sorted(called.items(), key=lambda item: item[0].startswith("loss")):  # after the outputs
             if isinstance(value, np.ndarray) and not (name == "last_hidden_state" and pixels):
-                yield f"{name}{' (cosines)' if options else ''}", value
+                yield f"{name}{label}", value
+
+
+def head_of(model: ParityModel) -> str:
+    """The class of a model, without the framework."""
+    return type(model.model).__name__.removeprefix("TF")
 
 
 def _given(inputs: Arrays, *names: str) -> Arrays:
@@ -66,14 +84,16 @@ def _layers(first: str, other: str, states: list[np.ndarray]) -> Iterator[tuple[
     yield from ((f"{other} {index}", state) for index, state in enumerate(states[1:]))
 
 
-def objective(head: str) -> str:
+def objective(model: ParityModel) -> str:
     """The output whose gradient is compared."""
+    if model.has_state:
+        return "loss"
     return {
         "BlipVisionModel": "last_hidden_state",
         "BlipTextModel": "last_hidden_state",
         "BlipModel": "logits_per_image",
         "BlipForImageTextRetrieval": "itm_score",
-    }.get(head, "loss")
+    }.get(head_of(model), "loss")
 
 
 def generation_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
@@ -83,20 +103,3 @@ def generation_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str,
     given = {name: value for name, value in inputs.items() if name != "labels"}
     for name, options in SEARCHES.items():
         yield f"tokens, {name}", model.generate(given, max_new_tokens=10, **options)
-
-
-def make_inputs(config: Any, pixel_values: np.ndarray | None, texts: Arrays | None) -> Arrays:
-    """What a model of this configuration takes; ids stand in for texts where its vocabulary has no tokenizer."""
-    inputs: Arrays = {}
-    if not isinstance(config, BlipTextConfig) and pixel_values is not None:
-        inputs["pixel_values"] = pixel_values
-    text = config.text_config if isinstance(config, BlipConfig) else config
-    if not isinstance(text, BlipTextConfig):
-        return inputs
-    if texts is None:
-        noise = np.random.default_rng(11)
-        length = min(9, text.max_position_embeddings - 11)
-        ids = noise.integers(1, text.vocab_size - 2, (2, length))
-        mask = (np.arange(length) < np.array([[length], [length - 3]])).astype(np.int64)
-        texts = {"input_ids": np.where(mask == 1, ids, text.pad_token_id), "attention_mask": mask}
-    return {**inputs, **texts}

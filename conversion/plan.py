@@ -17,7 +17,7 @@ from blip_core.positions import resize_positions
 from blip_core.pretrained import FLOATS
 from blip_core.rows import BUFFERS, TEXT, WORDS
 from blip_core.saving import Stored
-from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter
+from blip_core.weights import TRAINING_STATE, AnyConfig, Parameter, training_state
 from conversion.keras_names import hf_names
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -27,17 +27,22 @@ ORIGINAL_HEADS = (
 )  # fmt: skip
 """Models that the original has."""
 
+WHOLE = ("no_id", "pointer")
+"""Initial values of tensors that hold whole numbers."""
+
 
 @dataclass
 class Plan:
     """The tensors of the destination: parameters and training state with their rows of the table, and buffers.
 
-    `names` are those under which the destination's reader will show each of them.
+    `names` are those under which the destination's reader will show each of them; `new_state` labels what training
+    needs, the source lacks, and a draw begins.
     """
 
     tensors: list[tuple[Parameter, Stored]] = field(default_factory=list)
     buffers: list[Stored] = field(default_factory=list)
     names: dict[str, Stored] = field(default_factory=dict)
+    new_state: list[str] = field(default_factory=list)
 
     def add(self, parameter: Parameter, stored: Stored, shown: tuple[str, ...] = ()) -> None:
         """Add one tensor, which is shown under other names than it is written with where these are given."""
@@ -65,14 +70,18 @@ def make_plan(checkpoint: Checkpoint, head: str, config: AnyConfig, found: Match
 
     Tied tensors are there once in safetensors and in the files of our TensorFlow models, and under each name where
     readers look for them. A pre-training model's decoder is there as a whole in every format but the last, so that a
-    captioner can be cut out of it. The training state goes into the formats of PyTorch.
+    captioner can be cut out of it. The training state goes into all formats but `tf_model.h5`, whose readers have no
+    model with one; into `weights.h5` it goes as a whole, with what the source lacks of it made new.
     """
     plan = Plan()
-    state = set(TRAINING_STATE.get(head, ()))
-    for parameter in found.parameters:
-        if parameter.part in state and to.endswith("h5"):
-            continue
-        source = found.sources.get(parameter.name)
+    state = TRAINING_STATE.get(head, ())
+    wanted = [p for p in found.parameters if to != "tf_model.h5" or p.part not in state]
+    if to == "weights.h5" and (head == "BlipForPreTraining" or any(p.part in state for p in wanted)):
+        new = [p for p in training_state(head, config) if p not in wanted]  # type: ignore[arg-type]  # a BlipConfig
+        plan.new_state = list(dict.fromkeys(p.part.label for p in new if not _is_momentum(p)))
+        wanted += new
+    for parameter in wanted:
+        source = found.sources.get(parameter.name) or found.sources.get(_followed(parameter))
         stored = _stored(checkpoint, config, parameter, source, dtype)
         if to == "safetensors":
             for name in parameter.stored_as:
@@ -91,6 +100,15 @@ def make_plan(checkpoint: Checkpoint, head: str, config: AnyConfig, found: Match
     return plan
 
 
+def _is_momentum(parameter: Parameter) -> bool:
+    return "_m." in parameter.name
+
+
+def _followed(parameter: Parameter) -> str:
+    """The name of the weight that a momentum copy follows, and where it begins; its own name for any other."""
+    return parameter.name.replace("_m.", ".", 1)
+
+
 def _named(stored: Stored, *names: str) -> Stored:
     return Stored(names, stored.shape, stored.dtype, stored.read)
 
@@ -99,12 +117,12 @@ def _stored(
     checkpoint: Checkpoint, config: AnyConfig, parameter: Parameter, source: str | None, dtype: str | None
 ) -> Stored:
     if source is None:
-        kind = np.dtype(np.float32)
+        kind = np.dtype(np.int64 if parameter.row.init in WHOLE else np.float32)
         read = partial(_draw, parameter, config)
     else:
         kind = checkpoint.dtypes[source]
         read = partial(_read, checkpoint, source, parameter)
-        if kind not in FLOATS and parameter.row.init not in ("no_id", "pointer"):
+        if kind not in FLOATS and parameter.row.init not in WHOLE:
             raise ValueError(f"{source} is of type {kind}; weights must be floating-point.")
     wanted = DTYPES[dtype] if dtype and kind in FLOATS else kind
     if wanted != kind:
@@ -119,7 +137,7 @@ def _read(checkpoint: Checkpoint, source: str, parameter: Parameter) -> np.ndarr
 
 def _draw(parameter: Parameter, config: AnyConfig) -> np.ndarray:
     # A seed of its own for each tensor: it is the same whenever it is read, and in every conversion.
-    return initial_value(parameter, config, np.random.default_rng(zlib.crc32(parameter.name.encode())))
+    return initial_value(parameter, config, np.random.default_rng(zlib.crc32(_followed(parameter).encode())))
 
 
 def _cast(read: partial[np.ndarray], dtype: np.dtype, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.checkpoint import DTYPES
-from blip_core.saving import Stored, pieces
+from blip_core.saving import Stored, write_tensors
 from conversion.torch_header import STORAGES
 
 ALIGNMENT = 64
@@ -27,24 +27,33 @@ def write_torch(path: Path, tensors: Sequence[Stored], beside: dict[str, Any] | 
 
     A tensor with several names is stored once, as `torch.save` stores tied ones.
     """
-    with open(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _write_record(archive, file, "data.pkl", _pickle(tensors, beside))
-        _write_record(archive, file, "byteorder", b"little")
-        for index, tensor in enumerate(tensors):
-            _write_record(archive, file, f"data/{index}", tensor)
-        _write_record(archive, file, "version", b"3\n")
+    records = {"data.pkl": _bytes(_pickle(tensors, beside)), "byteorder": _bytes(b"little")}
+    records |= {f"data/{index}": tensor for index, tensor in enumerate(tensors)}
+    records["version"] = _bytes(b"3\n")
+    entries, end = [], 0
+    for name, data in records.items():
+        entry = zipfile.ZipInfo(f"archive/{name}")
+        entry.file_size = entry.compress_size = data.nbytes
+        entry.header_offset, entry.CRC = end, 0
+        padding = -(end + len(entry.FileHeader()) + 4) % ALIGNMENT
+        entry.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
+        begin = end + len(entry.FileHeader())
+        entries.append((entry, begin))
+        end = begin + data.nbytes
+    path.touch()
+    places = [(begin, data) for (_, begin), data in zip(entries, records.values(), strict=True)]
+    checksums = write_tensors(path, places, checksums=True)
+    with open(path, "r+b") as file, zipfile.ZipFile(file, "w") as archive:  # which adds the directory
+        for (entry, _), checksum in zip(entries, checksums, strict=True):
+            entry.CRC = checksum
+            file.seek(entry.header_offset)
+            file.write(entry.FileHeader())
+            archive.filelist.append(entry)
+        archive.start_dir = end
 
 
-def _write_record(archive: zipfile.ZipFile, file: Any, name: str, data: bytes | Stored) -> None:
-    record = zipfile.ZipInfo(f"archive/{name}")
-    record.file_size = data.nbytes if isinstance(data, Stored) else len(data)
-    large = record.file_size * 1.05 > zipfile.ZIP64_LIMIT  # where zipfile itself adds the field of 64-bit sizes
-    begin = file.tell() + 30 + len(record.filename) + 4 + 20 * large
-    padding = -begin % ALIGNMENT
-    record.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
-    with archive.open(record, "w") as out:
-        for piece in [np.frombuffer(data, np.uint8)] if isinstance(data, bytes) else pieces(data.read()):
-            out.write(piece.view(np.uint8).data)
+def _bytes(data: bytes) -> Stored:
+    return Stored((), (len(data),), np.dtype(np.uint8), lambda: np.frombuffer(data, np.uint8))
 
 
 class _Storage:

@@ -12,6 +12,7 @@ from blip_core.checkpoint import Checkpoint
 from blip_core.matching import Match
 from blip_core.saving import pieces
 from conversion.formats import open_any
+from conversion.keras_files import open_keras
 from conversion.plan import Plan
 
 
@@ -33,7 +34,8 @@ def verify(path: Path, plan: Plan) -> None:
     files = [path] if path.is_file() else sorted(path.iterdir())
     with ThreadPoolExecutor(max_workers=3) as pool:
         synced = [pool.submit(_sync, file) for file in files]
-        written = open_any(path)
+        keras = next((file for file in files if file.suffix == ".h5"), None)
+        written = open_keras(keras, own=True) if keras else open_any(path)
         if written.keys() != plan.names.keys():
             wrong = sorted(written.keys() ^ plan.names.keys())
             raise OSError(f"What was written does not hold the right tensors: {', '.join(wrong[:5])}.")

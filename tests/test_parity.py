@@ -14,7 +14,8 @@ from blip_core.files import read_json, write_json
 from blip_core.saving import Stored, write_safetensors
 from conversion import check_parity, convert
 from conversion.formats import open_any
-from tests.conversion_helpers import ORIGINAL, random_checkpoint
+from conversion.parity_inputs import drawings
+from tests.conversion_helpers import ATTENTION_HEADS, ORIGINAL, random_checkpoint
 from tests.helpers import HEADS
 
 CAPTION = "BlipForConditionalGeneration"
@@ -31,12 +32,12 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def damaged(model, tmp_path):
-    """Copies the model with a change of its tensors."""
+def damaged_copy(tmp_path):
+    """Copies a model with a change of its tensors."""
 
-    def damage(change):
-        shutil.copytree(model, tmp_path / "damaged")
-        source = open_any(model)
+    def damage(folder, change):
+        shutil.copytree(folder, tmp_path / "damaged")
+        source = open_any(folder)
         tensors = {name: source[name].copy() for name in source}
         change(tensors)
         stored = [Stored((n,), a.shape, a.dtype, lambda a=a: a) for n, a in tensors.items()]
@@ -46,7 +47,13 @@ def damaged(model, tmp_path):
     return damage
 
 
-@pytest.mark.parametrize("head", [pytest.param(h, marks=[pytest.mark.slow] * (h != CAPTION)) for h in HEADS[:7]])
+@pytest.fixture
+def damaged(model, damaged_copy):
+    """Copies the captioner with a change of its tensors."""
+    return lambda change: damaged_copy(model, change)
+
+
+@pytest.mark.parametrize("head", [pytest.param(h, marks=[pytest.mark.slow] * (h != CAPTION)) for h in HEADS])
 def test_both_frameworks_agree(tmp_path, head):
     random_checkpoint(tmp_path / "model", head, scale=0.2)
     report = check_parity(tmp_path / "model")
@@ -146,6 +153,9 @@ def test_the_command_prints_a_table_json_and_a_page(model, damaged, tmp_path, ca
     text = page.read_text()
     assert "<svg" in text
     assert "vision block 2" in text
+    assert ">text decoder</text>" in text
+    assert "class=fail>patch embedding</text>" in text
+    assert 1 < sum(" gradients " in line for line in out.splitlines()) <= 10
     assert not {"http:", "https:", "<script", "src="} & set(text.split())
     assert main(["parity", str(model), "--other", str(model), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -158,11 +168,100 @@ def test_options_that_make_no_sense(model):
         check_parity(model, dtype="float8")
 
 
-def test_the_state_of_training_is_compared_and_models_without_stages_are_refused():
-    heads = {"text_config": {"num_attention_heads": 2}, "vision_config": {"num_attention_heads": 3}}
-    report = check_parity(ORIGINAL / "retrieval.pth", config=heads)
-    assert report.head == "BlipForImageTextRetrieval"
+@pytest.mark.parametrize("name", ["nlvr", "pretrain", "retrieval"])
+def test_models_of_pairs_agree_with_their_losses_and_the_state_of_training(name):
+    report = check_parity(ORIGINAL / f"{name}.pth", config=ATTENTION_HEADS)
+    assert report.passed, report.first_failure
+    stages = {row.stage for row in report.rows if row.kind == "values"}
+    assert {"vision block 1", "text encoder layer 7", "text encoder with picture layer 7"} < stages
+    assert (
+        stages
+        > {
+            "nlvr": {"logits", "loss"},
+            "pretrain": {"text decoder layer 7", "momentum text states", "logits", "loss_itc", "loss_itm", "loss_lm"},
+            "retrieval": {
+                "itm_score (cosines)",
+                "momentum image embeddings",
+                "loss_itc (training)",
+                "loss_itm (training)",
+            },
+        }[name]
+    )
+    assert ("training state after a step" in stages) == (name != "nlvr")
+    gradients = {row.stage for row in report.rows if row.kind == "gradients"}
+    head = {"nlvr": "cls_head.out.weight", "pretrain": "text_decoder.lm_head.dense.weight", "retrieval": "temp"}[name]
+    assert {head, "vision_model.class_embedding"} < gradients
+    assert not any("_m." in name for name in gradients)
+
+
+def swap_branches(tensors):
+    names = [f"text_encoder.encoder.layer.7.crossattention.self{branch}.key.weight" for branch in (0, 1)]
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+
+
+def swap_encoder_and_decoder(tensors):
+    names = [f"text_{part}.encoder.layer.2.attention.self.value.weight" for part in ("encoder", "decoder.bert")]
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+
+
+def lose_momentum(tensors):
+    tensors["text_encoder_m.embeddings.LayerNorm.weight"] += np.float32(0.1)
+
+
+def move_the_queue(tensors):
+    tensors["queue_ptr"] += 1
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "stage"),
+    [
+        (
+            swap_branches,
+            {
+                f"text_encoder.blocks.7.cross_attention.branch{branch}.key.weight":
+                f"holds text_encoder.blocks.7.cross_attention.branch{1 - branch}.key.weight"
+                for branch in (0, 1)
+            },
+            "text encoder with picture layer 7",
+        ),
+        (
+            swap_encoder_and_decoder,
+            {
+                "text_encoder.blocks.2.attention.value.weight":
+                "holds text_decoder.bert.blocks.2.attention.value.weight",
+                "text_decoder.bert.blocks.2.attention.value.weight":
+                "holds text_encoder.blocks.2.attention.value.weight",
+            },
+            "text encoder layer 2",
+        ),
+        (lose_momentum, {"text_encoder_m.embedding_norm.weight": ""}, "momentum text states"),
+        (move_the_queue, {"queue_ptr": ""}, "training state after a step"),
+    ],
+)  # fmt: skip
+def test_a_damaged_weight_of_a_model_of_pairs_is_named(tmp_path, damaged_copy, change, names, stage):
+    name = "nlvr" if change is swap_branches else "pretrain"
+    convert(ORIGINAL / f"{name}.pth", tmp_path / "whole", config=ATTENTION_HEADS)
+    report = check_parity(tmp_path / "whole", other=damaged_copy(tmp_path / "whole", change))
+    assert {row.stage: row.note for row in report.rows if row.kind == "weights" and not row.passed} == names
+    assert next(row.stage for row in report.rows if row.kind == "values" and not row.passed) == stage
+
+
+def test_a_state_of_training_that_is_lost_is_the_only_difference(tmp_path):
+    convert(ORIGINAL / "retrieval.pth", tmp_path / "keras", "tf_model.h5", config=ATTENTION_HEADS)
+    convert(tmp_path / "keras", tmp_path / "back")
+    report = check_parity(ORIGINAL / "retrieval.pth", other=tmp_path / "back", config=ATTENTION_HEADS)
+    assert [(row.stage, row.note) for row in report.rows if not row.passed] == [("training state", "only in the first")]
+
+
+def test_one_picture_is_enough(tmp_path):
+    drawings()[1].save(tmp_path / "one.png")
+    report = check_parity(ORIGINAL / "nlvr.pth", [tmp_path / "one.png"], ["two dogs"], config=ATTENTION_HEADS)
     assert report.passed
-    for name, remedy in (("pretrain", "head='BlipForConditionalGeneration'"), ("nlvr", "head='BlipVisionModel'")):
-        with pytest.raises(ValueError, match=remedy):
-            check_parity(ORIGINAL / f"{name}.pth", config=heads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["nlvr", "pretrain", "retrieval"])
+def test_models_of_pairs_in_half_precision(name, dtype):
+    report = check_parity(ORIGINAL / f"{name}.pth", config=ATTENTION_HEADS, dtype=dtype)
+    assert report.passed, report.first_failure

@@ -1,14 +1,15 @@
 """Time and memory of conversions between all formats, on the checkpoint of a base captioner (896 MB).
 
-    python -m tests.bench.convert [FOLDER]
+    python -m tests.bench.convert [FOLDER] [--from FORMAT ...] [--to FORMAT ...]
 
-Each conversion runs in a process of its own. Its time is that of `convert`, with the verification, against copying
-and syncing the source file in the same run; its memory is the growth of RssAnon, which leaves out mapped files,
-against the largest tensor (94 MB).
+FOLDER keeps the sources for the next run. Each conversion runs in a process of its own. Its time is that of `convert`,
+with the verification, against copying and syncing the source file in turns, medians of both; its memory is the growth
+of RssAnon, which leaves out mapped files, against the largest tensor (94 MB).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -18,10 +19,12 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 FORMATS = ("safetensors", "pytorch_model.bin", "pth", "tf_model.h5", "weights.h5")
+ROUNDS = 5
 HEAD = "BlipForConditionalGeneration"
 
 
@@ -78,20 +81,26 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def main() -> None:
-    """Convert from each format to each and print a table."""
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    """Convert from each format to each, or some of them, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--from", dest="sources", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--to", nargs="+", choices=FORMATS, default=FORMATS)
+    args = parser.parse_args()
+    root = args.folder or Path(tempfile.mkdtemp())
     sources = {to: root / to for to in FORMATS}
     if not sources["safetensors"].exists():
         make_checkpoint(sources["safetensors"])
-    for to in FORMATS[1:]:
+    for to in args.sources:
         if not sources[to].exists():
             run(sources["safetensors"], sources[to], to)
     print(f"{'from':<20}{'to':<20}{'copy s':>8}{'convert s':>10}{'ratio':>7}{'grown MB':>10}")
-    for name, source in sources.items():
-        weights = max(source.iterdir(), key=lambda path: path.stat().st_size)
-        for to in FORMATS:
-            copy = min(copy_seconds(weights, root / "copy") for _ in range(2))
-            found = min((run(weights, root / "out", to) for _ in range(2)), key=lambda one: one["seconds"])
+    for name in args.sources:
+        weights = max(sources[name].iterdir(), key=lambda path: path.stat().st_size)
+        for to in args.to:
+            rounds = [(copy_seconds(weights, root / "copy"), run(weights, root / "out", to)) for _ in range(ROUNDS)]
+            copy = median(seconds for seconds, _ in rounds)
+            found = {key: median(one[key] for _, one in rounds) for key in ("seconds", "grown")}
             ratio = found["seconds"] / copy
             print(
                 f"{name:<20}{to:<20}{copy:8.2f}{found['seconds']:10.2f}{ratio:7.2f}{found['grown'] / 1e6:10.0f}",

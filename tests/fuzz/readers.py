@@ -250,9 +250,9 @@ def main() -> int:
 
 
 def make_sources(folder: Path) -> list[Path]:
-    """One whole little checkpoint of each format."""
+    """One whole little checkpoint of each format, and one of Keras that holds the state of training."""
     from conversion import convert
-    from tests.conversion_helpers import random_checkpoint
+    from tests.conversion_helpers import ATTENTION_HEADS, ORIGINAL, random_checkpoint
 
     random_checkpoint(folder / "model", "BlipForConditionalGeneration")
     sources = [folder / "model" / "model.safetensors", folder / "model.pth"]
@@ -260,7 +260,9 @@ def make_sources(folder: Path) -> list[Path]:
     for to in ("pytorch_model.bin", "tf_model.h5", "weights.h5"):
         convert(folder / "model", folder / to, to)
         sources.append(next(path for path in (folder / to).iterdir() if path.name.endswith(to)))
-    return [*sources, SAVED_MODEL]
+    convert(ORIGINAL / "pretrain.pth", folder / "pretrain", "weights.h5", config=ATTENTION_HEADS)
+    training = (folder / "pretrain" / "model.weights.h5").rename(folder / "pretrain" / "training.weights.h5")
+    return [*sources, training, SAVED_MODEL]
 
 
 if __name__ == "__main__":
