@@ -23,6 +23,7 @@ from blip_pt.nn import (
     Linear,
     additive_mask,
     causal_mask,
+    linear,
     over_heads,
     wide,
 )
@@ -195,7 +196,7 @@ class LMHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
     def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        return F.linear(self.norm(self.activation(self.dense(x))), word_embeddings, self.bias)
+        return linear(self.norm(self.activation(self.dense(x))), word_embeddings, self.bias)
 
 
 class BlipTextLMHeadModel(BlipPreTrainedModel):
