@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -66,24 +67,24 @@ class PatchEmbedding(nn.Conv2d):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., in) -> (..., out) by a weight (out, in).
 
-    In float32 on a CPU PyTorch leaves the product to MKL, which uses AVX-512 on Intel's processors alone. Where no
-    gradient is wanted oneDNN computes it here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`).
+    In float32 on a CPU PyTorch leaves products to MKL, which uses AVX-512 on Intel's processors alone. Where no
+    gradient is wanted oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`).
     """
-    if not onednn_can(x, weight, bias):
+    if weight.numel() < SMALL or not weight.is_contiguous() or not onednn_can(x, weight, bias):
         return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise.default(x.contiguous(), weight, bias, "none", [], "")
+    return onednn_linear(x.contiguous(), weight, bias)
 
 
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-SMALL = 2**16  # weights in a matrix; a smaller product is done before its threads have met
+SMALL = 2**16  # weights, or scores of attention; less is done before two threads have met
 
 
-def onednn_can(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def onednn_can(*tensors: Tensor | None) -> bool:
     """Say whether these are plain float32 tensors on a CPU that nobody differentiates, traces or casts."""
-    if not ONEDNN or weight.numel() < SMALL or not weight.is_contiguous():
+    if not ONEDNN:
         return False
     grad = torch.is_grad_enabled()
-    for tensor in (x, weight, bias):
+    for tensor in tensors:
         if tensor is not None and (
             type(tensor) not in (Tensor, nn.Parameter)
             or tensor.dtype is not torch.float32
@@ -92,6 +93,27 @@ def onednn_can(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         ):
             return False
     return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN, for contiguous x and a contiguous weight or its transpose."""
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention by oneDNN, head by head, so that the scores of one stay in the cache."""
+    batch, heads, length, width = query.shape
+    query, key, value = (query * width**-0.5).contiguous(), key.contiguous(), value.contiguous()
+    context = query.new_empty(batch, length, heads, width).transpose(1, 2)  # as it is wanted next
+    for item in product(range(batch), range(heads)):
+        for start in range(0, length, ROWS):
+            rows = slice(start, start + ROWS)
+            probabilities = torch.softmax(onednn_linear(query[item][rows], key[item]), dim=-1)
+            context[item][rows] = onednn_linear(probabilities, value[item].T)
+    return context
+
+
+ROWS = 1024  # queries at a time, which bounds the memory of their scores
 
 
 def wide(x: Tensor) -> Tensor:
@@ -140,6 +162,9 @@ def attention(
     `mask` is added to the scores and broadcasts to (batch, heads, queries, keys).
     """
     if not output_attentions:
+        large = query.shape[2] * key.shape[2] >= SMALL
+        if large and mask is None and not dropout and onednn_can(query, key, value):
+            return onednn_attention(query, key, value), None
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout), None
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     probabilities = torch.softmax(scores if mask is None else scores + mask, dim=-1)

@@ -20,6 +20,8 @@ ONLY_PYTORCH = {
     "distributed.py _Gather": "TensorFlow's all_gather has a gradient",
     "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
     "nn.py onednn_can": "TensorFlow multiplies with oneDNN by itself",
+    "nn.py onednn_linear": "the same",
+    "nn.py onednn_attention": "the same",
     "nn.py Linear": OWN_LAYERS,
     "nn.py LayerNorm": OWN_LAYERS,
     "nn.py Embedding": OWN_LAYERS,
