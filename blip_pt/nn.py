@@ -37,6 +37,34 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class QuantizedLinear(nn.Module):
+    """A `Linear` with int8 weights, a scale for each output. x (..., in) becomes int8, too, a scale for each row."""
+
+    numbers: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        weight = layer.weight.detach().float()
+        scale = int8_scale(weight)
+        self.register_buffer("numbers", (weight / scale).round().to(torch.int8))  # (out, in)
+        self.register_buffer("scale", scale[:, 0])
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights (out, in) as floating-point numbers again, rounded."""
+        return (self.numbers * self.scale[:, None]).to(self.bias.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu:  # where int8 products want many rows, and memory is what is saved
+            return F.linear(x, self.weight, self.bias)
+        rows = x.reshape(-1, x.shape[-1]).float()
+        scale = int8_scale(rows)  # (rows, 1)
+        whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.numbers.T)  # int32 (rows, out)
+        return (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+
+
 class LayerNorm(nn.LayerNorm):
     """Normalises the last axis."""
 
@@ -114,6 +142,11 @@ def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 ROWS = 1024  # queries at a time, which bounds the memory of their scores
+
+
+def int8_scale(x: Tensor) -> Tensor:
+    """What (rows, 1) to divide each row of x (rows, width) by, so that it lies within -127 and 127."""
+    return x.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
 
 
 def wide(x: Tensor) -> Tensor:

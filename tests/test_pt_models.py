@@ -437,6 +437,24 @@ def test_a_vision_large_question_answerer_exists(tmp_path):
     assert model.text_encoder.blocks[0].cross_attention.key.weight.shape == (32, 24)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_a_quantized_model_is_close(tmp_path, head):
+    model, values = make(head).eval(), tensors(head)
+    with torch.no_grad():
+        expected = model(**values)
+        found = model.quantize()(**values)
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            assert 0 < difference(value, found[name]) < 0.2, name
+    int8 = sum(buffer.numel() for buffer in model.buffers() if buffer.dtype == torch.int8)
+    assert int8 > 0.4 * model.num_parameters()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        again = type(model).from_pretrained(tmp_path)(**values)
+    name, value = next((n, v) for n, v in found.items() if isinstance(v, torch.Tensor))
+    assert difference(value, again[name]) < 0.2, name
+
+
 def test_products_without_gradients_are_those_with_gradients():
     """Where oneDNN multiplies (`blip_pt.nn.linear`), the results are PyTorch's own, and so are types and errors."""
     torch.manual_seed(0)
