@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_python": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -28,13 +29,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Linear(nn.Linear):
-    """x (..., in) -> (..., out). The weight is (out, in)."""
+    """x (..., in) -> (..., out), and what an activation makes of it. The weight is (out, in)."""
 
     def reset_parameters(self) -> None:
         pass
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        return linear(x, self.weight, self.bias, activation)
 
 
 class QuantizedLinear(nn.Module):
@@ -56,13 +57,14 @@ class QuantizedLinear(nn.Module):
         """The weights (out, in) as floating-point numbers again, rounded."""
         return (self.numbers * self.scale[:, None]).to(self.bias.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         if not x.is_cpu:  # where int8 products want many rows, and memory is what is saved
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias, activation)
         rows = x.reshape(-1, x.shape[-1]).float()
         scale = int8_scale(rows)  # (rows, 1)
         whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.numbers.T)  # int32 (rows, out)
-        return (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+        x = (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+        return x if activation is None else activation(x)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -92,15 +94,20 @@ class PatchEmbedding(nn.Conv2d):
         return super().forward(x).flatten(2).transpose(1, 2)  # (batch, patches, out)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., in) -> (..., out) by a weight (out, in).
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:
+    """x (..., in) -> (..., out) by a weight (out, in), then the activation.
 
     In float32 on a CPU PyTorch leaves products to MKL, which uses AVX-512 on Intel's processors alone. Where no
-    gradient is wanted oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`).
+    gradient is wanted oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`), and the
+    exact GELU with them, without memory for its input.
     """
     if weight.numel() < SMALL or not weight.is_contiguous() or not onednn_can(x, weight, bias):
-        return F.linear(x, weight, bias)
-    return onednn_linear(x.contiguous(), weight, bias)
+        x = F.linear(x, weight, bias)
+    elif activation is F.gelu:
+        return onednn_linear(x.contiguous(), weight, bias, "gelu")
+    else:
+        x = onednn_linear(x.contiguous(), weight, bias)
+    return x if activation is None else activation(x)
 
 
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
@@ -123,9 +130,9 @@ def onednn_can(*tensors: Tensor | None) -> bool:
     return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """`torch.nn.functional.linear` by oneDNN, for contiguous x and a contiguous weight or its transpose."""
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "none")
 
 
 def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
