@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 ORACLE ?= .venv-oracle
+NEWEST ?= .venv-newest
+DEVICE ?= cpu
 RUN = $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-slow check format oracle parity clean
+.PHONY: demo test test-slow check format oracle parity bench clean
 
 demo: $(VENV)/ready
 	$(RUN) tests/demo/demo.py
@@ -32,6 +34,10 @@ oracle: $(ORACLE)/ready
 parity: $(VENV)/ready
 	$(RUN) -m pytest -q --pyargs conversion.parity_tests --checkpoint "$(CHECKPOINT)"
 
+# make bench; make bench DEVICE=cuda; make bench BENCH="--systems ours-pt hf-pt --cases vision greedy"
+bench: $(VENV)/ready $(ORACLE)/ready $(NEWEST)/ready
+	$(RUN) -m tests.bench.speed --device $(DEVICE) --oracle $(ORACLE)/bin/python --newest $(NEWEST)/bin/python $(or $(BENCH),--write)
+
 # The versions of constraints.txt; torch 2.13.0 by name, of which the plain wheel is the small CPU build.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,5 +51,10 @@ $(ORACLE)/ready: pyproject.toml
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[pt,tf,oracle]"
 	touch $@
 
+$(NEWEST)/ready:
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision transformers openvino
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ORACLE) .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE) $(NEWEST) .bench .demo .pytest_cache .mypy_cache .ruff_cache

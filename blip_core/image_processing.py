@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -90,7 +92,8 @@ class BlipImageProcessor:
         0-1 together with `do_rescale=False`. `input_data_format` ("channels_first", "channels_last") tells where an
         array's channels are instead of looking for 3 or 1 of them; `data_format` where the result's are, None as in
         the input. `return_tensors` "np", "pt" or "tf" gives one tensor, None a list of arrays. `overrides` are
-        options of the constructor, for this call alone; None leaves them as they are.
+        options of the constructor, for this call alone; None leaves them as they are. Several pictures are prepared in
+        as many threads as there are processors.
 
         Raises `OSError` for a file that cannot be read, `ValueError` for any other picture or option that cannot work.
         """
@@ -99,9 +102,18 @@ class BlipImageProcessor:
             if value is not None and value not in FORMATS:
                 raise ValueError(f"{name} must be 'channels_first', 'channels_last' or None, got {value!r}.")
         settings = replace(self, **{name: value for name, value in overrides.items() if value is not None})
-        pixels = [settings._prepare(image, name, input_data_format, data_format) for name, image in flatten(images)]
-        if not pixels:
+        pictures = list(flatten(images))
+        if not pictures:
             raise ValueError("images is empty; pass at least one picture.")
+
+        def prepare(named: tuple[str, Any]) -> np.ndarray:
+            return settings._prepare(named[1], named[0], input_data_format, data_format)
+
+        if len(pictures) == 1:
+            pixels = [prepare(pictures[0])]
+        else:  # Pillow decodes and resizes, and NumPy computes, without Python's lock
+            with ThreadPoolExecutor(min(len(pictures), os.cpu_count() or 1)) as pool:
+                pixels = list(pool.map(prepare, pictures))
         remedy = "pass do_resize=True, or one picture at a time"
         return BlipInputs(pixel_values=stack("pixel_values", pixels, return_tensors, remedy))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_python": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -27,10 +29,42 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Linear(nn.Linear):
-    """x (..., in) -> (..., out). The weight is (out, in)."""
+    """x (..., in) -> (..., out), and what an activation makes of it. The weight is (out, in)."""
 
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        return linear(x, self.weight, self.bias, activation)
+
+
+class QuantizedLinear(nn.Module):
+    """A `Linear` with int8 weights, a scale for each output. x (..., in) becomes int8, too, a scale for each row."""
+
+    numbers: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        weight = layer.weight.detach().float()
+        scale = int8_scale(weight)
+        self.register_buffer("numbers", (weight / scale).round().to(torch.int8))  # (out, in)
+        self.register_buffer("scale", scale[:, 0])
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights (out, in) as floating-point numbers again, rounded."""
+        return (self.numbers * self.scale[:, None]).to(self.bias.dtype)
+
+    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        if not x.is_cpu:  # where int8 products want many rows, and memory is what is saved
+            return linear(x, self.weight, self.bias, activation)
+        rows = x.reshape(-1, x.shape[-1]).float()
+        scale = int8_scale(rows)  # (rows, 1)
+        whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.numbers.T)  # int32 (rows, out)
+        x = (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
+        return x if activation is None else activation(x)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -58,6 +92,68 @@ class PatchEmbedding(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).flatten(2).transpose(1, 2)  # (batch, patches, out)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:
+    """x (..., in) -> (..., out) by a weight (out, in), then the activation.
+
+    In float32 on a CPU PyTorch leaves products to MKL, which uses AVX-512 on Intel's processors alone. Where no
+    gradient is wanted oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`), and the
+    exact GELU with them, without memory for its input.
+    """
+    if weight.numel() < SMALL or not weight.is_contiguous() or not onednn_can(x, weight, bias):
+        x = F.linear(x, weight, bias)
+    elif activation is F.gelu:
+        return onednn_linear(x.contiguous(), weight, bias, "gelu")
+    else:
+        x = onednn_linear(x.contiguous(), weight, bias)
+    return x if activation is None else activation(x)
+
+
+ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+SMALL = 2**16  # weights, or scores of attention; less is done before two threads have met
+
+
+def onednn_can(*tensors: Tensor | None) -> bool:
+    """Say whether these are plain float32 tensors on a CPU that nobody differentiates, traces or casts."""
+    if not ONEDNN:
+        return False
+    grad = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None and (
+            type(tensor) not in (Tensor, nn.Parameter)
+            or tensor.dtype is not torch.float32
+            or not tensor.is_cpu
+            or (grad and tensor.requires_grad)
+        ):
+            return False
+    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN, for contiguous x and a contiguous weight or its transpose."""
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "none")
+
+
+def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention by oneDNN, head by head, so that the scores of one stay in the cache."""
+    batch, heads, length, width = query.shape
+    query, key, value = (query * width**-0.5).contiguous(), key.contiguous(), value.contiguous()
+    context = query.new_empty(batch, length, heads, width).transpose(1, 2)  # as it is wanted next
+    for item in product(range(batch), range(heads)):
+        for start in range(0, length, ROWS):
+            rows = slice(start, start + ROWS)
+            probabilities = torch.softmax(onednn_linear(query[item][rows], key[item]), dim=-1)
+            context[item][rows] = onednn_linear(probabilities, value[item].T)
+    return context
+
+
+ROWS = 1024  # queries at a time, which bounds the memory of their scores
+
+
+def int8_scale(x: Tensor) -> Tensor:
+    """What (rows, 1) to divide each row of x (rows, width) by, so that it lies within -127 and 127."""
+    return x.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
 
 
 def wide(x: Tensor) -> Tensor:
@@ -106,6 +202,9 @@ def attention(
     `mask` is added to the scores and broadcasts to (batch, heads, queries, keys).
     """
     if not output_attentions:
+        large = query.shape[2] * key.shape[2] >= SMALL
+        if large and mask is None and not dropout and onednn_can(query, key, value):
+            return onednn_attention(query, key, value), None
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout), None
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     probabilities = torch.softmax(scores if mask is None else scores + mask, dim=-1)

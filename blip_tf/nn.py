@@ -12,7 +12,8 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu": tf.nn.gelu,
     "gelu_python": tf.nn.gelu,
     "gelu_new": lambda x: tf.nn.gelu(x, approximate=True),
@@ -38,15 +39,15 @@ class Layer(keras.layers.Layer):
 
 
 class Linear(Layer):
-    """x (..., in) -> (..., out). The weight is (in, out)."""
+    """x (..., in) -> (..., out), and what an activation makes of it. The weight is (in, out)."""
 
     def __init__(self, into: int, out: int, bias: bool = True):
         super().__init__()
         self.weight = self.add_weight(name="weight", shape=(into, out), initializer="zeros")
         self.bias = self.add_weight(name="bias", shape=(out,), initializer="zeros") if bias else None
 
-    def call(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def call(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+        return linear(x, self.weight, self.bias, activation)
 
 
 class LayerNorm(Layer):
@@ -111,11 +112,14 @@ def lookup(table: Tensor, ids: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple
     return tf.gather(table, ids), gradient
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, transpose: bool = False) -> Tensor:
-    """x (..., in) -> (..., out) by a weight (in, out), or (out, in) with `transpose`."""
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None, transpose: bool = False
+) -> Tensor:
+    """x (..., in) -> (..., out) by a weight (in, out), or (out, in) with `transpose`, then the activation."""
     *rest, into = sizes(x)
     product = tf.matmul(tf.reshape(x, (-1, into)), weight, transpose_b=transpose)  # one product, whatever the rank of x
     product = product if bias is None else tf.nn.bias_add(product, bias)
+    product = product if activation is None else activation(product)  # here, where a graph can fuse it with the product
     return tf.reshape(product, (*rest, product.shape[1]))
 
 

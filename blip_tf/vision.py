@@ -57,7 +57,7 @@ class VisionMLP(Layer):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def call(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.fc1(x, activation=self.activation))
 
 
 class VisionBlock(Layer):

@@ -11,6 +11,7 @@ import torch
 
 import blip_pt
 from blip_core import BlipConfig, BlipTextConfig
+from blip_pt.nn import ONEDNN, Linear, attention, onednn_can
 from tests.helpers import CONFIGS_OF, HEADS, difference, head_config, inputs, randomized
 
 
@@ -352,3 +353,67 @@ def test_a_vision_large_question_answerer_exists(tmp_path):
     model = blip_pt.BlipForQuestionAnswering(config)
     assert model.text_decoder.bert.blocks[0].cross_attention.key.weight.shape == (32, 32)
     assert model.text_encoder.blocks[0].cross_attention.key.weight.shape == (32, 24)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_quantized_model_is_close(tmp_path, head):
+    model, values = make(head).eval(), tensors(head)
+    with torch.no_grad():
+        expected = model(**values)
+        found = model.quantize()(**values)
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            assert 0 < difference(value, found[name]) < 0.2, name
+    int8 = sum(buffer.numel() for buffer in model.buffers() if buffer.dtype == torch.int8)
+    assert int8 > 0.4 * model.num_parameters()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        again = type(model).from_pretrained(tmp_path)(**values)
+    name, value = next((n, v) for n, v in found.items() if isinstance(v, torch.Tensor))
+    assert difference(value, again[name]) < 0.2, name
+
+
+def test_products_without_gradients_are_those_with_gradients():
+    """Where oneDNN multiplies (`blip_pt.nn.linear`), the results are PyTorch's own, and so are types and errors."""
+    torch.manual_seed(0)
+    layer = Linear(300, 260)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    for x in (torch.randn(7, 300), torch.randn(3, 300, 5).transpose(1, 2), torch.randn(300), torch.randn(2, 0, 300)):
+        expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+        assert layer(x).requires_grad
+        with torch.no_grad():
+            found = layer(x)
+        assert found.shape == expected.shape
+        assert not x.numel() or difference(expected, found) < 1e-6
+    x = torch.randn(7, 300)
+    with torch.no_grad():
+        layer.weight.data.mul_(2)  # no copy of the weights is kept
+        assert difference(torch.nn.functional.linear(x, layer.weight, layer.bias), layer(x)) < 1e-6
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        assert torch.equal(
+            torch.export.export(layer, (x,)).module()(x), torch.nn.functional.linear(x, *layer.parameters())
+        )
+        with pytest.raises(RuntimeError):
+            layer(torch.randn(7, 299))
+
+
+def test_long_attention_without_gradients_is_that_with_gradients():
+    query, key, value = (torch.randn(2, length, 3, 16).transpose(1, 2) for length in (1100, 300, 300))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    with torch.inference_mode():
+        found, _ = attention(query, key, value, None, 0.0, False)
+        assert difference(expected, found) < 1e-6
+        mask = torch.randn(2, 1, 1, 300)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+        assert torch.equal(attention(query, key, value, mask, 0.0, False)[0], expected)
+
+
+@pytest.mark.skipif(not ONEDNN, reason="PyTorch's own products are taken on this processor")
+def test_onednn_takes_plain_products_alone():
+    weight, x = torch.randn(260, 300), torch.randn(7, 300)
+    with torch.inference_mode():
+        assert onednn_can(x, weight, None)
+        assert not onednn_can(x.double(), weight.double(), None)
+    assert not onednn_can(x, torch.nn.Parameter(weight), None)
