@@ -57,14 +57,13 @@ class QuantizedLinear(nn.Module):
         """The weights (out, in) as floating-point numbers again, rounded."""
         return (self.numbers * self.scale[:, None]).to(self.bias.dtype)
 
-    def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if not x.is_cpu:  # where int8 products want many rows, and memory is what is saved
-            return linear(x, self.weight, self.bias, activation)
+            return linear(x, self.weight, self.bias)
         rows = x.reshape(-1, x.shape[-1]).float()
         scale = int8_scale(rows)  # (rows, 1)
         whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.numbers.T)  # int32 (rows, out)
-        x = (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
-        return x if activation is None else activation(x)
+        return (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -92,6 +91,11 @@ class PatchEmbedding(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).flatten(2).transpose(1, 2)  # (batch, patches, out)
+
+
+def activated(layer: nn.Module, x: Tensor, activation: Activation) -> Tensor:
+    """What an activation makes of a layer's output, in one go where it is a `Linear` and no adapter around one."""
+    return layer(x, activation) if type(layer) is Linear else activation(layer(x))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:

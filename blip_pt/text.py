@@ -21,6 +21,7 @@ from blip_pt.nn import (
     Embedding,
     LayerNorm,
     Linear,
+    activated,
     additive_mask,
     causal_mask,
     linear,
@@ -42,7 +43,9 @@ class TextMLP(nn.Module):
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + F.dropout(self.fc2(self.fc1(x, self.activation)), self.hidden_dropout, self.training))
+        return self.norm(
+            x + F.dropout(self.fc2(activated(self.fc1, x, self.activation)), self.hidden_dropout, self.training)
+        )
 
 
 class TextBlock(nn.Module):
@@ -196,7 +199,7 @@ class LMHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
     def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        return linear(self.norm(self.dense(x, self.activation)), word_embeddings, self.bias)
+        return linear(self.norm(activated(self.dense, x, self.activation)), word_embeddings, self.bias)
 
 
 class BlipTextLMHeadModel(BlipPreTrainedModel):

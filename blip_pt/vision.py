@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
 from blip_core.checks import check_pixel_values
 from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
-from blip_pt.nn import ACTIVATIONS, LayerNorm, Linear, PatchEmbedding, attention, drop_path, merge_heads, split_heads
+from blip_pt.nn import (
+    ACTIVATIONS,
+    LayerNorm,
+    Linear,
+    PatchEmbedding,
+    activated,
+    attention,
+    drop_path,
+    merge_heads,
+    split_heads,
+)
 
 
 class VisionAttention(nn.Module):
@@ -41,7 +51,7 @@ class VisionMLP(nn.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x, self.activation))
+        return self.fc2(activated(self.fc1, x, self.activation))
 
 
 class VisionBlock(nn.Module):

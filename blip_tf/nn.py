@@ -112,6 +112,11 @@ def lookup(table: Tensor, ids: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple
     return tf.gather(table, ids), gradient
 
 
+def activated(layer: Layer, x: Tensor, activation: Activation) -> Tensor:
+    """What an activation makes of a layer's output, in one go where it is a `Linear` and no adapter around one."""
+    return layer(x, activation=activation) if type(layer) is Linear else activation(layer(x))
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None, transpose: bool = False
 ) -> Tensor:

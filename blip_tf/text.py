@@ -22,6 +22,7 @@ from blip_tf.nn import (
     Layer,
     LayerNorm,
     Linear,
+    activated,
     additive_mask,
     causal_mask,
     dropout,
@@ -45,7 +46,8 @@ class TextMLP(Layer):
         self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        return self.norm(x + dropout(self.fc2(self.fc1(x, activation=self.activation)), self.hidden_dropout, training))
+        hidden = self.fc2(activated(self.fc1, x, self.activation))
+        return self.norm(x + dropout(hidden, self.hidden_dropout, training))
 
 
 class TextBlock(Layer):
@@ -207,7 +209,7 @@ class LMHead(Layer):
         self.bias = self.add_weight(name="bias", shape=(config.vocab_size,), initializer="zeros")
 
     def call(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        return linear(self.norm(self.dense(x, activation=self.activation)), word_embeddings, self.bias, transpose=True)
+        return linear(self.norm(activated(self.dense, x, self.activation)), word_embeddings, self.bias, transpose=True)
 
 
 @keras.saving.register_keras_serializable("blip")

@@ -21,6 +21,7 @@ from blip_tf.nn import (
     LayerNorm,
     Linear,
     PatchEmbedding,
+    activated,
     attention,
     drop_path,
     merge_heads,
@@ -57,7 +58,7 @@ class VisionMLP(Layer):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def call(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x, activation=self.activation))
+        return self.fc2(activated(self.fc1, x, self.activation))
 
 
 class VisionBlock(Layer):

@@ -417,3 +417,26 @@ def test_onednn_takes_plain_products_alone():
         assert onednn_can(x, weight, None)
         assert not onednn_can(x.double(), weight.double(), None)
     assert not onednn_can(x, torch.nn.Parameter(weight), None)
+
+
+def test_an_adapter_around_a_layer_comes_before_the_activation():
+    """What wraps a `Linear`, as LoRA does, is part of the layer, not of what its activation gives."""
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, *args):
+            return self.layer(x, *args) + 0.5
+
+    model, values = make("BlipForConditionalGeneration").eval(), tensors("BlipForConditionalGeneration")
+    layers = [model.vision_model.blocks[0].mlp, model.text_decoder.bert.blocks[0].mlp]
+    for mlp in layers:
+        mlp.fc1 = Adapter(mlp.fc1)
+    with torch.no_grad():
+        found = model(**values).logits
+        for mlp in layers:
+            mlp.fc1 = mlp.fc1.layer
+            mlp.fc1.bias += 0.5
+        assert difference(model(**values).logits, found) < 1e-6
