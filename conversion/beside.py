@@ -35,6 +35,7 @@ class Beside:
         size = (config.text_config if isinstance(config, BlipConfig) else config).vocab_size
         found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
         if tokenizer is not None:
+            _check_vocabulary(Path(tokenizer).expanduser())
             self.tokenizer = BlipTokenizer.from_pretrained(tokenizer)
             if len(self.tokenizer) != size:
                 raise ValueError(f"{tokenizer} has {len(self.tokenizer)} tokens, but the model has {size}.")
@@ -72,3 +73,10 @@ class Beside:
             found = (self.folder / "generation_config.json").is_file()
             generation = GenerationConfig.from_pretrained(self.folder) if found else GenerationConfig()
             generation.save_pretrained(folder)
+
+
+def _check_vocabulary(path: Path) -> None:
+    """Refuse a path without a vocabulary, for which the tokenizer would take its own. The Hub is asked elsewhere."""
+    is_file = path.is_file() and path.suffix in (".json", ".txt")
+    if path.exists() and not is_file and not any((path / name).is_file() for name in TOKENIZER_FILES[:2]):
+        raise ValueError(f"{path} is no tokenizer.json or vocab.txt, and holds none; name one, or its folder.")

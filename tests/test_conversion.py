@@ -249,6 +249,9 @@ def test_the_vocabulary_must_be_the_models(tmp_path, model):
     BlipTokenizer().save_pretrained(tmp_path / "usual")
     with pytest.raises(ValueError, match="has 30524 tokens, but the model has 90"):
         convert(model, tmp_path / "new", tokenizer=tmp_path / "usual")
+    for path in (ORIGINAL, ORIGINAL / "itm.pth"):  # without a vocabulary, which the shipped one must not stand in for
+        with pytest.raises(ValueError, match=r"is no tokenizer.json or vocab.txt, and holds none"):
+            convert(model, tmp_path / "new", tokenizer=path)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(83))]
     (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
     assert convert(model, tmp_path / "new", tokenizer=tmp_path / "vocab.txt").warnings == []
