@@ -9,8 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from blip_core.cli.pictures import find_pictures, read_batches
+from blip_core.cli.pictures import find_pictures
 from blip_core.cli.targets import OutputFile, Sidecars, whole_lines
+from blip_core.reading import read_batches
 
 
 @pytest.fixture

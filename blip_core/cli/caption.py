@@ -19,10 +19,11 @@ from blip_core.cli.arguments import (
     whole,
 )
 from blip_core.cli.backend import Backend
-from blip_core.cli.pictures import find_pictures, read_batches
+from blip_core.cli.pictures import find_pictures
 from blip_core.cli.report import Report
 from blip_core.cli.targets import OutputFile, Sidecars, Target
 from blip_core.images import SUFFIXES
+from blip_core.reading import read_batches
 
 
 def add_command(commands: Any) -> None:

@@ -12,9 +12,10 @@ from blip_core.classification import TEMPLATE, label_texts
 from blip_core.cli.arguments import add_model_arguments, add_result_arguments, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.lists import read_list, told_apart
-from blip_core.cli.pictures import find_pictures, read_batches
+from blip_core.cli.pictures import find_pictures
 from blip_core.cli.report import Report
 from blip_core.ranking import probabilities
+from blip_core.reading import read_batches
 from blip_core.tensors import to_numpy
 
 

@@ -1,23 +1,19 @@
-"""Finding pictures by what the user typed, and reading them ahead of the model."""
+"""Finding pictures by what the user typed, and working on them in batches."""
 
 from __future__ import annotations
 
 import glob
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from blip_core.images import is_picture_name
+from blip_core.reading import read_batches
 
 Result = TypeVar("Result")
-
-READERS = 4
-"""Threads that decode and resize: what a picture takes to read differs, and Pillow runs without Python's lock."""
 
 
 def find_pictures(arguments: Iterable[str], recursive: bool) -> tuple[list[str], dict[str, str]]:
@@ -58,33 +54,6 @@ def inside(folder: str, recursive: bool, wanted: Callable[[str], bool] = is_pict
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         yield from (os.path.join(parent, name) for name in sorted(files) if wanted(name))
-
-
-def read_batches(
-    paths: Sequence[str], size: int, read: Callable[[str], np.ndarray]
-) -> Iterator[list[tuple[str, np.ndarray | Exception]]]:
-    """Read pictures in batches of `size`, each with what `read` returned or raised.
-
-    While the model works on one batch, threads read the next; no more than two batches are in memory.
-    """
-    pool = ThreadPoolExecutor(READERS)
-    ahead: deque[list[tuple[str, Future[np.ndarray | Exception]]]] = deque()
-    try:
-        for start in range(0, len(paths), size):
-            ahead.append([(path, pool.submit(_attempt, read, path)) for path in paths[start : start + size]])
-            if len(ahead) == 2:
-                yield [(path, future.result()) for path, future in ahead.popleft()]
-        while ahead:
-            yield [(path, future.result()) for path, future in ahead.popleft()]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _attempt(read: Callable[[str], np.ndarray], path: str) -> np.ndarray | Exception:
-    try:
-        return read(path)
-    except Exception as error:  # whatever is wrong with one picture, the others are to be done
-        return error
 
 
 def run_batches(

@@ -1,0 +1,41 @@
+"""Reading ahead of a model: threads read the next batch while it works on this one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+READERS = 4
+"""Threads that decode and resize: what a picture takes to read differs, and Pillow runs without Python's lock."""
+
+
+def read_batches(
+    items: Sequence[Item], size: int, read: Callable[[Item], Read], readers: int = READERS
+) -> Iterator[list[tuple[Item, Read | Exception]]]:
+    """Read pictures in batches of `size`, each with what `read` returned or raised.
+
+    While the model works on one batch, threads read the next; no more than two batches are in memory.
+    """
+    pool = ThreadPoolExecutor(readers)
+    ahead: deque[list[tuple[Item, Future[Read | Exception]]]] = deque()
+    try:
+        for start in range(0, len(items), size):
+            ahead.append([(item, pool.submit(_attempt, read, item)) for item in items[start : start + size]])
+            if len(ahead) == 2:
+                yield [(item, future.result()) for item, future in ahead.popleft()]
+        while ahead:
+            yield [(item, future.result()) for item, future in ahead.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _attempt(read: Callable[[Item], Read], item: Item) -> Read | Exception:
+    try:
+        return read(item)
+    except Exception as error:  # whatever is wrong with one picture, the others are to be done
+        return error
