@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ def write_json(path: str | Path, values: dict[str, Any]) -> None:
     """Write a JSON object with sorted keys, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], without: Iterable[str] = ()) -> list[str]:
+    """Say of each fact, but for those named `without`, in which two runs differ what it was and what it is."""
+    return [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted((old.keys() | new.keys()) - set(without))
+        if old.get(name) != new.get(name)
+    ]
 
 
 @contextmanager

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import importlib
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+
+class Digest(Protocol):
+    """A hash of `hashlib` that is being made."""
+
+    def update(self, data: Any, /) -> None: ...
 
 
 def to_tensor(array: np.ndarray, model: Any) -> Any:
@@ -33,3 +39,13 @@ def no_gradients(model: Any) -> AbstractContextManager[Any]:
 def is_pytorch(model: Any) -> bool:
     """Say whether a model is of PyTorch; else it is of TensorFlow."""
     return hasattr(model, "state_dict")
+
+
+def hash_weights(digest: Digest, model: Any, beginnings: tuple[str, ...] = ("",)) -> None:
+    """Add to a hash the names and values of a model's weights that begin so; it is the same in both frameworks."""
+    for row in model.table():
+        if row.name.startswith(beginnings):
+            weight = to_numpy(model.get_parameter(row.name)).astype(np.float32, copy=False)
+            weight = weight if is_pytorch(model) else row.from_tensorflow(weight)
+            digest.update(row.name.encode())
+            digest.update(np.ascontiguousarray(weight).data)

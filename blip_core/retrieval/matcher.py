@@ -17,7 +17,7 @@ import numpy as np
 
 from blip_core.processing import BlipProcessor
 from blip_core.retrieval.video import FRAMES, sample_frames
-from blip_core.tensors import is_pytorch, no_gradients, to_numpy, to_tensor
+from blip_core.tensors import hash_weights, is_pytorch, no_gradients, to_numpy, to_tensor
 
 HEAD = "BlipForImageTextRetrieval"
 
@@ -55,12 +55,7 @@ class Matcher:
         kind = str(self.model.dtype if is_pytorch(self.model) else self.model.compute_dtype).removeprefix("torch.")
         settings = [self.model.config.vision_config.to_dict(), self.processor.image_processor.to_dict(), kind]
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
-        for row in self.model.table():
-            if row.name.startswith(("vision_model.", "vision_proj.")):
-                weight = to_numpy(self.model.get_parameter(row.name)).astype(np.float32, copy=False)
-                weight = weight if is_pytorch(self.model) else row.from_tensorflow(weight)
-                digest.update(row.name.encode())
-                digest.update(np.ascontiguousarray(weight).data)
+        hash_weights(digest, self.model, ("vision_model.", "vision_proj."))
         return digest.hexdigest()
 
     def read(self, path: str | os.PathLike[str], frames: int = FRAMES) -> np.ndarray:

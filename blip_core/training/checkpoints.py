@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.checkpoint import open_checkpoint
-from blip_core.files import read_json, write_json
+from blip_core.files import differences, read_json, write_json
 from blip_core.saving import Stored, write_pretrained, write_safetensors
 from blip_core.training.engine import Engine
 from blip_core.training.logs import LOG
@@ -149,12 +149,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What is not as it was when a run began, but for the settings that may change."""
     before = {**old, **old.get("settings", {})}
     now = {**new, **new.get("settings", {})}
-    names = (before.keys() | now.keys()) - {"settings", *FREE}
-    return [
-        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-        for name in sorted(names)
-        if before.get(name) != now.get(name)
-    ]
+    return differences(before, now, {"settings", *FREE})
 
 
 def _to_disk(folder: Path) -> None:
