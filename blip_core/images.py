@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("channels_first", "channels_last")
 
@@ -52,7 +52,9 @@ def load_image(
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error and more for broken files
         if isinstance(error, OSError) and error.filename is not None:
             raise  # of the operating system, which names the file
-        raise OSError(f"{name} is not a picture that can be read whole: {error}") from error
+        unknown = isinstance(error, UnidentifiedImageError)  # what it says has the address of an object
+        reason = "its format is not known" if unknown else error
+        raise OSError(f"{name} is not a picture that can be read whole: {reason}") from error
 
 
 def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
