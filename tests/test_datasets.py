@@ -245,3 +245,18 @@ def test_pictures_are_turned_as_the_camera_noted(tmp_path):
     assert np.array_equal(
         np.asarray(open_dataset(tmp_path, "caption")[0].images[0].load()), np.rot90(np.asarray(picture()), -1)
     )
+
+
+def test_csv_rows_are_entries(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    rows = [b"image,caption,split", b'1.png,"a dog,', b'and a cat",x', b"1.png,caf\xe9,x", b"2.png,gone,x", b"1.png"]
+    (tmp_path / "data.csv").write_bytes(b"\xef\xbb\xbf" + b"\n".join(rows))
+    dataset = open_dataset(tmp_path / "data.csv", "caption")
+    assert [(e.key, e.texts) for e in dataset] == [("data.csv:3", ("a dog,\nand a cat",)), ("data.csv:6", ())]
+    (first, reason), (second, missing) = dataset.problems
+    assert (first, second) == ("data.csv:4", "data.csv:5")
+    assert "no character" in reason
+    assert "does not exist" in missing
+    (tmp_path / "other.csv").write_text("path,text\n1.png,a dog\n")
+    with pytest.raises(ValueError, match=r"other\.csv must have a column named image, got \['path', 'text'\]"):
+        open_dataset(tmp_path / "other.csv", "caption")

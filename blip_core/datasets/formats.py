@@ -1,7 +1,8 @@
-"""Opening data sets: JSON arrays and JSON lines, folders of pictures with texts beside them, and tar shards."""
+"""Opening data sets: JSON, JSON lines and CSV, folders of pictures with texts beside them, and tar shards."""
 
 from __future__ import annotations
 
+import csv
 import glob
 import json
 import os
@@ -28,10 +29,10 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root = None) -> Dataset:
     """Open the examples of one or several files for a task: caption, retrieval, vqa, nlvr or pretrain.
 
-    A path is a JSON array or JSON lines, a folder, or a tar shard; a text may be a pattern of them, with `*` or braces
-    ("train-{0000..0015}.tar"). Pictures that JSON names lie in `image_root`, or in the folder of the JSON file, and
-    never outside; without `image_root` absolute paths are taken as they are. `image_root` may be a dictionary of such
-    folders by the entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
+    A path is a JSON array, JSON lines or CSV, a folder, or a tar shard; a text may be a pattern of them, with `*` or
+    braces ("train-{0000..0015}.tar"). Pictures that a file names lie in `image_root`, or in the folder of that file,
+    and never outside; without `image_root` absolute paths are taken as they are. `image_root` may be a dictionary of
+    such folders by the entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
 
     An entry that cannot be used does not end anything: it is in `problems` of the result. Pictures are looked for but
     not read. Raises `ValueError` for another task, a file that is no such file, and where not one example can be used,
@@ -95,16 +96,18 @@ def _read(file: Path, image_root: Root) -> Iterator[Item]:
         return read_shard(file)
     if start[:2] == b"\x1f\x8b":
         raise ValueError(f"{file} is compressed, in which nothing can be found by its place; unpack it with gunzip.")
-    return _read_json(file, image_root, start.removeprefix(BOM_UTF8).lstrip()[:1] == b"[")
+    if file.suffix.lower() == ".csv":
+        return _read_entries(_rows(file), file, image_root)
+    is_array = start.removeprefix(BOM_UTF8).lstrip()[:1] == b"["
+    return _read_entries(_array(file) if is_array else _lines(file), file, image_root)
 
 
-def _read_json(file: Path, image_root: Root, is_array: bool) -> Iterator[Item]:
-    """An array's entries by their index from 0, lines by their number from 1."""
+def _read_entries(entries: Iterator[tuple[str, Any]], file: Path, image_root: Root) -> Iterator[Item]:
     finder = _PictureFinder(file.parent, image_root)
-    for place, entry in _array(file) if is_array else _lines(file):
+    for place, entry in entries:
         try:
             if isinstance(entry, Exception):
-                raise ValueError(f"is not valid JSON: {entry}")
+                raise ValueError(f"is not valid {'CSV' if isinstance(entry, csv.Error) else 'JSON'}: {entry}")
             if not isinstance(entry, dict):
                 raise ValueError(f"must be an object, got {entry!r:.80}")
             yield place, finder.find(entry), entry
@@ -113,6 +116,7 @@ def _read_json(file: Path, image_root: Root, is_array: bool) -> Iterator[Item]:
 
 
 def _array(file: Path) -> Iterator[tuple[str, Any]]:
+    """Entries by their index from 0."""
     try:
         entries = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -121,6 +125,7 @@ def _array(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
+    """Entries, or what is wrong with them, by the number of the line from 1."""
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             line = line.removeprefix(BOM_UTF8) if number == 1 else line
@@ -129,6 +134,22 @@ def _lines(file: Path) -> Iterator[tuple[str, Any]]:
                     yield str(number), json.loads(line)
                 except (ValueError, RecursionError) as error:
                     yield str(number), error
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """Rows as dictionaries, or what is wrong with them, by the number of the last line of each from 2."""
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        rows = csv.DictReader(lines, strict=True)
+        while True:
+            try:
+                if "image" not in (rows.fieldnames or ()):
+                    raise ValueError(f"{file} must have a column named image, got {rows.fieldnames or 'none'!r:.200}.")
+                row = next(rows)
+                yield str(rows.line_num), row
+            except csv.Error as error:
+                yield str(rows.line_num), error
+            except StopIteration:
+                return
 
 
 class _PictureFinder:
