@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import blip_core
-from blip_core.cli import answer, caption, classify, evaluate, explain, match, search, train
+from blip_core.cli import answer, capfilt, caption, classify, evaluate, explain, match, search, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_command(commands)
     search.add_command(commands)
     evaluate.add_command(commands)
+    capfilt.add_command(commands)
     train.add_command(commands)
     from conversion.cli import add_commands  # here and not above: blip_core stands without the conversion package
 

@@ -17,6 +17,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=True, help="a folder, a weight file, or a Hub repository")
     group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    add_framework_arguments(group)
+
+
+def add_framework_arguments(group: Any) -> None:
+    """What a model is run by."""
     group.add_argument(
         "--framework", choices=["pt", "tf"], help="PyTorch or TensorFlow (PyTorch where it is installed)"
     )
@@ -48,6 +53,11 @@ def whole(least: int) -> Callable[[str], int]:
 def probability(text: str) -> float:
     """Parse a number above 0 and up to 1."""
     return _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")(text)
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    return _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
 
 
 def positive(text: str) -> float:

@@ -22,9 +22,13 @@ FRAMEWORKS = {"pt": ("torch", "blip_pt", ""), "tf": ("tensorflow", "blip_tf", "T
 
 
 class Backend:
-    """A model and its processor, loaded as the arguments say; raises `ValueError` or `OSError` where that fails."""
+    """A model and its processor, loaded as the arguments say; raises `ValueError` or `OSError` where that fails.
 
-    def __init__(self, head: str, args: argparse.Namespace):
+    `option` is the one that names the model, for commands with several.
+    """
+
+    def __init__(self, head: str, args: argparse.Namespace, option: str = "model"):
+        name = getattr(args, option)
         self.framework = args.framework or default_framework()
         package, ours, prefix = FRAMEWORKS[self.framework]
         if find_spec(package) is None:
@@ -33,16 +37,16 @@ class Backend:
             )
         with quiet() if self.framework == "tf" else nullcontext():
             model_class = getattr(importlib.import_module(ours), prefix + head)
-        self.processor = BlipProcessor.from_pretrained(args.model, revision=args.revision)
+        self.processor = BlipProcessor.from_pretrained(name, revision=args.revision)
         with warnings.catch_warnings():
             # Training may begin with random weights, but what they say of a picture means nothing.
             warnings.filterwarnings("error", message=".*initialised at random")
             try:
                 self.model: Any = model_class.from_pretrained(
-                    args.model, dtype=args.dtype, device=args.device or self._gpu(), revision=args.revision
+                    name, dtype=args.dtype, device=args.device or self._gpu(), revision=args.revision
                 )
             except UserWarning as warning:
-                raise ValueError(f"--model does not fit this command: {warning}") from None
+                raise ValueError(f"--{option} does not fit this command: {warning}") from None
             except (RuntimeError, AssertionError) as error:
                 raise ValueError(f"--device {args.device} does not work: {str(error).splitlines()[0]}") from None
         if self.framework == "pt":

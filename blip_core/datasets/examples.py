@@ -11,6 +11,7 @@ from PIL import Image
 
 from blip_core.images import load_image
 
+MAX_PICTURE_BYTES = 2**28
 TASKS = ("caption", "retrieval", "vqa", "nlvr", "pretrain")
 
 
@@ -33,12 +34,16 @@ class Picture:
 
         Raises `OSError` where it is missing or broken, `ValueError` where it has too many pixels, each naming it.
         """
-        if not self.member:
-            return load_image(self.path)
+        return load_image(self.read(), name=self.name) if self.member else load_image(self.path)
+
+    def read(self) -> bytes:
+        """The bytes of the file. Raises `OSError` where it is missing, `ValueError` for one of more than 256 MB."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
-            data = file.read(self.size)
-        return load_image(data, name=self.name)
+            data = file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
+        if len(data) > MAX_PICTURE_BYTES:
+            raise ValueError(f"{self.name} is of more than {MAX_PICTURE_BYTES} bytes, which no picture may have")
+        return data
 
 
 @dataclass(frozen=True, slots=True)

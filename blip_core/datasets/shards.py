@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from blip_core.datasets.entries import sidecar_entry
-from blip_core.datasets.examples import Picture
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture
 from blip_core.images import SUFFIXES
 
 MAX_TEXT_BYTES = 2**20
-MAX_PICTURE_BYTES = 2**28
 MAX_HEADER_BYTES = 2**20  # a block of a header is 512 bytes; a long name or a set of attributes can be longer
 
 

@@ -1,0 +1,53 @@
+"""Histograms of scores, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+BINS = 20
+WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 1200, 330, 90, 30, 60, 50  # pixels
+INK, FAINT, PALE = "#222222", "#dddddd", "#c9c9c9"
+COLOURS = {"web": "#3b6fb6", "synthetic": "#c0702a"}
+
+
+def draw_scores(scores: Mapping[str, np.ndarray], threshold: float) -> Image.Image:
+    """Draw a histogram for each source; what lies below the threshold is grey.
+
+    `scores`: for each source how many lie in each of BINS equal parts of 0 to 1. Returns RGB.
+    """
+    image = Image.new("RGB", (WIDTH, PANEL * len(scores)), "white")
+    draw = ImageDraw.Draw(image)
+    title, small = ImageFont.load_default(24), ImageFont.load_default(18)
+    left, right = LEFT, WIDTH - RIGHT
+    line = left + threshold * (right - left)
+    for number, (source, counts) in enumerate(scores.items()):
+        top, bottom = number * PANEL + TOP, (number + 1) * PANEL - BOTTOM
+        total = int(counts.sum())
+        shares = counts / max(total, 1)
+        most = max(float(shares.max()), 0.01)
+        draw.text((left, top - 16), f"{source} captions: {total:,}", INK, title, anchor="ls")
+        for level in (0, 0.5, 1):
+            y = bottom - level * (bottom - top)
+            draw.line((left, y, right, y), FAINT, 1)
+            draw.text((left - 10, y), f"{level * most:.1%}", INK, small, anchor="rm")
+        for place, part in enumerate(shares):
+            first, last = (left + (place + edge) / BINS * (right - left) for edge in (0, 1))
+            height = part / most * (bottom - top)
+            if part:
+                _bar(draw, first + 2, min(last - 2, line), bottom - height, bottom, PALE)
+                _bar(draw, max(first + 2, line), last - 2, bottom - height, bottom, COLOURS.get(source, INK))
+        for tick in range(11):
+            x = left + tick / 10 * (right - left)
+            draw.text((x, bottom + 8), f"{tick / 10:g}", INK, small, anchor="ma")
+        draw.line((line, top - 8, line, bottom), INK, 2)
+        side, anchor = (-6, "rs") if threshold > 0.8 else (6, "ls")
+        draw.text((line + side, top - 12), f"threshold {threshold:g}", INK, small, anchor=anchor)
+    return image
+
+
+def _bar(draw: ImageDraw.ImageDraw, left: float, right: float, top: float, bottom: float, colour: str) -> None:
+    if right > left:
+        draw.rectangle((left, min(top, bottom - 1), right, bottom), colour)

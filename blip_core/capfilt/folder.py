@@ -1,0 +1,110 @@
+"""The output folder of CapFilt: shards that are whole or absent, and what the run was started with.
+
+OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which `blip train` reads as it is
+OUTPUT/kept/00000/            the kept pictures of the shard that lay in tar files
+OUTPUT/dropped/00000.jsonl    a line for each caption and picture that was dropped, and why
+OUTPUT/dropped/input.jsonl    what of the input could not be used at all
+OUTPUT/capfilt.json           what the run was started with
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from blip_core.datasets import Picture
+from blip_core.files import atomic_path, differences, read_json, write_json
+
+RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
+Line = dict[str, Any]
+
+
+class OutputFolder:
+    """The folder of a run, which goes on where an earlier one was stopped."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+        self.kept, self.dropped = self.path / "kept", self.path / "dropped"
+
+    def begin(self, run: Mapping[str, Any], problems: Iterable[Line]) -> None:
+        """Begin a run with these facts, or go on with it; `problems` are of the input.
+
+        Raises `ValueError` for a folder of another run, naming the difference, and for one of other files; `OSError`
+        where it cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; the output of CapFilt needs a folder.")
+        if (self.path / RUN).exists():
+            if different := differences(read_json(self.path / RUN), run):
+                raise ValueError(
+                    f"{self.path} holds another run: {'; '.join(different)}. Give the same again to go on with it, or "
+                    "name another folder."
+                )
+        elif self.path.is_dir() and any(p.name != DRY_RUN and not _is_temporary(p) for p in self.path.iterdir()):
+            raise ValueError(f"{self.path} holds other files and no run of CapFilt; name a new or empty folder.")
+        for path in self.path.rglob(".*.tmp"):  # of a run that was killed
+            path.unlink(missing_ok=True)
+        with writing(self.path):
+            if not (self.path / RUN).exists():
+                write_json(self.path / RUN, dict(run))
+            if not (self.dropped / INPUT).exists():
+                _write_lines(self.dropped / INPUT, problems)
+
+    def has(self, shard: str) -> bool:
+        """Say whether a shard is there, which is then whole: what was kept is written last."""
+        return (self.kept / f"{shard}.jsonl").exists()
+
+    def write(self, shard: str, kept: Sequence[Line], dropped: Sequence[Line], pictures: Mapping[str, Picture]) -> None:
+        """Write a shard. `pictures` are those of tar files, by the path in `kept` that their line has."""
+        for name, picture in pictures.items():
+            data = picture.read()
+            with writing(self.kept / name), atomic_path(self.kept / name) as temporary:
+                temporary.write_bytes(data)
+        with writing(self.path):
+            _write_lines(self.dropped / f"{shard}.jsonl", dropped)
+            _write_lines(self.kept / f"{shard}.jsonl", kept)
+
+    def read(self, shard: str) -> tuple[list[Line], list[Line]]:
+        """What was kept and what was dropped of a shard."""
+        return _read_lines(self.kept / f"{shard}.jsonl"), _read_lines(self.dropped / f"{shard}.jsonl")
+
+    def problems(self) -> list[Line]:
+        """What of the input could not be used."""
+        return _read_lines(self.dropped / INPUT)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of what cannot be written which file it is and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}. Make room, or see to it that it may be written, and "
+            "give the same again: finished shards stay."
+        ) from error
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _write_lines(path: Path, lines: Iterable[Line]) -> None:
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with atomic_path(path) as temporary:
+        # The bytes of a file name that are no UTF-8 become `\udc..`, which JSON reads back.
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _read_lines(path: Path) -> list[Line]:
+    try:
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    except ValueError as error:
+        shard = os.path.basename(path)
+        raise ValueError(
+            f"{path} is not as it was written ({error}); remove kept/{shard} to have it made anew."
+        ) from None

@@ -1,0 +1,80 @@
+"""`blip capfilt`: caption pictures from the web anew, and keep the captions that match."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from blip_core.cli.arguments import add_framework_arguments, probability, share, whole
+from blip_core.cli.backend import Backend
+from blip_core.cli.report import Report, json_line
+from blip_core.datasets import open_dataset
+from blip_core.reading import READERS
+
+CAPTIONER, MATCHER = "BlipForConditionalGeneration", "BlipForImageTextRetrieval"
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add `capfilt` to the command line."""
+    parser = commands.add_parser("capfilt", help="clean a data set of captions from the web", description=__doc__)
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, folders or tar shards"
+    )
+    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that files name")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="what is kept, what is dropped, the report")
+    parser.add_argument(
+        "--threshold", type=share, default=0.5, metavar="P", help="keep captions that match with this probability (0.5)"
+    )
+    parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
+    parser.add_argument("--shard-size", type=whole(1), default=1000, metavar="N", help="pictures in a file (1000)")
+    parser.add_argument("--readers", type=whole(1), default=READERS, metavar="N", help=f"threads ({READERS})")
+    parser.add_argument("--dry-run", type=whole(1), metavar="N", help="only report on N pictures of the input")
+    parser.add_argument("--json", action="store_true", help="print the counts as one JSON object")
+    group = parser.add_argument_group("captions")
+    group.add_argument("--prompt", default="a picture of ", help="what the captioner goes on with (a picture of)")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument("--top-p", type=probability, default=0.9, metavar="P", help="draw from tokens of sum P (0.9)")
+    how.add_argument("--beams", type=whole(1), metavar="N", help="search with N beams instead of drawing")
+    group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="what is drawn follows from it (0)")
+    group = parser.add_argument_group("models", "A folder, a weight file, or a Hub repository each.")
+    group.add_argument("--captioner", required=True, metavar="MODEL", help="writes captions")
+    group.add_argument("--filter", required=True, metavar="MODEL", help="says whether captions match")
+    add_framework_arguments(group)
+    parser.set_defaults(run=run, revision=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Caption and filter; returns the exit code, 1 where some of the input could not be used."""
+    from blip_core.capfilt import CapFilter, Captioning, capfilt
+
+    dataset = open_dataset(args.input, "caption", args.image_root)
+    captioner, matcher = Backend(CAPTIONER, args, "captioner"), Backend(MATCHER, args, "filter")
+    captioning = Captioning(args.beams, args.top_p, args.seed, args.prompt)
+    models = CapFilter(captioner.model, captioner.processor, matcher.model, matcher.processor, captioning)
+    result = capfilt(
+        dataset,
+        models,
+        args.output,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        shard_size=args.shard_size,
+        readers=args.readers,
+        dry_run=args.dry_run,
+        progress=True,
+    )
+    report = Report(as_json=False)
+    for where, reason in result.problems:
+        report.problem(where, reason)
+    if args.json:
+        problems = [{"input": where, "error": reason} for where, reason in result.problems]
+        print(
+            json_line({**result.counts, "data": result.data, "report": str(result.report), "problems": problems}),
+            end="",
+        )
+    else:
+        for name, counts in result.counts.items():
+            listed = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+            print(f"{name + ('' if name == 'pictures' else ' captions'):18} {listed}")
+        for what in filter(None, (result.data, result.report)):
+            print(f"blip: wrote {what}", file=sys.stderr)
+    return 1 if result.problems else 0
