@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from blip_core.weights import TRAINING_STATE
+
 
 class Digest(Protocol):
     """A hash of `hashlib` that is being made."""
@@ -42,9 +44,13 @@ def is_pytorch(model: Any) -> bool:
 
 
 def hash_weights(digest: Digest, model: Any, beginnings: tuple[str, ...] = ("",)) -> None:
-    """Add to a hash the names and values of a model's weights that begin so; it is the same in both frameworks."""
+    """Add to a hash the names and values of a model's weights that begin so; it is the same in both frameworks.
+
+    The state of training, which a model may have, is none of its weights.
+    """
+    state = {part for parts in TRAINING_STATE.values() for part in parts}
     for row in model.table():
-        if row.name.startswith(beginnings):
+        if row.name.startswith(beginnings) and row.part not in state:
             weight = to_numpy(model.get_parameter(row.name)).astype(np.float32, copy=False)
             weight = weight if is_pytorch(model) else row.from_tensorflow(weight)
             digest.update(row.name.encode())

@@ -19,9 +19,10 @@ from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextCon
 from blip_core.capfilt import CapFilter, Captioning, capfilt, folder
 from blip_core.cli import backend, main
 from blip_core.datasets import clean_caption, open_dataset
+from blip_core.initial import initial_value
 from blip_core.saving import write_pretrained
 from blip_core.tensors import to_numpy, to_tensor
-from blip_core.weights import parameters
+from blip_core.weights import parameters, training_state
 
 HEADS = {
     "captioner": "BlipForConditionalGeneration",
@@ -34,17 +35,20 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A captioner, a filter, and a checkpoint of pre-training that holds both, all tiny and random."""
+    """A captioner, a filter, and a checkpoint of pre-training, with its state, that holds both; all tiny and random."""
     root = tmp_path_factory.mktemp("models")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text, vision = BlipTextConfig(**sizes), BlipVisionConfig.base(**sizes, image_size=32)
     config = BlipConfig.from_text_vision_configs(text, vision, image_text_hidden_size=8)
-    config.enc_token_id = 30523
+    config.enc_token_id, config.queue_size = 30523, 6
     for name, head in HEADS.items():
         noise, rows = np.random.default_rng(4), parameters(head, config)
         values = {row.name: noise.normal(0, 0.5, row.shape).astype(np.float32) for row in rows}
+        state = training_state(head, config) if name == "both" else []
+        rows, values = rows + state, values | {row.name: initial_value(row, config, noise) for row in state}
         if name == "filter":
             values["itm_head.bias"][1] += 0.8  # scores lie on both sides of 0.5
+            values["vision_model.class_embedding"] += 0.1  # its vision encoder is not the captioner's
         write_pretrained(root / name, head, config, rows, lambda row, values=values: values[row.name])
         BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer()).save_pretrained(root / name)
     return root
