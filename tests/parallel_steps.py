@@ -6,6 +6,7 @@ gradients and state of the whole to FOLDER/pt.npz or tf.npz.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def pytorch(head: str, folder: Path) -> None:
             found[f"grad {parameter.name}"] = tensor.grad
     if rank == 0:
         np.savez(folder / "pt.npz", **{name: tensor.numpy() for name, tensor in found.items()})
+    dist.barrier()  # no process leaves while another one still works
     dist.destroy_process_group()
+    os._exit(0)  # all is done: threads of gloo that outlive the group now and then abort an ordinary exit
 
 
 def tensorflow(head: str, folder: Path) -> None:
