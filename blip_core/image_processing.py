@@ -18,7 +18,7 @@ from PIL import Image
 
 from blip_core.files import read_json, write_json
 from blip_core.hub import resolve_folder
-from blip_core.images import FORMATS, find_format, flatten, load_image, resize, scale, to_array, to_rgb
+from blip_core.images import FORMATS, find_format, flatten, load_image, look_up, resize, scale, to_array, to_rgb
 from blip_core.inputs import BlipInputs, check_framework, stack
 
 __all__ = ["BlipImageProcessor", "load_image"]
@@ -136,12 +136,18 @@ class BlipImageProcessor:
             picture = resize(picture, self.size["height"], self.size["width"], self.resample)
         assert isinstance(picture, np.ndarray)
         # From here on (channels, height, width) in memory, and our own: one pass per plane and no copy at the end.
-        pixels = np.array(picture.transpose(2, 0, 1), order="C")
+        planes = picture.transpose(2, 0, 1)
+        if picture.dtype == np.uint8 and (self.do_rescale or self.do_normalize):
+            every = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (len(planes), 256, 1))
+            pixels = look_up(self._scale(every, name)[:, :, 0], planes)
+        else:
+            pixels = self._scale(np.array(planes, order="C"), name)
+        return pixels if (result_layout or layout) == "channels_first" else pixels.transpose(1, 2, 0)
+
+    def _scale(self, pixels: np.ndarray, name: str) -> np.ndarray:
         if self.do_rescale:
             pixels = scale(pixels, self.rescale_factor)
-        if self.do_normalize:
-            pixels = self._normalize(pixels, name)
-        return pixels if (result_layout or layout) == "channels_first" else pixels.transpose(1, 2, 0)
+        return self._normalize(pixels, name) if self.do_normalize else pixels
 
     def _normalize(self, pixels: np.ndarray, name: str) -> np.ndarray:
         pixels = pixels if pixels.dtype.kind == "f" else pixels.astype(np.float32)

@@ -165,3 +165,11 @@ def scale(image: np.ndarray, factor: float) -> np.ndarray:
     product = image.astype(np.float64)
     product *= factor
     return product.astype(np.float32)
+
+
+def look_up(values: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """What each channel's `values` (channels, 256) say of its uint8 plane (channels, height, width), in one pass."""
+    found = np.empty(planes.shape, values.dtype)
+    for table, plane, out in zip(values, planes, found, strict=True):
+        np.take(table, plane, out=out, mode="clip")  # no number is out of range; this mode writes without a buffer
+    return found

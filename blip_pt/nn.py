@@ -142,7 +142,8 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activat
 def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention by oneDNN, head by head, so that the scores of one stay in the cache."""
     batch, heads, length, width = query.shape
-    query, key, value = (query * width**-0.5).contiguous(), key.contiguous(), value.contiguous()
+    query = torch.mul(query, width**-0.5, out=query.new_empty(query.shape))
+    key, value = key.contiguous(), value.contiguous()
     context = query.new_empty(batch, length, heads, width).transpose(1, 2)  # as it is wanted next
     for item in product(range(batch), range(heads)):
         for start in range(0, length, ROWS):
