@@ -114,7 +114,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     return x if activation is None else activation(x)
 
 
-ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # by its name not for ever
+)
 SMALL = 2**16  # weights, or scores of attention; less is done before two threads have met
 
 
