@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import h5py
+from h5py import h5d, h5g, h5l, h5o, h5s
 
 MAX_DEPTH = 64
 MAX_DATASETS = 100_000
@@ -23,32 +24,33 @@ def listing(path: str) -> list[dict[str, Any]]:
     seen: set[Any] = set()
 
     def walk(group: Any, prefix: str, depth: int) -> None:
-        address = h5py.h5o.get_info(group.id).addr
+        address = h5o.get_info(group).addr
         if address in seen or depth > MAX_DEPTH or len(datasets) > MAX_DATASETS:
             raise ValueError(f"group {prefix!r} is linked in a circle or too large")
         seen.add(address)
         for name in group:
-            here = f"{prefix}{name}"
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            here = prefix + name.decode("utf-8", "surrogateescape")
+            if group.links.get_info(name).type != h5l.TYPE_HARD:
                 raise ValueError(f"{here} is a link to elsewhere, which is not followed")
-            entry = group[name]
-            if isinstance(entry, h5py.Group):
+            entry = h5o.open(group, name)
+            if isinstance(entry, h5g.GroupID):
                 walk(entry, f"{here}/", depth + 1)
-            elif isinstance(entry, h5py.Dataset):
+            elif isinstance(entry, h5d.DatasetID):
                 datasets.append(describe(here, entry))
             else:
                 raise ValueError(f"{here} is neither a group nor a dataset")
 
     with h5py.File(path, "r") as file:
-        walk(file, "", 0)
+        walk(h5o.open(file.id, b"/"), "", 0)
     return datasets
 
 
 def describe(name: str, dataset: Any) -> dict[str, Any]:
     """One dataset."""
-    if dataset.external or dataset.is_virtual:
+    stored = dataset.get_create_plist()
+    if stored.get_external_count() or stored.get_layout() == h5d.VIRTUAL:
         raise ValueError(f"{name} has its numbers in another file, which is not opened")
-    if dataset.chunks is not None or dataset.shape is None:
+    if stored.get_layout() == h5d.CHUNKED or dataset.get_space().get_simple_extent_type() == h5s.NULL:
         raise ValueError(f"{name} is not stored in one piece, as Keras stores weights")
     dtype = dataset.dtype.str
     if dtype == "|V2":  # how h5py stores ml_dtypes.bfloat16; Keras marks it
@@ -57,8 +59,8 @@ def describe(name: str, dataset: Any) -> dict[str, Any]:
         "name": name,
         "shape": [int(size) for size in dataset.shape],
         "dtype": dtype,
-        "offset": dataset.id.get_offset(),
-        "bytes": dataset.id.get_storage_size(),
+        "offset": dataset.get_offset(),
+        "bytes": dataset.get_storage_size(),
     }
 
 

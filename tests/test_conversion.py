@@ -79,6 +79,18 @@ def test_a_chain_through_all_formats_changes_no_bit(tmp_path, head):
     assert read_json(tmp_path / "0" / "config.json") == read_json(tmp_path / "7" / "config.json")
 
 
+def test_tensors_of_many_pieces_come_through(tmp_path, monkeypatch):
+    values = random_checkpoint(tmp_path / "model", CAPTION)
+    monkeypatch.setattr("blip_core.saving.PIECE", 500)
+    monkeypatch.setattr("blip_core.saving.TILE", 3)
+    convert(tmp_path / "model", tmp_path / "keras", "weights.h5")
+    convert(tmp_path / "keras", tmp_path / "torch", "pytorch_model.bin")
+    monkeypatch.undo()
+    for folder in ("keras", "torch"):
+        written = open_any(tmp_path / folder)
+        assert all(np.array_equal(written[name], value) for name, value in values.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS_OF)
 @pytest.mark.parametrize("head", MODELS)
