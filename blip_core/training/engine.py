@@ -65,15 +65,13 @@ class Engine(Protocol):
     """A model in training, with its optimizer, in one framework.
 
     `rank` is the number of this process, `processes` how many train together, and `replicas` how many devices each of
-    them has. `callable` says whether the model can be called as outside of training, too. All methods must be called in
-    all processes alike.
+    them has. All methods must be called in all processes alike.
     """
 
     model: Any
     rank: int
     processes: int
     replicas: int
-    callable: bool
 
     def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
         """Take one step of the optimizer; returns the losses over all processes and the gradient's norm.
@@ -83,6 +81,9 @@ class Engine(Protocol):
 
     def evaluate(self, part: Micro, alpha: float) -> dict[str, float]:
         """The losses of a batch of this process, without training."""
+
+    def whole(self) -> Any:
+        """The model as outside of training, which each process may call by itself: a copy where weights are spread."""
 
     def read(self, parameter: Parameter) -> np.ndarray:
         """A weight, in PyTorch's layout."""
@@ -95,6 +96,9 @@ class Engine(Protocol):
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The means of numbers over all processes."""
+
+    def exchange(self, own: bytes) -> list[bytes]:
+        """The bytes of all processes, in their order."""
 
     def close(self) -> None:
         """Leave the other processes."""
