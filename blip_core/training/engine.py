@@ -105,10 +105,19 @@ class Engine(Protocol):
 
 
 def make_engine(framework: str, start: Start, settings: Settings) -> Engine:
-    """The engine of a framework, "pt" or "tf". Raises `ValueError` for another, or one that is not installed."""
+    """The engine of a framework, "pt" or "tf".
+
+    Raises `ValueError` for another, for one that is not installed, and for a device that does not work.
+    """
     if framework not in MODULES:
         raise ValueError(f"framework must be 'pt' or 'tf', got {framework!r}.")
     package, module = MODULES[framework]
     if find_spec(package) is None:
         raise ValueError(f"framework {framework!r} needs {package}, which is not installed: pip install {package}.")
-    return importlib.import_module(module).Engine(start, settings)
+    engine = importlib.import_module(module).Engine
+    try:
+        return engine(start, settings)
+    except (RuntimeError, AssertionError) as error:
+        if settings.device is None:
+            raise
+        raise ValueError(f"device {settings.device!r} does not work: {str(error).splitlines()[0]}") from None

@@ -32,9 +32,12 @@ class Validation:
     def __init__(self, engine: Engine, start: Start, settings: Settings, dataset: Dataset, **options: Any):
         self.engine, self.settings, self.start, self.dataset = engine, settings, start, dataset
         self.task = start.task
-        share = max(1, len(dataset) // engine.processes)
-        whole = start.task in CONTRASTIVE or engine.processes * engine.replicas > 1
-        size = min(settings.batch_size * engine.replicas, share)
+        devices = engine.processes * engine.replicas
+        least = max(devices, 2) if start.task in CONTRASTIVE else devices
+        if len(dataset) < least:
+            raise ValueError(f"{len(dataset)} examples to validate on are too few, at least {least} are needed.")
+        whole = start.task in CONTRASTIVE or devices > 1
+        size = min(settings.batch_size, len(dataset) // devices) * engine.replicas
         self.batches = Batches(dataset, start.processor, start.task, size, training=False, drop_last=whole, **options)
         with_metrics = settings.validate_by == "metric" and start.task in METRICS
         self.by = METRICS[start.task][1] if with_metrics else "loss"
@@ -76,4 +79,6 @@ class Validation:
             sums["count"] += count
         sums = self.engine.mean(sums)
         whole = sums.pop("count")
+        if not whole:
+            raise ValueError("No batch to validate on has two pictures, which contrastive losses need; give others.")
         return {name: value / whole for name, value in sums.items()}
