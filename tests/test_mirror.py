@@ -32,6 +32,7 @@ ONLY_PYTORCH = {
     "nn.py onednn_can": "TensorFlow multiplies with oneDNN by itself",
     "nn.py onednn_linear": "the same",
     "nn.py onednn_attention": "the same",
+    "nn.py slow_to_train": "TensorFlow has no fused attention on a CPU",
     "nn.py Linear": OWN_LAYERS,
     "nn.py LayerNorm": OWN_LAYERS,
     "nn.py Embedding": OWN_LAYERS,
