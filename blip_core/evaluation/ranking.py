@@ -139,7 +139,7 @@ class _Matcher:
         order = np.argsort(self.lengths, kind="stable")
         found = [np.empty((0, self.model.config.image_text_hidden_size), np.float32)]
         with inference(self.model):
-            for rows in self._parts(np.asarray(share.of(order))):
+            for rows in self._parts(np.array(share.of(order.tolist()), np.int64)):
                 found.append(to_numpy(self.model.get_text_features(**self._inputs(rows))))
         features = np.concatenate(share.join_arrays(np.concatenate(found).astype(np.float32)))
         return features[np.argsort(order, kind="stable")]
