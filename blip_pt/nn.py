@@ -210,11 +210,16 @@ def attention(
 
     `mask` is added to the scores and broadcasts to (batch, heads, queries, keys).
     """
-    if not output_attentions:
+    if not output_attentions and not slow_to_train(query):
         large = query.shape[2] * key.shape[2] >= SMALL
         if large and mask is None and not dropout and onednn_can(query, key, value):
             return onednn_attention(query, key, value), None
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout), None
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     probabilities = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-    return F.dropout(probabilities, dropout) @ value, probabilities
+    return F.dropout(probabilities, dropout) @ value, probabilities if output_attentions else None
+
+
+def slow_to_train(query: Tensor) -> bool:
+    """Whether PyTorch's fused attention would go back slowly: in half precision on a CPU, several times as slow."""
+    return query.requires_grad and query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)

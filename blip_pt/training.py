@@ -22,7 +22,7 @@ from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_core.weights import TRAINING_STATE, Parameter
 from blip_pt.base import to_numpy
-from blip_pt.distributed import Sharded, full, processes
+from blip_pt.distributed import Sharded, full, gather, processes
 
 HALF = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,7 +51,6 @@ class Engine:
         sharded = settings.parallel == "fsdp" and self.processes > 1
         self.sharded = Sharded(self.model, self.device) if sharded else None
         self.parallel: Any = self.sharded or self.model
-        self.callable = self.sharded is None
         if self.processes > 1 and self.sharded is None:
             # The queues are the same everywhere without being sent, because all features are gathered.
             with warnings.catch_warnings():
@@ -127,6 +126,17 @@ class Engine:
             self.sharded.share_out()
         return losses
 
+    def whole(self) -> Any:
+        """The model as outside of training; under FSDP a copy, whole in each process."""
+        if self.sharded is None:
+            return self.model
+        model = getattr(blip_pt, self.start.head)(self.model.config, initialize=False)
+        with torch.no_grad():
+            for row in model.table():
+                model.get_tensor(row.name).copy_(full(self.model.get_tensor(row.name)))
+        model.generation_config = self.model.generation_config
+        return model.to(self.device).eval()
+
     def read(self, parameter: Parameter) -> np.ndarray:
         """A weight, in PyTorch's layout."""
         return to_numpy(full(self.model.get_tensor(parameter.name)))
@@ -169,6 +179,15 @@ class Engine:
         numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(numbers)
         return dict(zip(values, (numbers / self.processes).tolist(), strict=True))
+
+    def exchange(self, own: bytes) -> list[bytes]:
+        """The bytes of all processes, in their order."""
+        if self.processes == 1:
+            return [own]
+        lengths = gather(torch.tensor([len(own)], device=self.device)).tolist()
+        padded = torch.frombuffer(bytearray(own.ljust(max(lengths), b"\0")), dtype=torch.uint8).to(self.device)
+        parts = gather(padded[None]).cpu().numpy()
+        return [part.tobytes()[:length] for part, length in zip(parts, lengths, strict=True)]
 
     def close(self) -> None:
         """Leave the other processes."""

@@ -22,7 +22,10 @@ def processes() -> tuple[int | Tensor, int]:
 
 def gather(x: Tensor) -> Tensor:
     """The parts (b, ...) of all replicas, one behind the other; gradients flow back to where a part came from."""
-    return x if processes()[1] == 1 else tf.distribute.get_replica_context().all_gather(x, axis=0)
+    if processes()[1] == 1:
+        return x
+    own = tf.identity(x)  # what a step was given has no device, which workers look for
+    return tf.distribute.get_replica_context().all_gather(own, axis=0)
 
 
 def same_length(input_ids: Tensor, attention_mask: Tensor, pad: int) -> tuple[Tensor, Tensor]:

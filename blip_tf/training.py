@@ -19,7 +19,7 @@ from blip_core.training.start import Start
 from blip_core.weights import TRAINING_STATE, Parameter
 from blip_tf.adamw import AdamW
 from blip_tf.base import tf_device, to_numpy
-from blip_tf.distributed import processes, raw
+from blip_tf.distributed import gather, processes, raw
 from blip_tf.keras_model import dtype_policy
 from blip_tf.nn import dropout_seed
 
@@ -41,7 +41,6 @@ class Engine:
         whole = self.strategy.num_replicas_in_sync
         self.replicas = len(self.strategy.extended.worker_devices) if whole > 1 else 1
         self.processes = whole // self.replicas
-        self.callable = whole == 1
         with self.strategy.scope(), tf.device(tf_device(settings.device) if self.replicas == 1 else None):
             self.model = make_model(start, settings)
             self.model.gradient_checkpointing_enable(settings.gradient_checkpointing)
@@ -53,7 +52,7 @@ class Engine:
             self.optimizer = AdamW([weight for _, weight in self.trained], settings)
         self._graphs = {
             work: tf.function(partial(self._everywhere, work), autograph=False, reduce_retracing=True)
-            for work in (self._gradients, self._add, self._apply, self._losses, self._mean)
+            for work in (self._gradients, self._add, self._apply, self._losses, self._gather, self._mean)
         }
 
     def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
@@ -74,6 +73,17 @@ class Engine:
         """The losses of a batch of all processes, without training."""
         found = self._first(self._run(self._losses, self._local(part, alpha)))
         return {name: float(value) for name, value in found.items()}
+
+    def whole(self) -> Any:
+        """The model as outside of training; of several replicas a copy, which belongs to this process alone."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.model
+        with dtype_policy(HALF[self.settings.precision]):
+            model = getattr(blip_tf, f"TF{self.start.head}")(self.model.config, initialize=False)
+        for row in model.table():
+            model.get_parameter(row.name).assign(to_numpy(self.model.get_parameter(row.name)))
+        model.generation_config = self.model.generation_config
+        return model
 
     def read(self, parameter: Parameter) -> np.ndarray:
         """A weight, in PyTorch's layout."""
@@ -107,6 +117,15 @@ class Engine:
             return dict(values)
         numbers = self._first(self._run(self._mean, tf.constant(list(values.values()), tf.float64)))
         return dict(zip(values, numbers.numpy().tolist(), strict=True))
+
+    def exchange(self, own: bytes) -> list[bytes]:
+        """The bytes of all processes, in their order."""
+        if self.processes == 1:
+            return [own]
+        lengths = self._first(self._run(self._gather, tf.constant([len(own)]))).numpy()[:: self.replicas]
+        padded = np.frombuffer(own.ljust(max(lengths), b"\0"), np.uint8).astype(np.int32)  # what collectives take
+        parts = self._first(self._run(self._gather, tf.constant(padded[None]))).numpy()[:: self.replicas]
+        return [part.astype(np.uint8).tobytes()[:length] for part, length in zip(parts, lengths, strict=True)]
 
     def close(self) -> None:
         """Leave the other processes."""
@@ -165,6 +184,9 @@ class Engine:
         inputs, count = part
         output = self.model(**inputs, training=False)
         return _sum({name: value * count / _sum(count) for name, value in _losses(output).items()})
+
+    def _gather(self, x: Tensor) -> Tensor:
+        return gather(x)
 
     def _mean(self, numbers: Tensor) -> Tensor:
         return _sum(numbers) / tf.cast(self.strategy.num_replicas_in_sync, numbers.dtype)

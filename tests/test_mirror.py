@@ -32,6 +32,7 @@ ONLY_PYTORCH = {
     "nn.py onednn_can": "TensorFlow multiplies with oneDNN by itself",
     "nn.py onednn_linear": "the same",
     "nn.py onednn_attention": "the same",
+    "nn.py slow_to_train": "TensorFlow has no fused attention on a CPU",
     "nn.py Linear": OWN_LAYERS,
     "nn.py LayerNorm": OWN_LAYERS,
     "nn.py Embedding": OWN_LAYERS,
@@ -65,7 +66,7 @@ ONLY_TENSORFLOW = {
     "training.py _sum": "PyTorch's processes sum the gradients by themselves",
     "training.py _tensors": STEP,
     **{f"training.py Engine.{name}": STEP for name in (
-        "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_mean",
+        "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_gather", "_mean",
     )},
     "nn.py dropout": "PyTorch has it",
 }  # fmt: skip

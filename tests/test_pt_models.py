@@ -440,3 +440,21 @@ def test_an_adapter_around_a_layer_comes_before_the_activation():
             mlp.fc1 = mlp.fc1.layer
             mlp.fc1.bias += 0.5
         assert difference(model(**values).logits, found) < 1e-6
+
+
+def test_attention_that_trains_in_half_precision_is_the_fused_one():
+    noise = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 3, 17, 8, generator=noise)
+    mask = torch.zeros(2, 1, 1, 17)
+    mask[1, ..., 9:] = -torch.inf
+    whole = [x.clone().requires_grad_() for x in (query, key, value)]
+    half = [x.bfloat16().requires_grad_() for x in (query, key, value)]
+    expected, _ = attention(*whole, mask, 0.0, False)
+    found, probabilities = attention(*half, mask.bfloat16(), 0.0, False)
+    assert found.grad_fn.name() != expected.grad_fn.name()
+    assert probabilities is None
+    expected.sum().backward()
+    found.sum().backward()
+    assert difference(expected.detach(), found.detach().float()) < 2e-2
+    for one, other in zip(whole, half, strict=True):
+        assert difference(one.grad, other.grad.float()) < 2e-2 * max(1.0, float(one.grad.abs().max()))

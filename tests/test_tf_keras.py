@@ -76,6 +76,23 @@ def test_fit_evaluate_predict():
     assert len(model.optimizer.variables) == 2 * len(model.trainable_weights) + 2
 
 
+def test_fit_with_callbacks(tmp_path):
+    model = fresh()
+    model.compile(optimizer=keras.optimizers.AdamW(3e-3), jit_compile=False)
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True)
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch: 3e-3 if epoch < 2 else 30.0)
+    patience = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    held_out = dataset(batches=1)
+    found = model.fit(dataset(), epochs=9, verbose=0, validation_data=held_out, callbacks=[best, rates, patience, log])
+    assert len(found.history["loss"]) < 9
+    least = min(found.history["val_loss"])
+    again = keras.models.load_model(tmp_path / "best.keras")
+    assert model.evaluate(held_out, verbose=0) == pytest.approx(least, rel=1e-5)
+    assert again.evaluate(held_out, verbose=0) == pytest.approx(least, rel=1e-5)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + len(found.history["loss"])
+
+
 def test_fit_on_what_the_processor_makes():
     """Three pictures learn their captions, from files to tokens and back."""
     size = {"height": 32, "width": 32}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,13 @@ def test_validation_measures_what_the_task_is_about(world, task, metric, framewo
     assert position["best"] == found[metric]
 
 
+def test_contrastive_losses_of_a_single_picture_are_refused(world):
+    pair = {"image": "0.png", "caption": "a", "image_id": 1}
+    (world / "same.json").write_text(json.dumps([pair, pair]))
+    with pytest.raises(ValueError, match="No batch to validate on has two pictures"):
+        train(**of(world, "pretrain", "same", framework="pt"), validation=world / "same.json")
+
+
 def test_only_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(world):
     run = of(world, "caption", "kept", framework="pt", save_every=1, keep=2)
     train(**run, max_steps=3)
@@ -239,6 +247,11 @@ def test_only_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(worl
     (folder / "step-00000003" / "model.safetensors").write_bytes(b"cut off")
     assert train(**run, resume=True).step == 4
     assert losses(run["output"]) == pytest.approx(losses(train(**run, overwrite=True).output), abs=0)
+    for checkpoint in folder.iterdir():
+        (checkpoint / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"None of the checkpoints in .* can be read \(step-00000003: .*; restore one"):
+        train(**run, resume=True)
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_tensorboard_reads_the_events(world):
@@ -264,7 +277,7 @@ def test_tensorboard_reads_the_events(world):
         ({"task": "vqa"}, "No example for vqa .*question"),
         ({"task": "dance"}, "task must be one of caption, retrieval"),
         ({"framework": "jax"}, "framework must be 'pt' or 'tf', got 'jax'"),
-        ({"batch_size": 64}, "8 examples to learn from are less than a batch of 64"),
+        ({"batch_size": 64}, "8 examples to learn from are less than a batch of 64; use a .* train --batch-size"),
         ({"accumulation": 9}, "8 examples make 2 batches, less than the 9 of a step"),
         ({"learning_rat": 1}, "There is no setting 'learning_rat'; the settings are accumulation"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
@@ -274,16 +287,23 @@ def test_tensorboard_reads_the_events(world):
         ({"output": "."}, "holds other files and no run; name a new or empty folder"),
         ({"tokenizer": "words"}, r"\[DEC\] is token 4 of the vocabulary of .*words"),
         ({"model": "nowhere"}, "nowhere"),
+        ({"device": "nonsense"}, "device 'nonsense' does not work: "),
+        (
+            {"task": "pretrain", "validation": "one.json"},
+            "1 examples to validate on are too few, at least 2 are needed",
+        ),
         ({"resume": True, "overwrite": True}, "Choose one of resume and overwrite"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(world, change, message):
     (world / "empty.json").write_text("[]")
+    (world / "one.json").write_text('[{"image": "0.png", "caption": "a"}]')
     (world / "lost.json").write_text('[{"image": "nowhere.png", "caption": "a"}]')
     (world / "numbers.json").write_text('[{"image": "0.png", "caption": 7}]')
     (world / "words").mkdir(exist_ok=True)
     (world / "words" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    paths = {name: world / value for name, value in change.items() if name in ("data", "output", "tokenizer", "model")}
+    files = ("data", "validation", "output", "tokenizer", "model")
+    paths = {name: world / value for name, value in change.items() if name in files}
     with pytest.raises((ValueError, OSError), match=message):
         train(**{**of(world, "caption", "refused", framework="pt"), **change, **paths})
     assert not (world / "refused").exists()
@@ -319,6 +339,23 @@ def test_a_run_goes_on_without_the_model_it_began_with(world):
     train(**run, max_steps=1)
     begun.rename(world / "moved")
     assert train(**run, resume=True).step == 4
+
+
+def test_a_revision_is_that_of_the_hub(world, monkeypatch):
+    begun = train(**of(world, "caption", "published", framework="pt", epochs=1)).output
+    asked = []
+
+    def snapshot_download(name, revision=None, allow_patterns=(), token=None):
+        asked.append((name, revision))
+        return str(begun)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    run = {**of(world, "caption", "of-a-revision", framework="pt"), "model": "someone/captioner"}
+    train(**run, revision="v2", max_steps=1)
+    assert set(asked) == {("someone/captioner", "v2")}
+    with pytest.raises(ValueError, match="started otherwise: revision was 'v2', is None"):
+        train(**run, resume=True)
+    assert train(**run, revision="v2", resume=True).step == 4
 
 
 def test_a_model_is_not_overwritten_by_its_own_training(world):

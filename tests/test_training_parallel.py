@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from blip_core.training import train
-from tests.training_runs import close, losses, make_world, of
+from tests.training_runs import close, losses, make_world, of, validations
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -52,6 +52,23 @@ def compare(world, task, name, framework, command, **more):
     assert close(one.output, two["output"], atol=2e-5)
 
 
+def compare_metrics(world, task, name, framework, command):
+    """The metrics after each epoch, of nine examples, which two cannot share alike, one of them a broken picture."""
+    (world / "broken.png").write_bytes(b"no picture")
+    run = of(world, task, f"{name}-one", framework=framework, learning_rate=1e-2)
+    entries = json.loads(Path(run["data"]).read_text())
+    images = {"images": ["broken.png", "1.png"]} if task == "nlvr" else {"image": "broken.png", "image_id": 8}
+    held_out = world / f"{name}-held-out.json"
+    held_out.write_text(json.dumps([*entries, {**entries[0], **images}]))
+    one = train(**run, validation=held_out)
+    two = {**run, "output": world / f"{name}-two", "batch_size": 2, "validation": held_out}
+    for process in command(json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in two.items()})):
+        said(process)
+    expected, found = validations(one.output), validations(two["output"])
+    assert len(expected) == 2
+    assert all(one == pytest.approx(other, abs=1e-6) for one, other in zip(expected, found, strict=True))
+
+
 def torchrun(text, count=2):
     arguments = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "--no-python")
     return [start(*arguments, sys.executable, "-c", TRAIN, text)]
@@ -63,6 +80,13 @@ def test_torchrun(world, task, parallel):
     compare(
         world, task, f"{task}-{parallel}", "pt", lambda text: torchrun(_with(text, parallel=parallel)), clip_norm=1.0
     )
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa", "retrieval", "nlvr"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_metrics_under_torchrun(world, task, parallel):
+    name = f"metrics-{task}-{parallel}"
+    compare_metrics(world, task, name, "pt", lambda text: torchrun(_with(text, parallel=parallel)))
 
 
 def test_a_sharded_run_goes_on_where_it_was(world):
@@ -79,22 +103,38 @@ def test_a_sharded_run_goes_on_where_it_was(world):
     assert close(world / "sharded-whole", world / "sharded", atol=0)
 
 
+def mirrored(text):
+    return [start("-m", "tests.training_processes", text)]
+
+
 @pytest.mark.parametrize("task", ["caption", "pretrain"])
 def test_two_devices_of_tensorflow(world, task):
-    compare(world, task, f"{task}-mirrored", "tf", lambda text: [start("-m", "tests.training_processes", text)])
+    compare(world, task, f"{task}-mirrored", "tf", mirrored)
 
 
-def test_two_workers_of_tensorflow(world):
+@pytest.mark.parametrize("task", ["vqa", "nlvr"])
+def test_metrics_on_two_devices_of_tensorflow(world, task):
+    compare_metrics(world, task, f"metrics-{task}-mirrored", "tf", mirrored)
+
+
+def workers(text):
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    names = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:
         s.close()
     cluster = [
-        json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}) for index in range(2)
+        json.dumps({"cluster": {"worker": names}, "task": {"type": "worker", "index": index}}) for index in range(2)
     ]
-    compare(
-        world, "pretrain", "workers", "tf", lambda text: [start("-c", TRAIN, text, TF_CONFIG=one) for one in cluster]
-    )
+    return [start("-c", TRAIN, text, TF_CONFIG=one) for one in cluster]
+
+
+def test_two_workers_of_tensorflow(world):
+    compare(world, "pretrain", "workers", "tf", workers)
+
+
+@pytest.mark.parametrize("task", ["caption", "retrieval"])
+def test_metrics_of_two_workers_of_tensorflow(world, task):
+    compare_metrics(world, task, f"metrics-{task}-workers", "tf", workers)
 
 
 def _with(text, **more):

@@ -67,6 +67,13 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
     return [line[name] for line in lines if name in line]
 
 
+def validations(folder: Path) -> list[dict[str, float]]:
+    """The metrics of a run's log, but for losses, of each epoch."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found = [line["validation"] for line in lines if "validation" in line]
+    return [{name: value for name, value in one.items() if not name.startswith("loss")} for one in found]
+
+
 def close(expected: Path, found: Path, atol: float) -> bool:
     """Whether the weights of two folders agree, but for the biases of keys, whose gradient is rounding alone."""
     one, other = weights(expected), weights(found)

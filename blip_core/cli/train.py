@@ -35,6 +35,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--model", required=True, help="a folder, a weight file or a Hub repository; new: config.json, base or large"
     )
+    parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints, logs and the model to use")
     parser.add_argument("--framework", choices=["pt", "tf"], help="PyTorch or TensorFlow (PyTorch if installed)")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="processor files, where they are not beside the model")
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         args.model,
         args.output,
         framework=framework,
+        revision=args.revision,
         tokenizer=args.tokenizer,
         validation=args.validation,
         image_root=args.image_root,

@@ -105,7 +105,7 @@ class Batches:
         if not self.steps_per_epoch:
             raise ValueError(
                 f"{len(self.examples)} examples to learn from are less than a batch of {batch_size * world_size}; "
-                "use a smaller batch_size, or drop_last=False."
+                "use a smaller batch_size (blip train --batch-size), or give Batches drop_last=False."
             )
         self.image_numbers: dict[Any, int] = {}
         if task == "retrieval" or (task == "pretrain" and any(e.image_id is not None for e in dataset)):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from blip_core.datasets import Batch, Batches, Dataset, Example
 from blip_core.datasets.text_inputs import lacks
@@ -22,6 +25,44 @@ HEADS = {
 
 Progress = Callable[[int], None]
 """Called with how many more pictures are dealt with."""
+
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of a data set this process evaluates, number `rank` of `processes` that all have the same model.
+
+    `exchange` gives the bytes of all processes, in their order, for those of this one; all must call it alike. Results
+    are joined by it, so that each process has the whole result.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    exchange: Callable[[bytes], list[bytes]] = lambda own: [own]
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The part of this process: neighbours, so that the parts of all, joined, are in order again."""
+        first, last = (len(items) * rank // self.processes for rank in (self.rank, self.rank + 1))
+        return items[first:last]
+
+    def join(self, items: Sequence[Any]) -> list[Any]:
+        """The items of all processes, which JSON can hold (tuples become lists), one behind the other."""
+        if self.processes == 1:
+            return list(items)
+        return [item for part in self.exchange(json.dumps(list(items)).encode()) for item in json.loads(part)]
+
+    def join_arrays(self, array: np.ndarray) -> list[np.ndarray]:
+        """The arrays (n, ...) of all processes, of which only n may differ."""
+        if self.processes == 1:
+            return [array]
+        parts = self.exchange(np.ascontiguousarray(array).tobytes())
+        return [np.frombuffer(part, array.dtype).reshape(-1, *array.shape[1:]) for part in parts]
+
+
+ALONE = Share()
+"""The share of a single process: everything."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +135,24 @@ def read_pictures(
     background: str | None,
     problems: list[tuple[str, str]],
     progress: Progress | None,
+    share: Share,
 ) -> Iterator[Batch]:
-    """Yield the pictures of examples in batches, read ahead by threads; those that cannot be read become problems."""
-    dataset = Dataset(task, examples)
-    batches = Batches(dataset, processor, task, batch_size, training=False, background=background)
+    """Yield the pictures of this process's examples in batches, read ahead by threads.
+
+    Those that cannot be read become problems, in all processes. Raises `ValueError` where none can be read in any.
+    """
+    dataset = Dataset(task, share.of(examples))
     done = 0
-    for batch in batches.epoch(0):
-        yield batch
-        if progress:
-            progress(len(batch.examples))
-        done += len(batch.examples)
-    if progress and done < len(examples):
-        progress(len(examples) - done)
-    problems.extend(dataset.problems)
-    if not done:
-        raise ValueError(f"Not one picture can be read; the first: {': '.join(dataset.problems[0])}.")
+    if len(dataset):
+        batches = Batches(dataset, processor, task, batch_size, training=False, background=background)
+        for batch in batches.epoch(0):
+            yield batch
+            if progress:
+                progress(len(batch.examples))
+            done += len(batch.examples)
+        if progress and done < len(dataset):
+            progress(len(dataset) - done)
+    found = [(key, reason) for key, reason in share.join(dataset.problems)]
+    problems.extend(found)
+    if not sum(share.join([done])):
+        raise ValueError(f"Not one picture can be read; the first: {': '.join(found[0])}.")

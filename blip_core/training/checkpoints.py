@@ -88,15 +88,23 @@ class RunFolder:
         return sorted((self.path / CHECKPOINTS).glob("step-*"), reverse=True)
 
     def last(self) -> tuple[Path, Position] | None:
-        """The last checkpoint that can be read, and its position; None where there is none."""
+        """The last checkpoint that can be read, and its position; None where there is none.
+
+        Raises `ValueError` where there are some and none can be read: to begin anew would remove them.
+        """
         for folder in self.checkpoints():
             try:
                 position = Position(**read_json(folder / STATE)["position"])
                 open_checkpoint(folder)
                 open_checkpoint(folder / OPTIMIZER)
                 return folder, position
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                reason = f"{folder.name}: {error}"
+        if self.checkpoints():
+            raise ValueError(
+                f"None of the checkpoints in {self.path / CHECKPOINTS} can be read ({reason}); restore one to resume "
+                "the run, or overwrite it (--overwrite)."
+            )
         return None
 
     def save(self, engine: Engine, start: Start, position: Position, keep: int) -> None:

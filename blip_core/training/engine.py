@@ -65,15 +65,13 @@ class Engine(Protocol):
     """A model in training, with its optimizer, in one framework.
 
     `rank` is the number of this process, `processes` how many train together, and `replicas` how many devices each of
-    them has. `callable` says whether the model can be called as outside of training, too. All methods must be called in
-    all processes alike.
+    them has. All methods must be called in all processes alike.
     """
 
     model: Any
     rank: int
     processes: int
     replicas: int
-    callable: bool
 
     def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
         """Take one step of the optimizer; returns the losses over all processes and the gradient's norm.
@@ -83,6 +81,9 @@ class Engine(Protocol):
 
     def evaluate(self, part: Micro, alpha: float) -> dict[str, float]:
         """The losses of a batch of this process, without training."""
+
+    def whole(self) -> Any:
+        """The model as outside of training, which each process may call by itself: a copy where weights are spread."""
 
     def read(self, parameter: Parameter) -> np.ndarray:
         """A weight, in PyTorch's layout."""
@@ -96,15 +97,27 @@ class Engine(Protocol):
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The means of numbers over all processes."""
 
+    def exchange(self, own: bytes) -> list[bytes]:
+        """The bytes of all processes, in their order."""
+
     def close(self) -> None:
         """Leave the other processes."""
 
 
 def make_engine(framework: str, start: Start, settings: Settings) -> Engine:
-    """The engine of a framework, "pt" or "tf". Raises `ValueError` for another, or one that is not installed."""
+    """The engine of a framework, "pt" or "tf".
+
+    Raises `ValueError` for another, for one that is not installed, and for a device that does not work.
+    """
     if framework not in MODULES:
         raise ValueError(f"framework must be 'pt' or 'tf', got {framework!r}.")
     package, module = MODULES[framework]
     if find_spec(package) is None:
         raise ValueError(f"framework {framework!r} needs {package}, which is not installed: pip install {package}.")
-    return importlib.import_module(module).Engine(start, settings)
+    engine = importlib.import_module(module).Engine
+    try:
+        return engine(start, settings)
+    except (RuntimeError, AssertionError) as error:
+        if settings.device is None:
+            raise
+        raise ValueError(f"device {settings.device!r} does not work: {str(error).splitlines()[0]}") from None

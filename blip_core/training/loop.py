@@ -100,8 +100,9 @@ class Loop:
             raise ValueError(
                 f"The loss became {losses['loss']} (norm of the gradient {losses['gradient_norm']}) in step "
                 f"{step + 1}, epoch {epoch + 1}, at a learning rate of {rate:.3g}. "
-                f"{f'The last good checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; "
-                "try a smaller learning_rate, warmup_steps or clip_norm, or precision='float32'."
+                f"{f'The last good checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; begin another "
+                f"run{', with it as the model or anew,' if last else ''} and try a smaller learning_rate, warmup_steps "
+                "or clip_norm, or precision='float32'."
             )
         self.position.step += 1
         images = sum(len(micro.inputs["pixel_values"]) for micro in micros) * self.engine.processes

@@ -42,6 +42,7 @@ def train(
     output: Source,
     *,
     framework: str | None = None,
+    revision: str | None = None,
     tokenizer: Source | None = None,
     validation: Source | Sequence[Source] | None = None,
     image_root: Any = None,
@@ -54,10 +55,11 @@ def train(
     """Train a model for a task: caption, vqa, retrieval, nlvr or pretrain.
 
     `data` and `validation` are what `open_dataset` opens, with pictures in `image_root`. `model` is a folder, a weight
-    file or a Hub repository to go on from, or for a new model with random weights a configuration (a file of JSON), or
-    "base" or "large"; `tokenizer` is a folder of processor files where they are not the model's. `framework` is "pt" or
-    "tf" (PyTorch where it is installed). `options` are settings that go over those of `config`, a TOML file, and they
-    over the task's preset; all are listed in docs/training.md. `settings` are all of them, in place of those.
+    file or a Hub repository (of which `revision` is a branch, tag or commit) to go on from, or for a new model with
+    random weights a configuration (a file of JSON), or "base" or "large"; `tokenizer` is a folder of processor files
+    where they are not the model's. `framework` is "pt" or "tf" (PyTorch where it is installed). `options` are settings
+    that go over those of `config`, a TOML file, and they over the task's preset; all are listed in docs/training.md.
+    `settings` are all of them, in place of those.
 
     `output` gets checkpoints, logs and the model to use: after each epoch, with `validation` if it is the best so far.
     A folder that holds a run already is refused, unless told to `resume` it (a run that does not exist is begun) or to
@@ -76,7 +78,9 @@ def train(
         "framework": framework,
         "data": _paths(data),
         "validation": _paths(validation),
+        "image_root": None if image_root is None else str(image_root),
         "model": str(model),
+        "revision": revision,
         "tokenizer": None if tokenizer is None else str(tokenizer),
         "settings": chosen.to_dict(),
     }
@@ -85,7 +89,10 @@ def train(
         raise ValueError(
             f"The model {model} lies in the output folder {output}, which would overwrite it; name another."
         )
-    start = find_start(task, model, tokenizer, chosen) if last is None else find_start(task, last[0], None, chosen)
+    if last is None:
+        start = find_start(task, model, tokenizer, chosen, revision)
+    else:
+        start = find_start(task, last[0], None, chosen)
     dataset = open_dataset(data, task, image_root)
     held_out = None if validation is None else open_dataset(validation, task, image_root)
     position = Position() if last is None else last[1]

@@ -28,12 +28,13 @@ SIZES = ("base", "large")
 
 @dataclass(frozen=True)
 class Start:
-    """A model to begin with: `config` of a new one with random weights, or None for the one that `name` says."""
+    """A model to begin with: `config` of a new one with random weights, or None for `revision` of what `name` says."""
 
     task: str
     name: str
     config: BlipConfig | None
     processor: BlipProcessor
+    revision: str | None = None
 
     @property
     def head(self) -> str:
@@ -42,16 +43,19 @@ class Start:
 
     def load(self, model_class: Any, settings: Settings, **options: Any) -> Any:
         """The model by `from_pretrained`, with what the settings override."""
-        config = settings.model_settings()
-        size = settings.image_size
-        return model_class.from_pretrained(self.name, config=config or None, image_size=size, **options)
+        config = settings.model_settings() or None
+        options |= {"image_size": settings.image_size, "revision": self.revision}
+        return model_class.from_pretrained(self.name, config=config, **options)
 
 
-def find_start(task: str, model: str | Path, tokenizer: str | Path | None, settings: Settings) -> Start:
+def find_start(
+    task: str, model: str | Path, tokenizer: str | Path | None, settings: Settings, revision: str | None = None
+) -> Start:
     """Find out what `model` means: a folder, a weight file or a Hub repository; or, for a new model of random weights,
     a configuration (a file of JSON) or one of the paper's sizes, "base" and "large".
 
     The processor's files are looked for in `tokenizer`, else beside the model; what is not there is BLIP's own.
+    `revision` is a branch, tag or commit of the model's Hub repository.
     Raises `ValueError` for a vocabulary that does not fit the model, `OSError` where nothing is found.
     """
     path = Path(model).expanduser()
@@ -65,18 +69,18 @@ def find_start(task: str, model: str | Path, tokenizer: str | Path | None, setti
     else:
         where = tokenizer or model
     if config is None:
-        found = read_config(HEADS[task], open_checkpoint(model), None)
+        found = read_config(HEADS[task], open_checkpoint(model, revision=revision), None)
         assert isinstance(found, BlipConfig)
     else:
         found = config = _override(config, settings)
-    processor = BlipProcessor.from_pretrained(where)
+    processor = BlipProcessor.from_pretrained(where, revision=None if tokenizer else revision)
     size = settings.image_size or found.vision_config.image_size
     old = processor.image_processor
     processor.image_processor = BlipImageProcessor.from_dict(
         old.to_dict() | {"size": {"height": size, "width": size}, "do_resize": True}
     )
     _check_vocabulary(processor, found, str(where or "the package's own"))
-    return Start(task, str(model), config, processor)
+    return Start(task, str(model), config, processor, revision)
 
 
 def _override(config: BlipConfig, settings: Settings) -> BlipConfig:

@@ -25,18 +25,21 @@ class Validation:
     """The losses of validation data, the mean over all of it, and the metrics of its task.
 
     Batches of contrastive losses, and those of several processes, are whole: what is left at the end is not used.
-    Metrics need a model that can be called in one process: under FSDP and on several devices in TensorFlow, and where
-    `validate_by` is "loss", there are losses alone. `by` is the name of the number that finds the best epoch.
+    Metrics are over all of the data, of which each process evaluates its share; where `validate_by` is "loss", there
+    are losses alone. `by` is the name of the number that finds the best epoch.
     """
 
     def __init__(self, engine: Engine, start: Start, settings: Settings, dataset: Dataset, **options: Any):
         self.engine, self.settings, self.start, self.dataset = engine, settings, start, dataset
         self.task = start.task
-        share = max(1, len(dataset) // engine.processes)
-        whole = start.task in CONTRASTIVE or engine.processes * engine.replicas > 1
-        size = min(settings.batch_size * engine.replicas, share)
+        devices = engine.processes * engine.replicas
+        least = max(devices, 2) if start.task in CONTRASTIVE else devices
+        if len(dataset) < least:
+            raise ValueError(f"{len(dataset)} examples to validate on are too few, at least {least} are needed.")
+        whole = start.task in CONTRASTIVE or devices > 1
+        size = min(settings.batch_size, len(dataset) // devices) * engine.replicas
         self.batches = Batches(dataset, start.processor, start.task, size, training=False, drop_last=whole, **options)
-        with_metrics = settings.validate_by == "metric" and engine.callable and start.task in METRICS
+        with_metrics = settings.validate_by == "metric" and start.task in METRICS
         self.by = METRICS[start.task][1] if with_metrics else "loss"
 
     def __call__(self) -> dict[str, float]:
@@ -50,11 +53,13 @@ class Validation:
     def _metrics(self) -> dict[str, float]:
         from blip_core import evaluation
 
+        engine = self.engine
         options: dict[str, Any] = {"batch_size": self.settings.batch_size, "background": self.settings.background}
         if self.task == "caption":
             options["prompt"] = self.settings.prompt.strip()
         evaluate = getattr(evaluation, METRICS[self.task][0])
-        return evaluate(self.engine.model, self.start.processor, self.dataset, **options).metrics
+        share = evaluation.Share(engine.rank, engine.processes, engine.exchange)
+        return evaluate(engine.whole(), self.start.processor, self.dataset, share=share, **options).metrics
 
     def _losses(self) -> dict[str, float]:
         sums: dict[str, float] = {"count": 0.0}
@@ -74,4 +79,6 @@ class Validation:
             sums["count"] += count
         sums = self.engine.mean(sums)
         whole = sums.pop("count")
+        if not whole:
+            raise ValueError("No batch to validate on has two pictures, which contrastive losses need; give others.")
         return {name: value / whole for name, value in sums.items()}
