@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
+from blip_core import (
+    BlipConfig,
+    BlipImageProcessor,
+    BlipProcessor,
+    BlipTextConfig,
+    BlipTokenizer,
+    BlipVisionConfig,
+    sharding,
+)
 from blip_core.capfilt import CapFilter, Captioning, capfilt, folder
 from blip_core.cli import backend, main
 from blip_core.datasets import clean_caption, open_dataset
@@ -238,6 +246,7 @@ def test_missing_shards_are_made_and_no_others(blip, pictures, tmp_path):
     assert len(lines(tmp_path / "out", "dropped")) + len(lines(tmp_path / "out", "kept")) > 11
     for shard in ("00001", "00003"):  # the duplicate is in the last one, of a picture in the first
         (tmp_path / "out/kept" / f"{shard}.jsonl").unlink()
+    assert not (tmp_path / "out/scored").exists()
     (tmp_path / "out/dropped/00001.jsonl").unlink()
     (tmp_path / "out/kept/.00001.jsonl.abc.tmp").write_text("half")
     (tmp_path / "out/report.html").unlink()
@@ -253,8 +262,53 @@ def test_a_killed_run_goes_on_to_the_same_bytes(pictures, tmp_path):
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     moments, kills = map(int, found.stdout.split())
-    assert moments == 2 + 2 * 4 + 2  # what was started and the input's problems, four shards, the report
+    assert moments == 2 + 3 * 4 + 2  # what was started and the input's problems, four shards, the report
     assert kills > moments
+
+
+def test_processes_that_share_a_folder_are_killed(pictures, tmp_path):
+    """Three at once, killed by SIGKILL at ten random moments and again, then left alone."""
+    command = [sys.executable, "-m", "tests.capfilt_kills", str(pictures / "data.jsonl"), str(tmp_path), "3"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    folders, kills = map(int, found.stdout.split())
+    assert kills > folders
+
+
+def test_shares_of_a_run_make_what_one_process_makes(blip, pictures, tmp_path):
+    """Copies lie in the shards of different shares; the last share, begun first, cannot know which came first."""
+    options = ("--shard-size", "3", "--json")
+    assert blip(pictures / "data.jsonl", tmp_path / "one", *options)[0] == 0
+    for share in ("3/3", "1/3"):
+        code, counts, err = blip(pictures / "data.jsonl", tmp_path / "many", *options, "--shards", share)
+        assert code == 0
+        assert (counts["data"], counts["report"]) == (None, None)
+        assert counts["missing"] == {"3/3": 3, "1/3": 1}[share]
+        assert f"{counts['missing']} shards of others are missing" in err
+        assert not (tmp_path / "many/kept").exists()
+    assert blip(pictures / "data.jsonl", tmp_path / "many", *options, "--shards", "2/3")[1]["missing"] == 0
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    duplicates = [line for line in lines(tmp_path / "many", "dropped") if line["reason"] == "duplicate"]
+    assert [(line["key"], line["detail"]) for line in duplicates] == [
+        ("data.jsonl:12", "the same picture as data.jsonl:1")
+    ]
+
+
+@pytest.mark.parametrize("value", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
+def test_shares_that_are_none(blip, pictures, tmp_path, value, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        blip(pictures / "data.jsonl", tmp_path / "out", f"--shards={value}")
+    assert "--shards: A share is I/N" in capfd.readouterr().err
+
+
+def test_without_ray(blip, pictures, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sharding, "find_spec", lambda name: None)
+    code, _, err = blip(pictures / "data.jsonl", tmp_path / "out", "--ray")
+    assert (code, err) == (1, 'blip: error: Ray is not installed: pip install "blip-duo[ray]", or "ray[data]".\n')
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):
+        blip(pictures / "data.jsonl", tmp_path / "out", "--ray-cpus", "2")
+    assert "argument --ray-cpus: needs --ray or --ray-address" in capfd.readouterr().err
 
 
 def test_broken_input_is_listed_and_the_rest_is_done(blip, pictures, tmp_path):
