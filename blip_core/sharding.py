@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -111,16 +112,16 @@ class _Actor:
 
 def _on_ray(shards: Sequence[Shard], start: Callable[[], Work[Shard]], how: OnRay) -> Iterator[int]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     import ray.data
 
     mine = not ray.is_initialized()
     if mine:
         try:
+            _knock(how.address)  # Ray itself would try for several minutes
             ray.init(how.address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise OSError(f"Ray cannot be had at {how.address or 'this machine'}: {error}") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(f"There is no Ray at {how.address or 'this machine'}: {error}") from None
     try:
         if shards:
             ray.data.DataContext.get_current().enable_progress_bars = False
@@ -144,12 +145,20 @@ def _on_ray(shards: Sequence[Shard], start: Callable[[], Work[Shard]], how: OnRa
             ray.shutdown()
 
 
+def _knock(address: str | None) -> None:
+    """Raise `OSError` where an address with a port does not answer."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+
+
 def _room(resources: dict[str, float], how: OnRay) -> int:
     """How many actors a cluster has room for."""
-    room = [resources.get("CPU", 0) // how.cpus] + [resources.get("GPU", 0) // how.gpus] * (how.gpus > 0)
-    if min(room) < 1:
+    wanted = {"CPU": how.cpus, "GPU": how.gpus}
+    room = min(resources.get(name, 0) // amount for name, amount in wanted.items() if amount)
+    if room < 1:
         raise ValueError(
             f"Ray has {resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs, too little for one actor "
             f"with {how.cpus:g} and {how.gpus:g}."
         )
-    return int(min(room))
+    return int(room)
