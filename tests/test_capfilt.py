@@ -25,6 +25,7 @@ from blip_core import (
     sharding,
 )
 from blip_core.capfilt import CapFilter, Captioning, capfilt, folder
+from blip_core.capfilt.scoring import Scoring
 from blip_core.cli import backend, main
 from blip_core.datasets import clean_caption, open_dataset
 from blip_core.initial import initial_value
@@ -299,6 +300,18 @@ def test_shares_that_are_none(blip, pictures, tmp_path, value, capfd):
     with pytest.raises(SystemExit, match="2"):
         blip(pictures / "data.jsonl", tmp_path / "out", f"--shards={value}")
     assert "--shards: A share is I/N" in capfd.readouterr().err
+
+
+def test_workers_have_the_models_of_the_run(models, pictures, tmp_path):
+    loaded = load(models, "pt")
+    with pytest.raises(ValueError, match="other models than the run"):
+        Scoring.start(lambda: loaded, {**loaded.identity, "filter": "another"}, 8, 4, folder.OutputFolder(tmp_path))
+    dataset = open_dataset(pictures / "data.jsonl", "caption")
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="give a function that returns a CapFilter"):
+        capfilt(dataset, loaded, tmp_path / "out", on_ray=sharding.OnRay())
+    found = [capfilt(dataset, models, tmp_path / name) for name, models in (("a", loaded), ("b", lambda: loaded))]
+    assert found[0].counts == found[1].counts
 
 
 def test_without_ray(blip, pictures, tmp_path, monkeypatch, capfd):
