@@ -56,7 +56,7 @@ class Share:
 class OnRay:
     """That Ray does the work, and with what.
 
-    `address`: of a cluster, "auto" or "ray://host:10001"; None starts Ray on this machine while the work lasts.
+    `address`: of a cluster, "auto" or "host:6379"; None starts Ray on this machine while the work lasts.
     `actors`: processes that load the models once each; None for as many as there is room for. Each has `cpus` cores
     and `gpus` GPUs, of which parts are allowed.
     Raises `ValueError` for numbers that cannot be, and where Ray is not installed.
@@ -86,9 +86,11 @@ def work_through(
 
     Raises `OSError` where Ray cannot be reached.
     """
+    if not shards:
+        return
     if on_ray is not None:
         yield from _on_ray(shards, start, on_ray)
-    elif shards:
+    else:
         work = start()
         for shard in shards:
             yield from work(shard)
@@ -98,6 +100,8 @@ class _Actor:
     """What Ray keeps in a process of its own."""
 
     def __init__(self, start: Callable[[], Work[Any]]):
+        # Ray tells PyTorch by this variable how many cores the actor has; TensorFlow asks another one.
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         self.work = start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -119,27 +123,26 @@ def _on_ray(shards: Sequence[Shard], start: Callable[[], Work[Shard]], how: OnRa
     if mine:
         try:
             _knock(how.address)  # Ray itself would try for several minutes
-            ray.init(how.address, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(how.address or "local", logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise OSError(f"There is no Ray at {how.address or 'this machine'}: {error}") from None
     try:
-        if shards:
-            ray.data.DataContext.get_current().enable_progress_bars = False
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-            room = how.actors or _room(ray.cluster_resources(), how)
-            rows = [{"shard": shard} for shard in shards]
-            found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _Actor,
-                fn_constructor_args=(start,),
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=min(len(rows), room)),
-                num_cpus=how.cpus,
-                num_gpus=how.gpus,
-            )
-            for row in found.iter_rows():
-                if row["error"] is not None:
-                    raise row["error"]
-                yield row["pictures"]
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        room = how.actors or _room(ray.cluster_resources(), how)
+        rows = [{"shard": shard} for shard in shards]
+        found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Actor,
+            fn_constructor_args=(start,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(len(rows), room)),
+            num_cpus=how.cpus,
+            num_gpus=how.gpus,
+        )
+        for row in found.iter_rows():
+            if row["error"] is not None:
+                raise row["error"]
+            yield row["pictures"]
     finally:
         if mine:
             ray.shutdown()

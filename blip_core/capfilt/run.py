@@ -91,14 +91,7 @@ def capfilt(
         if folder.path.exists() and not folder.path.is_dir():
             raise ValueError(f"{folder.path} is a file; the output of CapFilt needs a folder.")
         place = folder.path / DRY_RUN
-        chosen = np.unique(np.linspace(0, len(items) - 1, dry_run).round().astype(int))
-        part = [items[number] for number in chosen]
-        scored: list[Line] = []
-        with tqdm(total=len(part), unit="picture", disable=None if progress else True) as bar:
-            for lines in Scoring(loaded, batch_size, readers).score(part):
-                scored += lines
-                bar.update(len(lines))
-        summary.add(*decide(scored, part, _firsts([(part, scored)], items), threshold))
+        summary.add(*_try(items, dry_run, Scoring(loaded, batch_size, readers), threshold, progress))
     else:
         settings = {"threshold": threshold, "shard_size": shard_size, **asdict(loaded.captioning)}
         facts = {**settings, **loaded.identity, "input": fingerprint(items), "pictures": len(items)}
@@ -128,6 +121,19 @@ def capfilt(
         folder.clean()
     data = None if dry_run is not None else str(folder.kept / "*.jsonl")
     return CapFiltResult(data, report, summary.counts(), summary.problems)
+
+
+def _try(
+    items: Sequence[Item], number: int, scoring: Scoring, threshold: float, progress: bool
+) -> tuple[list[Line], list[Line]]:
+    """What would be kept and what dropped of so many pictures, spread over all."""
+    chosen = [items[at] for at in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))]
+    scored: list[Line] = []
+    with tqdm(total=len(chosen), unit="picture", disable=None if progress else True) as bar:
+        for lines in scoring.score(chosen):
+            scored += lines
+            bar.update(len(lines))
+    return decide(scored, chosen, _firsts([(chosen, scored)], items), threshold)
 
 
 def _decide_all(

@@ -18,8 +18,7 @@ LONGEST = 10_000
 class Scoring:
     """Writes captions for the pictures of shards and scores them, with the web's.
 
-    `results` are written to a folder where there is one. What a shard comes to depends on nothing but its pictures, the
-    models and their settings.
+    What a shard comes to depends on nothing but its pictures, the models and their settings; it is written to `folder`.
     """
 
     def __init__(self, models: CapFilter, batch_size: int, readers: int, folder: OutputFolder | None = None):
