@@ -125,7 +125,9 @@ def _on_ray(shards: Sequence[Shard], start: Callable[[], Work[Shard]], how: OnRa
             _knock(how.address)  # Ray itself would try for several minutes
             ray.init(how.address or "local", logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
-            raise OSError(f"There is no Ray at {how.address or 'this machine'}: {error}") from None
+            where, said = how.address or "this machine", str(error).rstrip(".")
+            hint = " Where the cluster has a token, RAY_AUTH_TOKEN must hold it." if how.address else ""
+            raise OSError(f"Ray cannot be reached at {where}: {said}.{hint}") from None
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)

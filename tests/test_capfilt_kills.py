@@ -24,7 +24,14 @@ def start(models, pictures, tmp_path):  # noqa: F811
 
     def run(name, *options):
         command = [sys.executable, "-m", "blip_core.cli", "capfilt", "--input", pictures / "data.jsonl"]
-        command += ["--captioner", models / "captioner", "--filter", models / "filter", "--output", tmp_path / name]
+        command += [
+            "--captioner",
+            models / "captioner",
+            "--filter",
+            models / "filter",
+            "--output",
+            tmp_path / str(name),
+        ]
         command += ["--shard-size", "3", "--batch-size", "2", *options]
         with open(tmp_path / "said", "wb") as said:
             return subprocess.Popen(

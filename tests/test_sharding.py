@@ -59,5 +59,5 @@ def test_on_ray(tmp_path):
     assert not ray.is_initialized()
     with pytest.raises(ValueError, match="too little for one actor with 1000 and 0"):
         list(work_through([1], partial(start, tmp_path), OnRay(cpus=1000)))
-    with pytest.raises(OSError, match=r"There is no Ray at 127\.0\.0\.1:1: "):
+    with pytest.raises(OSError, match=r"Ray cannot be reached at 127\.0\.0\.1:1: "):
         list(work_through([1], partial(start, tmp_path), OnRay("127.0.0.1:1")))
