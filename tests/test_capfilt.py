@@ -5,6 +5,7 @@ import errno
 import importlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,24 @@ def test_shares_of_a_run_make_what_one_process_makes(blip, pictures, tmp_path):
     assert [(line["key"], line["detail"]) for line in duplicates] == [
         ("data.jsonl:12", "the same picture as data.jsonl:1")
     ]
+
+
+def test_another_process_is_done_first(blip, pictures, tmp_path, monkeypatch):
+    """Whatever this one is about to rename, the other has written and cleaned up a moment before."""
+    assert blip(pictures / "data.jsonl", tmp_path / "one", "--shard-size", "3")[0] == 0
+    replace = os.replace
+
+    def late(source, target):
+        replace(source, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(FileNotFoundError):
+        late(tmp_path / "none", tmp_path / "other")
+    (tmp_path / "many").mkdir()
+    shutil.copy(tmp_path / "one/capfilt.json", tmp_path / "many")
+    assert blip(pictures / "data.jsonl", tmp_path / "many", "--shard-size", "3")[0] == 0
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 @pytest.mark.parametrize("value", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])

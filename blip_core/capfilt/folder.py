@@ -82,7 +82,7 @@ class OutputFolder:
         """Write what was decided, for good. `pictures` are those of tar files, by the path in `kept` of their line."""
         for name, picture in pictures.items():
             data = picture.read()
-            with writing(self.kept / name), atomic_path(self.kept / name) as temporary:
+            with writing(self.kept / name), shared_path(self.kept / name) as temporary:
                 temporary.write_bytes(data)
         with writing(self.path):
             _write_lines(self._line_file(self.dropped, shard), dropped)
@@ -121,13 +121,24 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def shared_path(path: Path) -> Iterator[Path]:
+    """`atomic_path` where others write the same: one that is done may clean up what we have not renamed yet."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except FileNotFoundError:
+        if not path.exists():
+            raise
+
+
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _write_lines(path: Path, lines: Iterable[Line]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with atomic_path(path) as temporary:
+    with shared_path(path) as temporary:
         # The bytes of a file name that are no UTF-8 become `\udc..`, which JSON reads back.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
