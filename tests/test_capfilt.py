@@ -5,6 +5,7 @@ import errno
 import importlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
+from blip_core import (
+    BlipConfig,
+    BlipImageProcessor,
+    BlipProcessor,
+    BlipTextConfig,
+    BlipTokenizer,
+    BlipVisionConfig,
+    sharding,
+)
 from blip_core.capfilt import CapFilter, Captioning, capfilt, folder
+from blip_core.capfilt.scoring import Scoring
 from blip_core.cli import backend, main
 from blip_core.datasets import clean_caption, open_dataset
 from blip_core.initial import initial_value
@@ -238,6 +248,7 @@ def test_missing_shards_are_made_and_no_others(blip, pictures, tmp_path):
     assert len(lines(tmp_path / "out", "dropped")) + len(lines(tmp_path / "out", "kept")) > 11
     for shard in ("00001", "00003"):  # the duplicate is in the last one, of a picture in the first
         (tmp_path / "out/kept" / f"{shard}.jsonl").unlink()
+    assert not (tmp_path / "out/scored").exists()
     (tmp_path / "out/dropped/00001.jsonl").unlink()
     (tmp_path / "out/kept/.00001.jsonl.abc.tmp").write_text("half")
     (tmp_path / "out/report.html").unlink()
@@ -253,8 +264,83 @@ def test_a_killed_run_goes_on_to_the_same_bytes(pictures, tmp_path):
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     moments, kills = map(int, found.stdout.split())
-    assert moments == 2 + 2 * 4 + 2  # what was started and the input's problems, four shards, the report
+    assert moments == 2 + 3 * 4 + 2  # what was started and the input's problems, four shards, the report
     assert kills > moments
+
+
+def test_processes_that_share_a_folder_are_killed(pictures, tmp_path):
+    """Three at once, killed by SIGKILL at ten random moments and again, then left alone."""
+    command = [sys.executable, "-m", "tests.capfilt_kills", str(pictures / "data.jsonl"), str(tmp_path), "3"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    folders, kills = map(int, found.stdout.split())
+    assert kills > folders
+
+
+def test_shares_of_a_run_make_what_one_process_makes(blip, pictures, tmp_path):
+    """Copies lie in the shards of different shares; the last share, begun first, cannot know which came first."""
+    options = ("--shard-size", "3", "--json")
+    assert blip(pictures / "data.jsonl", tmp_path / "one", *options)[0] == 0
+    for share in ("3/3", "1/3"):
+        code, counts, err = blip(pictures / "data.jsonl", tmp_path / "many", *options, "--shards", share)
+        assert code == 0
+        assert (counts["data"], counts["report"]) == (None, None)
+        assert counts["missing"] == {"3/3": 3, "1/3": 1}[share]
+        assert f"{counts['missing']} shards of others are missing" in err
+        assert not (tmp_path / "many/kept").exists()
+    assert blip(pictures / "data.jsonl", tmp_path / "many", *options, "--shards", "2/3")[1]["missing"] == 0
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    duplicates = [line for line in lines(tmp_path / "many", "dropped") if line["reason"] == "duplicate"]
+    assert [(line["key"], line["detail"]) for line in duplicates] == [
+        ("data.jsonl:12", "the same picture as data.jsonl:1")
+    ]
+
+
+def test_another_process_is_done_first(blip, pictures, tmp_path, monkeypatch):
+    """Whatever this one is about to rename, the other has written and cleaned up a moment before."""
+    assert blip(pictures / "data.jsonl", tmp_path / "one", "--shard-size", "3")[0] == 0
+    replace = os.replace
+
+    def late(source, target):
+        replace(source, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(FileNotFoundError):
+        late(tmp_path / "none", tmp_path / "other")
+    (tmp_path / "many").mkdir()
+    shutil.copy(tmp_path / "one/capfilt.json", tmp_path / "many")
+    assert blip(pictures / "data.jsonl", tmp_path / "many", "--shard-size", "3")[0] == 0
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("value", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2"])
+def test_shares_that_are_none(blip, pictures, tmp_path, value, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        blip(pictures / "data.jsonl", tmp_path / "out", f"--shards={value}")
+    assert "--shards: A share is I/N" in capfd.readouterr().err
+
+
+def test_workers_have_the_models_of_the_run(models, pictures, tmp_path):
+    loaded = load(models, "pt")
+    with pytest.raises(ValueError, match="other models than the run"):
+        Scoring.start(lambda: loaded, {**loaded.identity, "filter": "another"}, 8, 4, folder.OutputFolder(tmp_path))
+    dataset = open_dataset(pictures / "data.jsonl", "caption")
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="give a function that returns a CapFilter"):
+        capfilt(dataset, loaded, tmp_path / "out", on_ray=sharding.OnRay())
+    found = [capfilt(dataset, models, tmp_path / name) for name, models in (("a", loaded), ("b", lambda: loaded))]
+    assert found[0].counts == found[1].counts
+
+
+def test_without_ray(blip, pictures, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sharding, "find_spec", lambda name: None)
+    code, _, err = blip(pictures / "data.jsonl", tmp_path / "out", "--ray")
+    assert (code, err) == (1, 'blip: error: Ray is not installed: pip install "blip-duo[ray]", or "ray[data]".\n')
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):
+        blip(pictures / "data.jsonl", tmp_path / "out", "--ray-cpus", "2")
+    assert "argument --ray-cpus: needs --ray or --ray-address" in capfd.readouterr().err
 
 
 def test_broken_input_is_listed_and_the_rest_is_done(blip, pictures, tmp_path):

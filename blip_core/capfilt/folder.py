@@ -1,5 +1,6 @@
 """The output folder of CapFilt: shards that are whole or absent, and what the run was started with.
 
+OUTPUT/scored/00000.jsonl     captions and scores of a shard, until what is kept is decided, when all shards are there
 OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which `blip train` reads as it is
 OUTPUT/kept/00000/            the kept pictures of the shard that lay in tar files
 OUTPUT/dropped/00000.jsonl    a line for each caption and picture that was dropped, and why
@@ -12,23 +13,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from blip_core.capfilt.items import Line
 from blip_core.datasets import Picture
 from blip_core.files import atomic_path, differences, read_json, write_json
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
-Line = dict[str, Any]
 
 
 class OutputFolder:
-    """The folder of a run, which goes on where an earlier one was stopped."""
+    """The folder of a run, which goes on where an earlier one was stopped.
+
+    Several processes, of several machines, may work in it at once: what they write under one name is the same, so that
+    it does not matter who comes last.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
-        self.kept, self.dropped = self.path / "kept", self.path / "dropped"
+        self.scored, self.kept, self.dropped = (self.path / name for name in ("scored", "kept", "dropped"))
 
     def begin(self, run: Mapping[str, Any], problems: Iterable[Line]) -> None:
         """Begin a run with these facts, or go on with it; `problems` are of the input.
@@ -46,8 +51,6 @@ class OutputFolder:
                 )
         elif self.path.is_dir() and any(p.name != DRY_RUN and not _is_temporary(p) for p in self.path.iterdir()):
             raise ValueError(f"{self.path} holds other files and no run of CapFilt; name a new or empty folder.")
-        for path in self.path.rglob(".*.tmp"):  # of a run that was killed
-            path.unlink(missing_ok=True)
         with writing(self.path):
             if not (self.path / RUN).exists():
                 write_json(self.path / RUN, dict(run))
@@ -55,22 +58,51 @@ class OutputFolder:
                 _write_lines(self.dropped / INPUT, problems)
 
     def has(self, shard: str) -> bool:
-        """Say whether a shard is there, which is then whole: what was kept is written last."""
-        return (self.kept / f"{shard}.jsonl").exists()
+        """Say whether a shard is scored, and perhaps decided, too."""
+        return self._line_file(self.scored, shard).exists() or self.has_decided(shard)
+
+    def has_decided(self, shard: str) -> bool:
+        """Say whether what is kept of a shard is there, which is written last."""
+        return self._line_file(self.kept, shard).exists()
+
+    def write_scored(self, shard: str, lines: Sequence[Line]) -> None:
+        """Write what the models say of a shard."""
+        try:
+            with writing(self.path):
+                _write_lines(self._line_file(self.scored, shard), lines)
+        except OSError:
+            if not self.has(shard):  # else another process has written the same, and cleaned up meanwhile
+                raise
+
+    def read_scored(self, shard: str) -> list[Line]:
+        """What the models say of a shard. Raises `FileNotFoundError` where that is decided already."""
+        return _read_lines(self._line_file(self.scored, shard))
 
     def write(self, shard: str, kept: Sequence[Line], dropped: Sequence[Line], pictures: Mapping[str, Picture]) -> None:
-        """Write a shard. `pictures` are those of tar files, by the path in `kept` that their line has."""
+        """Write what was decided, for good. `pictures` are those of tar files, by the path in `kept` of their line."""
         for name, picture in pictures.items():
             data = picture.read()
-            with writing(self.kept / name), atomic_path(self.kept / name) as temporary:
+            with writing(self.kept / name), shared_path(self.kept / name) as temporary:
                 temporary.write_bytes(data)
         with writing(self.path):
-            _write_lines(self.dropped / f"{shard}.jsonl", dropped)
-            _write_lines(self.kept / f"{shard}.jsonl", kept)
+            _write_lines(self._line_file(self.dropped, shard), dropped)
+            _write_lines(self._line_file(self.kept, shard), kept)
+            self._line_file(self.scored, shard).unlink(missing_ok=True)
 
     def read(self, shard: str) -> tuple[list[Line], list[Line]]:
         """What was kept and what was dropped of a shard."""
-        return _read_lines(self.kept / f"{shard}.jsonl"), _read_lines(self.dropped / f"{shard}.jsonl")
+        return _read_lines(self._line_file(self.kept, shard)), _read_lines(self._line_file(self.dropped, shard))
+
+    def clean(self) -> None:
+        """Remove what killed processes left, when all is done."""
+        for path in self.path.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # of another process that has begun a shard that was done
+            self.scored.rmdir()
+
+    @staticmethod
+    def _line_file(folder: Path, shard: str) -> Path:
+        return folder / f"{shard}.jsonl"
 
     def problems(self) -> list[Line]:
         """What of the input could not be used."""
@@ -89,13 +121,24 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def shared_path(path: Path) -> Iterator[Path]:
+    """`atomic_path` where others write the same: one that is done may clean up what we have not renamed yet."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except FileNotFoundError:
+        if not path.exists():
+            raise
+
+
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _write_lines(path: Path, lines: Iterable[Line]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with atomic_path(path) as temporary:
+    with shared_path(path) as temporary:
         # The bytes of a file name that are no UTF-8 become `\udc..`, which JSON reads back.
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
@@ -106,5 +149,5 @@ def _read_lines(path: Path) -> list[Line]:
     except ValueError as error:
         shard = os.path.basename(path)
         raise ValueError(
-            f"{path} is not as it was written ({error}); remove kept/{shard} to have it made anew."
+            f"{path} is not as it was written ({error}); remove scored/{shard} and kept/{shard} to have it made anew."
         ) from None

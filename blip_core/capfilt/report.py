@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from blip_core.capfilt.chart import BINS, draw_scores
-from blip_core.capfilt.folder import Line
+from blip_core.capfilt.folder import shared_path
+from blip_core.capfilt.items import Line
 from blip_core.datasets import Picture
-from blip_core.files import atomic_path
 from blip_core.images import to_rgb
 
 SOURCES = ("web", "synthetic")
@@ -106,10 +106,10 @@ def write_report(folder: Path, summary: Summary, pictures: Mapping[str, Picture]
     """Write scores.png and report.html, which holds all that it shows; returns the latter's path."""
     chart = io.BytesIO()
     draw_scores(summary.scores, summary.threshold).save(chart, "PNG", optimize=True)
-    with atomic_path(folder / "scores.png") as temporary:
+    with shared_path(folder / "scores.png") as temporary:
         temporary.write_bytes(chart.getvalue())
     page = folder / "report.html"
-    with atomic_path(page) as temporary:
+    with shared_path(page) as temporary:
         temporary.write_text(_page(summary, chart.getvalue(), pictures), encoding="utf-8", errors="backslashreplace")
     return page
 

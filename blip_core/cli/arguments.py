@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blip_core.generation import GenerationConfig
+from blip_core.sharding import OnRay, Share
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
@@ -45,6 +46,30 @@ def add_result_arguments(parser: argparse.ArgumentParser, batch: str) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
 
 
+def add_scale_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which part of the work this process does, and whether Ray does it; see `on_ray`."""
+    group = parser.add_argument_group("more processes and machines")
+    group.add_argument(
+        "--shards", type=_share, default=Share(), metavar="I/N", help="do the Ith of N parts of the shards (all)"
+    )
+    group.add_argument("--ray", action="store_true", help="let Ray do the work, on this machine")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="let a Ray cluster do the work: auto, or where it is")
+    group.add_argument("--ray-actors", type=whole(1), metavar="N", help="load the models N times (as there is room)")
+    group.add_argument("--ray-cpus", type=positive, metavar="N", help="cores for each of them (1)")
+    group.add_argument("--ray-gpus", type=positive, metavar="N", help="GPUs for each of them (0)")
+
+
+def on_ray(args: argparse.Namespace, parser: argparse.ArgumentParser) -> OnRay | None:
+    """How Ray does the work, None without it; ends the command with exit code 2 for options that need Ray."""
+    given = {name: getattr(args, f"ray_{name}") for name in ("actors", "cpus", "gpus")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.ray or args.ray_address:
+        return OnRay(args.ray_address, **given)
+    if given:
+        parser.error(f"argument --ray-{next(iter(given))}: needs --ray or --ray-address")
+    return None
+
+
 def whole(least: int) -> Callable[[str], int]:
     """A parser of whole numbers of at least `least`."""
     return _number(int, lambda value: value >= least, f"a whole number of at least {least}")
@@ -76,6 +101,13 @@ def generation_options(parser: argparse.ArgumentParser, **options: Any) -> dict[
     except ValueError as error:
         parser.error(str(error))
     return options | {"num_return_sequences": 1, "return_dict_in_generate": True}
+
+
+def _share(text: str) -> Share:
+    try:
+        return Share.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _number(kind: type, good: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:

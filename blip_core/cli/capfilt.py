@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from blip_core.cli.arguments import add_framework_arguments, probability, share, whole
-from blip_core.cli.backend import Backend
+from blip_core.cli.arguments import (
+    add_framework_arguments,
+    add_scale_arguments,
+    on_ray,
+    probability,
+    share,
+    whole,
+)
+from blip_core.cli.backend import Backend, default_framework
 from blip_core.cli.report import Report, json_line
 from blip_core.datasets import open_dataset
 from blip_core.reading import READERS
+
+if TYPE_CHECKING:
+    from blip_core.capfilt import CapFilter, Captioning
 
 CAPTIONER, MATCHER = "BlipForConditionalGeneration", "BlipForImageTextRetrieval"
 
@@ -40,37 +53,63 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     group.add_argument("--captioner", required=True, metavar="MODEL", help="writes captions")
     group.add_argument("--filter", required=True, metavar="MODEL", help="says whether captions match")
     add_framework_arguments(group)
-    parser.set_defaults(run=run, revision=None)
+    add_scale_arguments(parser)
+    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Loader:
+    """Loads the models as the arguments say, here or in a process of Ray's."""
+
+    captioner: str
+    filter: str
+    framework: str
+    device: str | None
+    dtype: str
+    captioning: Captioning
+    revision: None = None
+
+    def __call__(self) -> CapFilter:
+        """Raises `ValueError` or `OSError` where a model cannot be had or lacks its head."""
+        from blip_core.capfilt import CapFilter
+
+        args = argparse.Namespace(**vars(self))
+        captioner, matcher = Backend(CAPTIONER, args, "captioner"), Backend(MATCHER, args, "filter")
+        return CapFilter(captioner.model, captioner.processor, matcher.model, matcher.processor, self.captioning)
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Caption and filter; returns the exit code, 1 where some of the input could not be used."""
-    from blip_core.capfilt import CapFilter, Captioning, capfilt
+    from blip_core.capfilt import Captioning, capfilt
 
+    how = on_ray(args, parser)
     dataset = open_dataset(args.input, "caption", args.image_root)
-    captioner, matcher = Backend(CAPTIONER, args, "captioner"), Backend(MATCHER, args, "filter")
     captioning = Captioning(args.beams, args.top_p, args.seed, args.prompt)
-    models = CapFilter(captioner.model, captioner.processor, matcher.model, matcher.processor, captioning)
+    captioner, matcher = (os.path.abspath(n) if os.path.exists(n) else n for n in (args.captioner, args.filter))
+    framework = args.framework or default_framework()
     result = capfilt(
         dataset,
-        models,
+        Loader(captioner, matcher, framework, args.device, args.dtype, captioning),
         args.output,
         threshold=args.threshold,
         batch_size=args.batch_size,
         shard_size=args.shard_size,
         readers=args.readers,
+        share=args.shards,
+        on_ray=how,
         dry_run=args.dry_run,
         progress=True,
     )
+    if result.missing:
+        print(f"blip: this part is done; {result.missing} shards of others are missing", file=sys.stderr)
     report = Report(as_json=False)
     for where, reason in result.problems:
         report.problem(where, reason)
     if args.json:
         problems = [{"input": where, "error": reason} for where, reason in result.problems]
-        print(
-            json_line({**result.counts, "data": result.data, "report": str(result.report), "problems": problems}),
-            end="",
-        )
+        page = result.report and str(result.report)
+        files = {"data": result.data, "report": page, "missing": result.missing}
+        print(json_line({**result.counts, **files, "problems": problems}), end="")
     else:
         for name, counts in result.counts.items():
             listed = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())

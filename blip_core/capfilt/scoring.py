@@ -1,0 +1,117 @@
+"""The two steps of CapFilt: captions and their scores, shard by shard, then what is kept, once all scores are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+from blip_core.capfilt.folder import OutputFolder
+from blip_core.capfilt.items import Item, Line, Shard
+from blip_core.capfilt.models import CapFilter, PictureRead
+from blip_core.datasets import clean_caption
+from blip_core.reading import read_batches
+
+LONGEST = 10_000
+"""A web text of more characters is no caption."""
+
+
+class Scoring:
+    """Writes captions for the pictures of shards and scores them, with the web's.
+
+    What a shard comes to depends on nothing but its pictures, the models and their settings; it is written to `folder`.
+    """
+
+    def __init__(self, models: CapFilter, batch_size: int, readers: int, folder: OutputFolder | None = None):
+        self.models, self.batch_size, self.readers, self.folder = models, batch_size, readers, folder
+
+    @classmethod
+    def start(
+        cls,
+        load: Callable[[], CapFilter],
+        identity: Mapping[str, str],
+        batch_size: int,
+        readers: int,
+        folder: OutputFolder,
+    ) -> Scoring:
+        """Begin in a process of its own, with models that must be those of the run."""
+        models = load()
+        if models.identity != identity:
+            raise ValueError("A worker has loaded other models than the run; give all machines the same files.")
+        return cls(models, batch_size, readers, folder)
+
+    def __call__(self, shard: Shard) -> Iterator[int]:
+        """Work on a shard that is not there; yields how many more pictures are done."""
+        if self.folder and not self.folder.has(shard.name):
+            found: list[Line] = []
+            for lines in self.score(shard.items):
+                found += lines
+                yield len(lines)
+            self.folder.write_scored(shard.name, found)
+
+    def score(self, items: Sequence[Item]) -> Iterator[list[Line]]:
+        """A line for each picture, batch by batch.
+
+        It has `reason` and `detail` where the picture cannot be read, else `hash`; then, unless one of these pictures
+        before it has the same bytes, `captions`: caption, source and score of each, the last one being synthetic; and
+        `long`: web texts that are no captions.
+        """
+        seen: set[str] = set()
+        for batch in read_batches(items, self.batch_size, lambda item: self.models.read(item.picture), self.readers):
+            lines: list[Line] = []
+            good: list[tuple[Line, PictureRead, list[str]]] = []
+            for item, picture in batch:
+                line: Line = {"image": item.picture.name, "key": item.key}
+                lines.append(line)
+                if isinstance(picture, Exception):
+                    detail = " ".join(str(picture).split()) or type(picture).__name__
+                    line |= {"reason": "unreadable", "detail": detail}
+                    continue
+                line["hash"] = picture.digest
+                if picture.digest not in seen:
+                    seen.add(picture.digest)
+                    line |= {"captions": [], "long": [text for text in item.texts if len(text) > LONGEST]}
+                    if web := [clean_caption(text) for text in item.texts if len(text) <= LONGEST]:
+                        good.append((line, picture, web))
+            if good:
+                scored = self.models([picture for _, picture, _ in good], [web for _, _, web in good])
+                for (line, _, _), captions in zip(good, scored, strict=True):
+                    line["captions"] = [asdict(caption) for caption in captions]
+            yield lines
+
+
+def decide(
+    scored: Sequence[Line], items: Sequence[Item], firsts: Mapping[str, Item], threshold: float
+) -> tuple[list[Line], list[Line]]:
+    """Lines of what is kept and of what is dropped, in the order of the pictures.
+
+    `firsts`: for each hash that several pictures of the input have the first of these, which alone counts.
+    """
+    kept: list[Line] = []
+    dropped: list[Line] = []
+    for line, item in zip(scored, items, strict=True):
+        about: Line = {name: line[name] for name in ("image", "key", "hash") if name in line}
+        first = firsts.get(line.get("hash", ""), item)
+        if "reason" in line:
+            dropped.append(line)
+        elif first.number != item.number:
+            dropped.append({**about, "reason": "duplicate", "detail": f"the same picture as {first.key}"})
+        else:
+            for text in line["long"]:
+                detail = f"a caption of {len(text):,} characters, more than {LONGEST:,}"
+                long = {"caption": f"{text[:100]}...", "source": "web", "reason": "too long", "detail": detail}
+                dropped.append({**about, **long})
+            fit: list[Line] = []
+            for number, found in enumerate(line["captions"]):
+                if not found["caption"]:
+                    reason = "empty"
+                elif any(found["caption"] == other["caption"] for other in line["captions"][:number]):
+                    reason = "repeated"
+                elif found["score"] < threshold:
+                    reason = "no match"
+                else:
+                    fit.append(found)
+                    continue
+                dropped.append({**about, **found, "reason": reason})
+            if fit:
+                kept.append({**about, **{name: [one[name] for one in fit] for name in ("caption", "source", "score")}})
+    return kept, dropped

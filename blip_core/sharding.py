@@ -1,0 +1,169 @@
+"""Work in shards: by this process alone, by several that share it, or by Ray on this machine or a cluster.
+
+A shard is a part of the input whose result follows from it alone and becomes a file that is whole or absent. So it does
+not matter who works on which, what is killed, or whether a shard is worked on twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+import numpy as np
+
+Shard = TypeVar("Shard")
+Work = Callable[[Shard], Iterator[int]]
+"""Works on a shard, writes its result, and yields how many more pictures are done as it goes."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The shards of one of several processes: the `number`th of `of`, from 1.
+
+    Each takes every `of`th shard. Raises `ValueError` for numbers that cannot be.
+    """
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if type(self.number) is not int or type(self.of) is not int or not 1 <= self.number <= self.of:
+            raise ValueError(f"A share is I/N with whole numbers 1 <= I <= N, such as 1/8, got {self}.")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read `I/N`."""
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        if not found:
+            raise ValueError(f"A share is I/N with whole numbers 1 <= I <= N, such as 1/8, got {text!r}.")
+        return cls(int(found[1]), int(found[2]))
+
+    def take(self, shards: Sequence[Shard]) -> Sequence[Shard]:
+        """The shards of this share."""
+        return shards[self.number - 1 :: self.of]
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """That Ray does the work, and with what.
+
+    `address`: of a cluster, "auto" or "host:6379"; None starts Ray on this machine while the work lasts.
+    `actors`: processes that load the models once each; None for as many as there is room for. Each has `cpus` cores
+    and `gpus` GPUs, of which parts are allowed.
+    Raises `ValueError` for numbers that cannot be, and where Ray is not installed.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if find_spec("ray") is None:
+            raise ValueError('Ray is not installed: pip install "blip-duo[ray]", or "ray[data]".')
+        if self.actors is not None and (type(self.actors) is not int or self.actors < 1):
+            raise ValueError(f"actors must be a whole number of at least 1, got {self.actors!r}.")
+        if not self.cpus > 0 or not self.gpus >= 0:
+            raise ValueError(f"cpus must be above 0 and gpus at least 0, got {self.cpus!r} and {self.gpus!r}.")
+
+
+def work_through(
+    shards: Sequence[Shard], start: Callable[[], Work[Shard]], on_ray: OnRay | None = None
+) -> Iterator[int]:
+    """Work through shards; yields how many more pictures are done.
+
+    `start` is called once by whoever works and loads what is needed. With Ray, it and the shards must be such that
+    they can be pickled, and actors that die are started again. What `work` raises ends it; other shards stay.
+
+    Raises `OSError` where Ray cannot be reached.
+    """
+    if not shards:
+        return
+    if on_ray is not None:
+        yield from _on_ray(shards, start, on_ray)
+    else:
+        work = start()
+        for shard in shards:
+            yield from work(shard)
+
+
+class _Actor:
+    """What Ray keeps in a process of its own."""
+
+    def __init__(self, start: Callable[[], Work[Any]]):
+        # Ray tells PyTorch by this variable how many cores the actor has; TensorFlow asks another one.
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        self.work = start()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Work on a batch of one shard; what is raised comes back as a value, which Ray would wrap in its own words."""
+        error, pictures = np.empty(1, object), 0
+        try:
+            pictures = sum(self.work(batch["shard"][0]))
+        except (ValueError, OSError) as raised:
+            error[0] = raised
+        return {"pictures": [pictures], "error": error}
+
+
+def _on_ray(shards: Sequence[Shard], start: Callable[[], Work[Shard]], how: OnRay) -> Iterator[int]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    import ray
+    import ray.data
+
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            _knock(how.address)  # Ray itself would try for several minutes
+            ray.init(how.address or "local", logging_level=logging.ERROR, log_to_driver=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            where, said = how.address or "this machine", str(error).rstrip(".")
+            hint = " Where the cluster has a token, RAY_AUTH_TOKEN must hold it." if how.address else ""
+            raise OSError(f"Ray cannot be reached at {where}: {said}.{hint}") from None
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        room = how.actors or _room(ray.cluster_resources(), how)
+        rows = [{"shard": shard} for shard in shards]
+        found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Actor,
+            fn_constructor_args=(start,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(len(rows), room)),
+            num_cpus=how.cpus,
+            num_gpus=how.gpus,
+        )
+        for row in found.iter_rows():
+            if row["error"] is not None:
+                raise row["error"]
+            yield row["pictures"]
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise `OSError` where an address with a port does not answer."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
+
+
+def _room(resources: dict[str, float], how: OnRay) -> int:
+    """How many actors a cluster has room for."""
+    wanted = {"CPU": how.cpus, "GPU": how.gpus}
+    room = min(resources.get(name, 0) // amount for name, amount in wanted.items() if amount)
+    if room < 1:
+        raise ValueError(
+            f"Ray has {resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs, too little for one actor "
+            f"with {how.cpus:g} and {how.gpus:g}."
+        )
+    return int(room)
