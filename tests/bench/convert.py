@@ -50,10 +50,12 @@ def measure(source: str, destination: str, to: str) -> dict[str, float]:
     thread = threading.Thread(target=watch)
     thread.start()
     began = time.perf_counter()
-    convert(source, destination, to)
-    seconds = time.perf_counter() - began
-    done.set()
-    thread.join()
+    try:
+        convert(source, destination, to)
+        seconds = time.perf_counter() - began
+    finally:
+        done.set()
+        thread.join()
     return {"seconds": seconds, "grown": peak[0] - start}
 
 
