@@ -47,7 +47,7 @@ def start(models, pictures, tmp_path):  # noqa: F811
 
 def finish(start, *processes):
     for process in processes:
-        assert process.wait(300) == 0, start.said()
+        assert process.wait(1800) == 0, start.said()
 
 
 def undisturbed(start):
