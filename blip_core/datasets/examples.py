@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,26 @@ MAX_PICTURE_BYTES = 2**28
 TASKS = ("caption", "retrieval", "vqa", "nlvr", "pretrain")
 
 
+Version = tuple[int, int]
+"""The size of a file in bytes and when it was last written to, in nanoseconds."""
+
+
+class ChangedError(OSError):
+    """A shard is no longer what it was when it was opened, so that nothing is found by its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that is not read yet: a file, or the `size` bytes at `offset` of a tar shard, there called `member`."""
+    """A picture that is not read yet: a file, or the `size` bytes at `offset` of a tar shard, there called `member`.
+
+    `version` is that of the shard in which the place was found.
+    """
 
     path: str
     member: str = ""
     offset: int = 0
     size: int = 0
+    version: Version | None = None
 
     @property
     def name(self) -> str:
@@ -32,7 +45,8 @@ class Picture:
     def load(self) -> Image.Image:
         """Read the picture, turned upright as its camera noted; its mode stays.
 
-        Raises `OSError` where it is missing or broken, `ValueError` where it has too many pixels, each naming it.
+        Raises `OSError` where it is missing or broken, `ChangedError` where its shard is another one now, `ValueError`
+        where it has too many pixels, each naming it.
         """
         return load_image(self.read(), name=self.name) if self.member else load_image(self.path)
 
@@ -41,9 +55,30 @@ class Picture:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
+        if self.version:
+            check_version(self.path, self.version)
         if len(data) > MAX_PICTURE_BYTES:
             raise ValueError(f"{self.name} is of more than {MAX_PICTURE_BYTES} bytes, which no picture may have")
         return data
+
+
+def file_version(path: str | os.PathLike[str]) -> Version:
+    """The version of a file. Raises `OSError` where it is missing."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+def check_version(path: str | os.PathLike[str], version: Version) -> None:
+    """Raise `ChangedError` where a file has another version by now; called after reading, it misses no change."""
+    try:
+        now = file_version(path)
+    except OSError:
+        now = None
+    if now != version:
+        raise ChangedError(
+            f"{os.fspath(path)} {'changed' if now else 'vanished'} while it was read; put it back as it was, or begin "
+            "anew when nothing writes to it any more."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Opening data sets: JSON, JSON lines and CSV, folders of pictures with texts beside them, and tar shards."""
+"""Opening data sets: JSON, JSON lines, CSV and Parquet, folders of pictures with texts beside them, and tar shards."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from blip_core.datasets.entries import make_example, sidecar_entry
 from blip_core.datasets.examples import TASKS, Dataset, Example, Picture
+from blip_core.datasets.parquet import MAGIC, read_parquet
 from blip_core.datasets.shards import read_shard
 from blip_core.images import SUFFIXES
 
@@ -29,14 +30,14 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root = None) -> Dataset:
     """Open the examples of one or several files for a task: caption, retrieval, vqa, nlvr or pretrain.
 
-    A path is a JSON array, JSON lines or CSV, a folder, or a tar shard; a text may be a pattern of them, with `*` or
-    braces ("train-{0000..0015}.tar"). Pictures that a file names lie in `image_root`, or in the folder of that file,
-    and never outside; without `image_root` absolute paths are taken as they are. `image_root` may be a dictionary of
-    such folders by the entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
+    A path is a JSON array, JSON lines, CSV or Parquet, a folder, or a tar shard; a text may be a pattern of them, with
+    `*` or braces ("train-{0000..0015}.tar"). Pictures that a file names lie in `image_root`, or in the folder of that
+    file, and never outside; without `image_root` absolute paths are taken as they are. `image_root` may be a dictionary
+    of such folders by the entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
 
     An entry that cannot be used does not end anything: it is in `problems` of the result. Pictures are looked for but
     not read. Raises `ValueError` for another task, a file that is no such file, and where not one example can be used,
-    and `OSError` for a path that is missing.
+    and `OSError` for a path that is missing or a shard that is written to meanwhile.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
@@ -94,6 +95,8 @@ def _read(file: Path, image_root: Root) -> Iterator[Item]:
         start = opened.read(512)
     if file.suffix == ".tar" or start[257:262] == b"ustar":
         return read_shard(file)
+    if file.suffix.lower() == ".parquet" or start[:4] == MAGIC:
+        return read_parquet(file, _PictureFinder(file.parent, image_root).find)
     if start[:2] == b"\x1f\x8b":
         raise ValueError(f"{file} is compressed, in which nothing can be found by its place; unpack it with gunzip.")
     if file.suffix.lower() == ".csv":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from blip_core.datasets.entries import sidecar_entry
-from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version, file_version
 from blip_core.images import SUFFIXES
 
 MAX_TEXT_BYTES = 2**20
@@ -37,10 +37,12 @@ def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str,
 
     A member is called by its base name up to the first dot of the last part, and by what follows: a picture's suffix,
     .txt (a caption on each line) or .json (the fields). Other members are passed over. Where the shard is cut off or
-    damaged, what lies before counts.
+    damaged, what lies before counts. Raises `ChangedError` where it is written to meanwhile.
     """
+    version = file_version(path)
     pictures: dict[str, list[Picture]] = {}
     sidecars: dict[str, dict[str, bytes]] = {}
+    shard = str(path)
     with open(path, "rb") as file:
         for name, offset, size in _members(file):
             if isinstance(offset, str):
@@ -51,12 +53,13 @@ def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str,
             key, suffix = os.path.join(folder, base), f".{suffix.lower()}"
             is_picture = suffix.endswith(SUFFIXES)
             if base and is_picture and size <= MAX_PICTURE_BYTES:
-                pictures.setdefault(key, []).append(Picture(str(path), name, offset, size))
+                pictures.setdefault(key, []).append(Picture(shard, name, offset, size, version))
             elif base and suffix in (".txt", ".json") and size <= MAX_TEXT_BYTES:
                 file.seek(offset)
                 sidecars.setdefault(key, {})[suffix] = file.read(size)
             elif base and (is_picture or suffix in (".txt", ".json")):
                 yield name, f"is of {size} bytes, more than a picture or text may have"
+    check_version(path, version)
     for key, members in pictures.items():
         try:
             yield key, tuple(sorted(members, key=lambda picture: picture.member)), sidecar_entry(sidecars.get(key, {}))

@@ -1,0 +1,237 @@
+"""Parquet files, read in place: texts when they are opened, a picture when its turn comes.
+
+A file lies in row groups, each in pages. Texts are read some rows at a time, pictures row by row, so that never more
+than a page of pictures is in memory. What a file says of itself is not trusted: a few bytes can stand for very many
+texts, which is why these stay references to their dictionary until their length is known.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, Version, check_version, file_version
+
+MAGIC = b"PAR1"
+MAX_ROW_BYTES = 2**20  # of the texts of a row, as in other shards
+FEW = 2**20  # values that a file of any size may hold; one of more must have a byte for each
+ROWS = 256  # whose texts are read at once
+PAGE = 2**16  # bytes that are read from the file at once
+PASSED, PASSED_BYTES = 256, 2**26  # pictures that stay in memory after they were passed by
+OPEN = 4  # files that stay open
+
+FIELDS = ("image_id", "question", "question_id", "answer", "sentence", "label", "dataset", "images")
+CAPTIONS = ("caption", "captions", "text")
+IMAGES = ("image", "jpg", "jpeg", "png", "webp")
+"""Names of the column of pictures, the first that there is: ours and Hugging Face's, and those of img2dataset."""
+
+
+def import_pyarrow() -> Any:
+    """The module `pyarrow.parquet`. Raises `ValueError` where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError('Parquet files need pyarrow; pip install "blip-duo[parquet]", or pyarrow.') from None
+    return pyarrow.parquet
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetPicture(Picture):
+    """A picture that is not read yet, in row `row` of row group `group`; `column` is the path of its bytes."""
+
+    column: str = ""
+    group: int = 0
+    row: int = 0
+
+    def read(self) -> bytes:
+        """The bytes of the picture.
+
+        Raises `OSError` where there are none, `ChangedError` where the file was written to since it was opened,
+        `ValueError` for more than 256 MB.
+        """
+        assert self.version
+        data = None
+        try:
+            data = _open(self.path, self.column, self.version).read(self.group, self.row)
+        except Exception as error:  # pyarrow raises more than errors of its own for files that make no sense
+            check_version(self.path, self.version)
+            raise OSError(f"{self.name} cannot be read: {error}") from error
+        check_version(self.path, self.version)
+        if data is None:
+            raise OSError(f"{self.name} has no picture: its bytes are missing")
+        if len(data) > MAX_PICTURE_BYTES:
+            raise ValueError(f"{self.name} is of more than {MAX_PICTURE_BYTES} bytes, which no picture may have")
+        return data
+
+
+def read_parquet(
+    path: Path, find: Callable[[dict[str, Any]], tuple[Picture, ...]]
+) -> Iterator[tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]]:
+    """Yield the rows of a file as (number from 0, pictures, fields), and its problems as (number, reason).
+
+    The column of pictures holds their bytes, or paths that `find` finds as in an entry of JSON, or is a structure of
+    `bytes` and `path` as Hugging Face's, in which bytes come first. Where the file is damaged, what lies before counts.
+    Raises `ValueError` for what is no such file or lacks that column, `ChangedError` where it is written to meanwhile.
+    """
+    pq = import_pyarrow()
+    version = file_version(path)
+    try:
+        file = pq.ParquetFile(path)
+    except Exception as error:
+        raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from None
+    with file:
+        leaves = [file.schema.column(number) for number in range(len(file.schema))]
+        names = file.schema_arrow.names
+        image = next((name for name in IMAGES if name in names), "")
+        if not image and "images" not in names:
+            raise ValueError(f"{path} must have a column named image, got {names!r:.200}.")
+        captions = next((name for name in CAPTIONS if name in names), "")
+        wanted = {*FIELDS, captions, image}
+        stored = ""  # the path of the bytes of pictures
+        for leaf in leaves:
+            if leaf.path in (image, f"{image}.bytes") and leaf.physical_type == "BYTE_ARRAY" and not _is_text(leaf):
+                stored = leaf.path
+        texts = [leaf for leaf in leaves if leaf.path.split(".")[0] in wanted and leaf.path != stored]
+        for claim in _claims(file.metadata, {stored, *(leaf.path for leaf in texts)}):
+            if not 0 <= claim <= max(version[0], FEW):
+                raise ValueError(f"{path} says that it has {claim} values in {version[0]} bytes, which cannot be used.")
+    number = 0
+    columns = [leaf.path for leaf in texts]
+    shared = [leaf.path for leaf in texts if leaf.physical_type == "BYTE_ARRAY"]
+    with pq.ParquetFile(path, read_dictionary=shared, pre_buffer=False, buffer_size=PAGE) as file:
+        for group in range(file.num_row_groups):
+            in_bytes = stored and not _all_missing(file.metadata.row_group(group), stored)
+            try:
+                for row, entry in enumerate(_entries(file, group, columns)):
+                    place = str(number)
+                    number += 1
+                    try:
+                        if isinstance(entry, Exception):
+                            raise entry
+                        entry["caption"] = entry.get(captions)
+                        if in_bytes:
+                            picture = ParquetPicture(str(path), place, 0, 0, version, stored, group, row)
+                            yield place, (picture,), entry
+                        else:
+                            value = entry.get(image)
+                            named = value.get("path") if isinstance(value, dict) else value
+                            yield place, find({**entry, "image": named} if image else entry), entry
+                    except ValueError as error:
+                        yield place, str(error)
+            except Exception as error:
+                yield "", f"the file is damaged; what lies before is used ({error})"
+                break
+    check_version(path, version)
+
+
+def _claims(metadata: Any, columns: set[str]) -> Iterator[int]:
+    """How many rows there are, and how many values each row group has in these columns, as the file says."""
+    yield metadata.num_rows
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = map(group.column, range(group.num_columns))
+        yield from (chunk.num_values for chunk in chunks if chunk.path_in_schema in columns)
+
+
+def _is_text(leaf: Any) -> bool:
+    return leaf.logical_type.type == "STRING"
+
+
+def _all_missing(group: Any, column: str) -> bool:
+    """Say whether a row group is known to hold no value of a column."""
+    found = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column)
+    return bool(found.is_stats_set and found.statistics.null_count == found.num_values)
+
+
+def _entries(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any] | ValueError]:
+    """The fields of each row of a row group, or what is wrong with them."""
+    for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=columns, use_threads=False):
+        parts = [batch] if _size(batch) <= MAX_ROW_BYTES else [batch.slice(row, 1) for row in range(len(batch))]
+        for part in parts:
+            for row in range(len(part)):
+                try:
+                    if len(part) == 1 and (size := _size(part)) > MAX_ROW_BYTES:
+                        raise ValueError(f"has texts of {size} bytes, more than {MAX_ROW_BYTES}")
+                    yield {name: _to_text(part.column(name)[row].as_py()) for name in part.schema.names}
+                except UnicodeDecodeError as error:
+                    yield ValueError(f"has a text that is not UTF-8: {error}")
+                except ValueError as error:
+                    yield error
+
+
+def _size(values: Any) -> int:
+    """About how many bytes the values of a batch or an array are in Python."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(values, pa.RecordBatch):
+        return sum(_size(column) for column in values.columns)
+    if isinstance(values, pa.StructArray):
+        return sum(_size(column) for column in values.flatten())
+    if isinstance(values, pa.DictionaryArray):
+        lengths = pc.take(pc.binary_length(values.dictionary), values.indices)
+        return 8 * len(values) + (pc.sum(lengths).as_py() or 0)
+    if pa.types.is_nested(values.type):
+        return 8 * len(values) + _size(values.flatten())
+    return values.nbytes
+
+
+def _to_text(value: Any) -> Any:
+    """Bytes as texts, also in lists and structures; all else as it is. Raises `UnicodeDecodeError`."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, list):
+        return [_to_text(one) for one in value]
+    return {name: _to_text(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+@lru_cache(maxsize=OPEN)
+def _open(path: str, column: str, version: Version) -> _Pictures:
+    return _Pictures(path, column)
+
+
+class _Pictures:
+    """The column of pictures of a file, read on from where it was read last; threads may share it.
+
+    Some of those that were passed by stay, for threads that come for them a little later.
+    """
+
+    def __init__(self, path: str, column: str):
+        self.file = import_pyarrow().ParquetFile(path, pre_buffer=False, buffer_size=PAGE)
+        self.column = column
+        self.lock = threading.Lock()
+        self.rows: Iterator[Any] = iter(())
+        self.next = (-1, 0)  # row group, and row in it
+        self.passed: OrderedDict[tuple[int, int], bytes | None] = OrderedDict()
+        self.room = PASSED_BYTES
+
+    def read(self, group: int, row: int) -> bytes | None:
+        """The bytes of a picture, None where they are missing."""
+        with self.lock:
+            if (group, row) in self.passed:
+                return self.passed[group, row]
+            if self.next[0] != group or self.next[1] > row:
+                batches = self.file.iter_batches(
+                    batch_size=1, row_groups=[group], columns=[self.column], use_threads=False
+                )
+                self.rows = (batch.column(0)[0].as_py() for batch in batches)
+                self.next = (group, 0)
+            while self.next[1] <= row:
+                try:
+                    value = next(self.rows)
+                except StopIteration:
+                    raise ValueError("the row group has fewer rows than it says") from None
+                data = value["bytes"] if isinstance(value, dict) else value
+                self._keep(self.next, data)
+                self.next = (group, self.next[1] + 1)
+            return data
+
+    def _keep(self, place: tuple[int, int], data: bytes | None) -> None:
+        self.passed[place] = data
+        self.room -= len(data or b"")
+        while len(self.passed) > 1 and (self.room < 0 or len(self.passed) > PASSED):
+            self.room += len(self.passed.popitem(last=False)[1] or b"")
