@@ -28,8 +28,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_json(path: str | Path, values: dict[str, Any]) -> None:
-    """Write a JSON object with sorted keys, atomically."""
-    with atomic_path(path) as temporary:
+    """Write a JSON object with sorted keys, atomically; others may write the same."""
+    with shared_path(Path(path)) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -57,6 +57,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def shared_path(path: Path) -> Iterator[Path]:
+    """`atomic_path` where others write the same: one that is done may clean up what we have not renamed yet."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except FileNotFoundError:
+        if not path.exists():
+            raise
 
 
 def _umask() -> int:

@@ -488,3 +488,26 @@ def test_a_full_disk(blip, pictures, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert blip(pictures / "data.jsonl", tmp_path / "out", *options)[0] == 0
     assert len(lines(tmp_path / "out", "kept")) + len(lines(tmp_path / "out", "dropped")) > 11
+
+
+def test_processes_that_begin_at_once(tmp_path, monkeypatch):
+    one, other = (folder.OutputFolder(tmp_path / "out") for _ in range(2))
+    exists, replace, begun = Path.exists, os.replace, []
+
+    def begin_meanwhile(path, **options):
+        found = exists(path, **options)
+        if path.name == folder.RUN and not begun:
+            begun.append(path)
+            other.begin({"seed": 1}, [])
+        return found
+
+    def cleaned_up_meanwhile(temporary, path):
+        replace(temporary, path)
+        raise FileNotFoundError(temporary)  # as where another process has written the same and removed what is left
+
+    monkeypatch.setattr(Path, "exists", begin_meanwhile)
+    monkeypatch.setattr(os, "replace", cleaned_up_meanwhile)
+    one.begin({"seed": 1}, [])
+    monkeypatch.undo()
+    assert begun
+    assert json.loads((tmp_path / "out" / folder.RUN).read_text()) == {"seed": 1}

@@ -19,7 +19,7 @@ from typing import Any
 
 from blip_core.capfilt.items import Line
 from blip_core.datasets import Picture
-from blip_core.files import atomic_path, differences, read_json, write_json
+from blip_core.files import differences, read_json, shared_path, write_json
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
@@ -43,13 +43,15 @@ class OutputFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; the output of CapFilt needs a folder.")
+        # Looked for first: what another process writes, which begins just now, comes after what the run is.
+        others = self.path.is_dir() and any(p.name != DRY_RUN and not _is_temporary(p) for p in self.path.iterdir())
         if (self.path / RUN).exists():
             if different := differences(read_json(self.path / RUN), run):
                 raise ValueError(
                     f"{self.path} holds another run: {'; '.join(different)}. Give the same again to go on with it, or "
                     "name another folder."
                 )
-        elif self.path.is_dir() and any(p.name != DRY_RUN and not _is_temporary(p) for p in self.path.iterdir()):
+        elif others:
             raise ValueError(f"{self.path} holds other files and no run of CapFilt; name a new or empty folder.")
         with writing(self.path):
             if not (self.path / RUN).exists():
@@ -119,17 +121,6 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {error.strerror or error}. Make room, or see to it that it may be written, and "
             "give the same again: finished shards stay."
         ) from error
-
-
-@contextmanager
-def shared_path(path: Path) -> Iterator[Path]:
-    """`atomic_path` where others write the same: one that is done may clean up what we have not renamed yet."""
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-    except FileNotFoundError:
-        if not path.exists():
-            raise
 
 
 def _is_temporary(path: Path) -> bool:
