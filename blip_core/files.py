@@ -12,6 +12,9 @@ from typing import Any
 
 MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 1 MB, a shard index less than 10 MB
 
+Version = tuple[int, int]
+"""The size of a file in bytes and when it was last written to, in nanoseconds."""
+
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises `OSError` where the file is missing and `ValueError` where it is not an object."""
@@ -31,6 +34,12 @@ def write_json(path: str | Path, values: dict[str, Any]) -> None:
     """Write a JSON object with sorted keys, atomically; others may write the same."""
     with shared_path(Path(path)) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def file_version(path: str | os.PathLike[str]) -> Version:
+    """The version of a file. Raises `OSError` where it is missing."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], without: Iterable[str] = ()) -> list[str]:

@@ -15,6 +15,7 @@ from blip_core.cli.arguments import add_model_arguments, add_result_arguments, w
 from blip_core.cli.backend import Backend
 from blip_core.cli.pictures import inside, run_batches
 from blip_core.cli.report import Report
+from blip_core.files import file_version
 from blip_core.images import is_picture_name
 from blip_core.retrieval import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
 from blip_core.retrieval.video import FRAMES, frame_files, is_video_file
@@ -122,10 +123,10 @@ def collect(folder: str, recursive: bool, videos: bool) -> dict[str, str]:
 def stamp(path: str) -> str:
     """What changes when a file is written: its size in bytes and its time in nanoseconds."""
     try:
-        status = os.stat(path)
+        size, time = file_version(path)
     except OSError:  # gone, or a link to nowhere: reading it will tell
         return "missing"
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return f"{size} {time}"
 
 
 def update(

@@ -10,14 +10,11 @@ from typing import overload
 
 from PIL import Image
 
+from blip_core.files import Version, file_version
 from blip_core.images import load_image
 
 MAX_PICTURE_BYTES = 2**28
 TASKS = ("caption", "retrieval", "vqa", "nlvr", "pretrain")
-
-
-Version = tuple[int, int]
-"""The size of a file in bytes and when it was last written to, in nanoseconds."""
 
 
 class ChangedError(OSError):
@@ -51,21 +48,22 @@ class Picture:
         return load_image(self.read(), name=self.name) if self.member else load_image(self.path)
 
     def read(self) -> bytes:
-        """The bytes of the file. Raises `OSError` where it is missing, `ValueError` for one of more than 256 MB."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
+        """The bytes of the picture.
+
+        Raises `OSError` where there are none, `ChangedError` where the shard is another one now, `ValueError` for more
+        than 256 MB.
+        """
+        data = self._read()
         if self.version:
             check_version(self.path, self.version)
         if len(data) > MAX_PICTURE_BYTES:
             raise ValueError(f"{self.name} is of more than {MAX_PICTURE_BYTES} bytes, which no picture may have")
         return data
 
-
-def file_version(path: str | os.PathLike[str]) -> Version:
-    """The version of a file. Raises `OSError` where it is missing."""
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
+    def _read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
 
 
 def check_version(path: str | os.PathLike[str], version: Version) -> None:

@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, Version, check_version, file_version
+from blip_core.datasets.examples import Picture, check_version
+from blip_core.files import Version, file_version
 
 MAGIC = b"PAR1"
 MAX_ROW_BYTES = 2**20  # of the texts of a row, as in other shards
@@ -48,24 +49,15 @@ class ParquetPicture(Picture):
     group: int = 0
     row: int = 0
 
-    def read(self) -> bytes:
-        """The bytes of the picture.
-
-        Raises `OSError` where there are none, `ChangedError` where the file was written to since it was opened,
-        `ValueError` for more than 256 MB.
-        """
+    def _read(self) -> bytes:
         assert self.version
-        data = None
         try:
             data = _open(self.path, self.column, self.version).read(self.group, self.row)
+            if data is None:
+                raise ValueError("its bytes are missing")
         except Exception as error:  # pyarrow raises more than errors of its own for files that make no sense
             check_version(self.path, self.version)
             raise OSError(f"{self.name} cannot be read: {error}") from error
-        check_version(self.path, self.version)
-        if data is None:
-            raise OSError(f"{self.name} has no picture: its bytes are missing")
-        if len(data) > MAX_PICTURE_BYTES:
-            raise ValueError(f"{self.name} is of more than {MAX_PICTURE_BYTES} bytes, which no picture may have")
         return data
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from blip_core.datasets.entries import sidecar_entry
-from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version, file_version
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
+from blip_core.files import file_version
 from blip_core.images import SUFFIXES
 
 MAX_TEXT_BYTES = 2**20
