@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -27,42 +27,39 @@ Progress = Callable[[int], None]
 """Called with how many more pictures are dealt with."""
 
 
-Item = TypeVar("Item")
-
-
 @dataclass(frozen=True)
-class Share:
-    """Which part of a data set this process evaluates, number `rank` of `processes` that all have the same model.
+class Processes:
+    """The processes that evaluate a data set together, `count` with the same model each; this one has number `rank`.
 
     `exchange` gives the bytes of all processes, in their order, for those of this one; all must call it alike. Results
     are joined by it, so that each process has the whole result.
     """
 
     rank: int = 0
-    processes: int = 1
+    count: int = 1
     exchange: Callable[[bytes], list[bytes]] = lambda own: [own]
 
-    def of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The part of this process: neighbours, so that the parts of all, joined, are in order again."""
-        first, last = (len(items) * rank // self.processes for rank in (self.rank, self.rank + 1))
-        return items[first:last]
+    def own(self, items: int) -> slice:
+        """Which of so many items are this process's: neighbours, so that those of all, joined, are in order again."""
+        first, last = (items * rank // self.count for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
 
     def join(self, items: Sequence[Any]) -> list[Any]:
         """The items of all processes, which JSON can hold (tuples become lists), one behind the other."""
-        if self.processes == 1:
+        if self.count == 1:
             return list(items)
         return [item for part in self.exchange(json.dumps(list(items)).encode()) for item in json.loads(part)]
 
     def join_arrays(self, array: np.ndarray) -> list[np.ndarray]:
         """The arrays (n, ...) of all processes, of which only n may differ."""
-        if self.processes == 1:
+        if self.count == 1:
             return [array]
         parts = self.exchange(np.ascontiguousarray(array).tobytes())
         return [np.frombuffer(part, array.dtype).reshape(-1, *array.shape[1:]) for part in parts]
 
 
-ALONE = Share()
-"""The share of a single process: everything."""
+ALONE = Processes()
+"""A single process, which evaluates everything."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +132,13 @@ def read_pictures(
     background: str | None,
     problems: list[tuple[str, str]],
     progress: Progress | None,
-    share: Share,
+    processes: Processes,
 ) -> Iterator[Batch]:
     """Yield the pictures of this process's examples in batches, read ahead by threads.
 
     Those that cannot be read become problems, in all processes. Raises `ValueError` where none can be read in any.
     """
-    dataset = Dataset(task, share.of(examples))
+    dataset = Dataset(task, examples[processes.own(len(examples))])
     done = 0
     if len(dataset):
         batches = Batches(dataset, processor, task, batch_size, training=False, background=background)
@@ -152,7 +149,7 @@ def read_pictures(
             done += len(batch.examples)
         if progress and done < len(dataset):
             progress(len(dataset) - done)
-    found = [(key, reason) for key, reason in share.join(dataset.problems)]
+    found = [(key, reason) for key, reason in processes.join(dataset.problems)]
     problems.extend(found)
-    if not sum(share.join([done])):
+    if not sum(processes.join([done])):
         raise ValueError(f"Not one picture can be read; the first: {': '.join(found[0])}.")

@@ -17,8 +17,8 @@ from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text
 from blip_core.evaluation.common import (
     ALONE,
     Evaluation,
+    Processes,
     Progress,
-    Share,
     by_picture,
     check_model,
     complete,
@@ -46,14 +46,14 @@ def evaluate_retrieval(
     batch_size: int = 8,
     background: str | None = None,
     progress: Progress | None = None,
-    share: Share = ALONE,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Find every picture's captions among all, and every caption's picture: recall@1, @5 and @10 both ways.
 
     All are ranked by ITC similarity; of each the `rerank` best are ranked anew by ITM, by the logit of a match plus
     the similarity, as in the original (which takes 256 on COCO and 128 on Flickr30k); 0 leaves it at ITC. Examples of
-    the same picture are one, with all their captions. `progress` hears of each picture twice if there is ITM; `share`
-    is for several processes, each of which gets the whole result.
+    the same picture are one, with all their captions. `progress` hears of each picture twice if there is ITM;
+    `processes` are those that evaluate together, each of which gets the whole result.
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
     check_model(model, "retrieval")
@@ -65,17 +65,17 @@ def evaluate_retrieval(
 
     keys: list[str] = []
     parts = [np.empty((0, model.config.image_text_hidden_size), np.float32)]  # of one without pictures, too
-    for batch in read_pictures(firsts, processor, "retrieval", batch_size, background, problems, progress, share):
+    for batch in read_pictures(firsts, processor, "retrieval", batch_size, background, problems, progress, processes):
         with inference(model):
             parts.append(to_numpy(model.get_image_features(to_tensor(batch.inputs["pixel_values"], model))))
         keys += [example.key for example in batch.examples]
-    read = [groups[key][0] for key in share.join(keys)]
-    pictures = np.concatenate(share.join_arrays(np.concatenate(parts).astype(np.float32)))  # (N, width)
+    read = [groups[key][0] for key in processes.join(keys)]
+    pictures = np.concatenate(processes.join_arrays(np.concatenate(parts).astype(np.float32)))  # (N, width)
     owned = [[text for example in groups[first.key] for text in example.texts] for first in read]
     texts = [text for group in owned for text in group]
     owners = [number for number, group in enumerate(owned) for _ in group]
     matcher = _Matcher(model, processor, texts, TEXTS * batch_size)
-    features = matcher.features(share)  # (M, width)
+    features = matcher.features(processes)  # (M, width)
 
     depth = max(rerank, *LIMITS)
     to_texts, text_scores = _nearest(pictures, features, depth)
@@ -85,7 +85,7 @@ def evaluate_retrieval(
         text_logits: np.ndarray = np.full(own.shape, -np.inf, np.float32)
         picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
         numbers = {first.key: number for number, first in enumerate(read)}
-        for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress, share):
+        for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress, processes):
             with inference(model):
                 states = model.vision_model(to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state
             for row, example in enumerate(batch.examples):
@@ -95,8 +95,8 @@ def evaluate_retrieval(
                 wanted, inverse = np.unique(pairs, return_inverse=True)  # each pair once, whoever wants it
                 logits = matcher.match(states[row : row + 1], wanted)[inverse]
                 text_logits[number], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
-        text_logits = np.maximum.reduce(share.join_arrays(text_logits))  # each process has the rows of its pictures
-        picture_logits = np.maximum.reduce(share.join_arrays(picture_logits))
+        text_logits = np.maximum.reduce(processes.join_arrays(text_logits))  # each process has the rows of its pictures
+        picture_logits = np.maximum.reduce(processes.join_arrays(picture_logits))
         to_texts = _reorder(to_texts, text_scores, text_logits)
         to_pictures = _reorder(to_pictures, picture_scores, picture_logits)
 
@@ -134,14 +134,14 @@ class _Matcher:
         self.lengths = self.mask.sum(axis=1)
         self.model, self.size = model, size
 
-    def features(self, share: Share) -> np.ndarray:
+    def features(self, processes: Processes) -> np.ndarray:
         """L2-normalised features (M, width), float32."""
         order = np.argsort(self.lengths, kind="stable")
         found = [np.empty((0, self.model.config.image_text_hidden_size), np.float32)]
         with inference(self.model):
-            for rows in self._parts(np.array(share.of(order.tolist()), np.int64)):
+            for rows in self._parts(order[processes.own(len(order))]):
                 found.append(to_numpy(self.model.get_text_features(**self._inputs(rows))))
-        features = np.concatenate(share.join_arrays(np.concatenate(found).astype(np.float32)))
+        features = np.concatenate(processes.join_arrays(np.concatenate(found).astype(np.float32)))
         return features[np.argsort(order, kind="stable")]
 
     def match(self, embeds: Any, wanted: np.ndarray) -> np.ndarray:

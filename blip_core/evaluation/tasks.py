@@ -12,8 +12,8 @@ from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, text_inputs
 from blip_core.evaluation.common import (
     ALONE,
     Evaluation,
+    Processes,
     Progress,
-    Share,
     by_picture,
     check_model,
     complete,
@@ -39,14 +39,14 @@ def evaluate_captions(
     batch_size: int = 8,
     background: str | None = None,
     progress: Progress | None = None,
-    share: Share = ALONE,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> Evaluation:
     """Caption every picture and compare with its captions: `bleu_1` to `bleu_4` and `cider`.
 
     Examples of the same picture are one, with all their captions. `prompt` is what captions begin with; it is no part
-    of what is compared. `options` are those of `generate`, `background` is that of `Batches`; `share` is for several
-    processes, each of which gets the whole result.
+    of what is compared. `options` are those of `generate`, `background` is that of `Batches`; `processes` are those
+    that evaluate together, each of which gets the whole result.
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
     check_model(model, "caption")
@@ -55,7 +55,7 @@ def evaluate_captions(
     firsts = [group[0] for group in groups.values()]
     start = len(processor(text=prompt)["input_ids"]) - 1 if prompt else 1  # [CLS] and the prompt, without [SEP]
     keys, captions = [], []
-    for batch in read_pictures(firsts, processor, "caption", batch_size, background, problems, progress, share):
+    for batch in read_pictures(firsts, processor, "caption", batch_size, background, problems, progress, processes):
         inputs = {"pixel_values": batch.inputs["pixel_values"]}
         if prompt:
             inputs |= processor(text=[prompt] * len(batch.examples), return_tensors="np")
@@ -64,7 +64,7 @@ def evaluate_captions(
         texts = processor.batch_decode(to_numpy(tokens)[:, start:], skip_special_tokens=True)
         keys += [example.key for example in batch.examples]
         captions += [text.strip() for text in texts]
-    keys, captions = share.join(keys), share.join(captions)
+    keys, captions = processes.join(keys), processes.join(captions)
     references = [[text for example in groups[key] for text in example.texts] for key in keys]
     scores = caption_scores(captions, references)
     metrics = {f"bleu_{order}": value for order, value in enumerate(scores.bleu, 1)} | {"cider": scores.cider}
@@ -91,14 +91,15 @@ def evaluate_answers(
     batch_size: int = 8,
     background: str | None = None,
     progress: Progress | None = None,
-    share: Share = ALONE,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> Evaluation:
     """Answer every question and compare with the answers that people gave: `accuracy`, as in the VQA challenge.
 
     With `choices` the best of them is the answer, found among the `candidates` with the likeliest first token
     (`rank_answers`); otherwise it is generated, for which `options` are those of `generate`. An answer's weight in the
-    data is the share of ten people who gave it. `share` is for several processes, each of which gets the whole result.
+    data is the share of ten people who gave it. `processes` are those that evaluate together, each of which gets the
+    whole result.
     Raises `ValueError` for a model of another head, for choices without any, and where nothing can be compared.
     """
     check_model(model, "vqa")
@@ -114,7 +115,7 @@ def evaluate_answers(
     groups = {group[0].key: group for group in by_picture(complete(dataset, "vqa", problems))}
     firsts = [group[0] for group in groups.values()]
     entries: list[dict[str, Any]] = []
-    for batch in read_pictures(firsts, processor, "vqa", batch_size, background, problems, progress, share):
+    for batch in read_pictures(firsts, processor, "vqa", batch_size, background, problems, progress, processes):
         with inference(model):
             states = to_numpy(model.vision_model(to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state)
         asked = [(row, example) for row, first in enumerate(batch.examples) for example in groups[first.key]]
@@ -129,7 +130,7 @@ def evaluate_answers(
                     tokens = model.generate(**_tensors(inputs, model), **options | ONE_EACH)
                     found = processor.batch_decode(tokens, skip_special_tokens=True)
             entries += [_answered(example, answer.strip()) for example, answer in zip(examples, found, strict=True)]
-    entries = share.join(entries)
+    entries = processes.join(entries)
     accuracy = float(np.mean([entry["accuracy"] for entry in entries]))
     return Evaluation("vqa", {"accuracy": accuracy}, {"questions": len(entries)}, entries, problems)
 
@@ -160,18 +161,18 @@ def evaluate_nlvr(
     batch_size: int = 8,
     background: str | None = None,
     progress: Progress | None = None,
-    share: Share = ALONE,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Judge every sentence about two pictures and compare with its label: `accuracy`.
 
-    `share` is for several processes, each of which gets the whole result.
+    `processes` are those that evaluate together, each of which gets the whole result.
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
     check_model(model, "nlvr")
     problems = list(dataset.problems)
     examples = complete(dataset, "nlvr", problems)
     entries: list[dict[str, Any]] = []
-    for batch in read_pictures(examples, processor, "nlvr", batch_size, background, problems, progress, share):
+    for batch in read_pictures(examples, processor, "nlvr", batch_size, background, problems, progress, processes):
         names = ("pixel_values", "input_ids", "attention_mask")
         with inference(model):
             logits = to_numpy(model(**_tensors({name: batch.inputs[name] for name in names}, model)).logits)
@@ -186,7 +187,7 @@ def evaluate_nlvr(
                     "probability": float(1 / (1 + np.exp(false - true))),  # that it is true
                 }
             )
-    entries = share.join(entries)
+    entries = processes.join(entries)
     accuracy = float(np.mean([entry["judged"] == entry["label"] for entry in entries]))
     return Evaluation("nlvr", {"accuracy": accuracy}, {"sentences": len(entries)}, entries, problems)
 

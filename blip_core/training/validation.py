@@ -58,8 +58,8 @@ class Validation:
         if self.task == "caption":
             options["prompt"] = self.settings.prompt.strip()
         evaluate = getattr(evaluation, METRICS[self.task][0])
-        share = evaluation.Share(engine.rank, engine.processes, engine.exchange)
-        return evaluate(engine.whole(), self.start.processor, self.dataset, share=share, **options).metrics
+        processes = evaluation.Processes(engine.rank, engine.processes, engine.exchange)
+        return evaluate(engine.whole(), self.start.processor, self.dataset, processes=processes, **options).metrics
 
     def _losses(self) -> dict[str, float]:
         sums: dict[str, float] = {"count": 0.0}
