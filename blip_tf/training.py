@@ -52,7 +52,7 @@ class Engine:
             self.optimizer = AdamW([weight for _, weight in self.trained], settings)
         self._graphs = {
             work: tf.function(partial(self._everywhere, work), autograph=False, reduce_retracing=True)
-            for work in (self._gradients, self._add, self._apply, self._losses, self._gather, self._mean)
+            for work in (self._gradients, self._add, self._apply, self._losses, gather, self._mean)
         }
 
     def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
@@ -122,9 +122,9 @@ class Engine:
         """The bytes of all processes, in their order."""
         if self.processes == 1:
             return [own]
-        lengths = self._first(self._run(self._gather, tf.constant([len(own)]))).numpy()[:: self.replicas]
+        lengths = self._first(self._run(gather, tf.constant([len(own)]))).numpy()[:: self.replicas]
         padded = np.frombuffer(own.ljust(max(lengths), b"\0"), np.uint8).astype(np.int32)  # what collectives take
-        parts = self._first(self._run(self._gather, tf.constant(padded[None]))).numpy()[:: self.replicas]
+        parts = self._first(self._run(gather, tf.constant(padded[None]))).numpy()[:: self.replicas]
         return [part.astype(np.uint8).tobytes()[:length] for part, length in zip(parts, lengths, strict=True)]
 
     def close(self) -> None:
@@ -184,9 +184,6 @@ class Engine:
         inputs, count = part
         output = self.model(**inputs, training=False)
         return _sum({name: value * count / _sum(count) for name, value in _losses(output).items()})
-
-    def _gather(self, x: Tensor) -> Tensor:
-        return gather(x)
 
     def _mean(self, numbers: Tensor) -> Tensor:
         return _sum(numbers) / tf.cast(self.strategy.num_replicas_in_sync, numbers.dtype)

@@ -66,7 +66,7 @@ ONLY_TENSORFLOW = {
     "training.py _sum": "PyTorch's processes sum the gradients by themselves",
     "training.py _tensors": STEP,
     **{f"training.py Engine.{name}": STEP for name in (
-        "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_gather", "_mean",
+        "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_mean",
     )},
     "nn.py dropout": "PyTorch has it",
 }  # fmt: skip
