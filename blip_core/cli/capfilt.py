@@ -31,7 +31,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     """Add `capfilt` to the command line."""
     parser = commands.add_parser("capfilt", help="clean a data set of captions from the web", description=__doc__)
     parser.add_argument(
-        "--input", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, folders or tar shards"
+        "--input", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
     )
     parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that files name")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="what is kept, what is dropped, the report")

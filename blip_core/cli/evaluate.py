@@ -46,7 +46,7 @@ def add_command(commands: Any) -> None:
 def add_task(parser: argparse.ArgumentParser, task: str, function: Callable[..., Evaluation]) -> None:
     """Add the arguments of one task."""
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="PATH", help="JSON or JSON-lines files, folders or tar shards"
+        "--data", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
     )
     parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that JSON files name")
     parser.add_argument("--background", metavar="COLOUR", help="ground for transparent pictures, such as white")

@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
     """Add `train` to the command line."""
     parser = commands.add_parser("train", help="train a model on your own data", description=__doc__)
     parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--data", required=True, nargs="+", help="JSON, JSON lines, folders or tar shards")
+    parser.add_argument("--data", required=True, nargs="+", help="JSON, JSON lines, CSV, Parquet, folders, tar shards")
     parser.add_argument(
         "--model", required=True, help="a folder, a weight file or a Hub repository; new: config.json, base or large"
     )
