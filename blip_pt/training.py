@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import warnings
@@ -191,6 +192,10 @@ class Engine:
 
     def close(self) -> None:
         """Leave the other processes."""
+        if self.sharded is not None:
+            # What FSDP holds of the process group has threads, which abort Python if they are there when it ends.
+            del self.parallel, self.sharded, self.model, self.optimizer, self.trained
+            gc.collect()
         if self.joined:
             dist.destroy_process_group()
 
