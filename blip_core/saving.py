@@ -171,10 +171,11 @@ def write_tensors(path: Path, places: Sequence[tuple[int, Stored]], checksums: b
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
     """The rows of an array, contiguous, as many at a time as a processor keeps near. Each is gone with the next one.
 
-    A transposed tensor is never copied as a whole.
+    A large transposed tensor is never copied as a whole.
     """
     array = array.reshape(1) if array.ndim == 0 else array
-    rows = max(1, PIECE * len(array) // max(array.nbytes, 1))
+    # Few long rows would take a little of each cache line, and fetch it again for the next piece.
+    rows = max(1, min(len(array), max(2 * TILE, PIECE * len(array) // max(array.nbytes, 1))))
     transposed = np.empty((rows, *array.shape[1:]), array.dtype) if not array.flags.c_contiguous else array
     for begin in range(0, len(array), rows):
         piece = array[begin : begin + rows]

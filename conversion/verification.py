@@ -32,8 +32,9 @@ def verify(path: Path, plan: Plan) -> None:
     Meanwhile its files go to the disk. Raises `OSError` where they differ: the disk, or this program, has failed.
     """
     files = [path] if path.is_file() else sorted(path.iterdir())
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        synced = [pool.submit(_sync, file) for file in files]
+    # Each file waits for the disk in a thread of its own, or small ones would keep those that compare from their work.
+    with ThreadPoolExecutor(len(files)) as disk, ThreadPoolExecutor(max_workers=2) as pool:
+        synced = [disk.submit(_sync, file) for file in files]
         keras = next((file for file in files if file.suffix == ".h5"), None)
         written = open_keras(keras, own=True) if keras else open_any(path)
         if written.keys() != plan.names.keys():
