@@ -479,8 +479,8 @@ def test_a_full_disk(blip, pictures, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, found)
 
-    write = folder._write_lines
-    monkeypatch.setattr(folder, "_write_lines", full)
+    write = folder.write_lines
+    monkeypatch.setattr(folder, "write_lines", full)
     code, _, err = blip(pictures / "data.jsonl", tmp_path / "out", *options)
     assert code == 1
     assert "out cannot be written: No space left on device. Make room" in err

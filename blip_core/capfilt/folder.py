@@ -1,8 +1,9 @@
 """The output folder of CapFilt: shards that are whole or absent, and what the run was started with.
 
 OUTPUT/scored/00000.jsonl     captions and scores of a shard, until what is kept is decided, when all shards are there
-OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which `blip train` reads as it is
-OUTPUT/kept/00000/            the kept pictures of the shard that lay in tar files
+OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which `blip train` reads as it is; or
+                              00000.parquet or 00000.tar, which hold the pictures, too
+OUTPUT/kept/00000/            the kept pictures of 00000.jsonl that lay in tar or Parquet files
 OUTPUT/dropped/00000.jsonl    a line for each caption and picture that was dropped, and why
 OUTPUT/dropped/input.jsonl    what of the input could not be used at all
 OUTPUT/capfilt.json           what the run was started with
@@ -10,16 +11,15 @@ OUTPUT/capfilt.json           what the run was started with
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from blip_core.capfilt.items import Line
-from blip_core.datasets import Picture
-from blip_core.files import differences, read_json, shared_path, write_json
+from blip_core.capfilt.formats import FORMS, read_lines, write_lines
+from blip_core.capfilt.items import Line, Shard
+from blip_core.datasets.examples import ChangedError
+from blip_core.files import differences, read_json, write_json
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
@@ -31,8 +31,8 @@ class OutputFolder:
     it does not matter who comes last.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | Path, to: str = "jsonl"):
+        self.path, self.form = Path(path).expanduser(), FORMS[to]
         self.scored, self.kept, self.dropped = (self.path / name for name in ("scored", "kept", "dropped"))
 
     def begin(self, run: Mapping[str, Any], problems: Iterable[Line]) -> None:
@@ -57,43 +57,39 @@ class OutputFolder:
             if not (self.path / RUN).exists():
                 write_json(self.path / RUN, dict(run))
             if not (self.dropped / INPUT).exists():
-                _write_lines(self.dropped / INPUT, problems)
+                write_lines(self.dropped / INPUT, problems)
 
     def has(self, shard: str) -> bool:
         """Say whether a shard is scored, and perhaps decided, too."""
-        return self._line_file(self.scored, shard).exists() or self.has_decided(shard)
+        return self._lines(self.scored, shard).exists() or self.has_decided(shard)
 
     def has_decided(self, shard: str) -> bool:
         """Say whether what is kept of a shard is there, which is written last."""
-        return self._line_file(self.kept, shard).exists()
+        return self._kept(shard).exists()
 
     def write_scored(self, shard: str, lines: Sequence[Line]) -> None:
         """Write what the models say of a shard."""
         try:
             with writing(self.path):
-                _write_lines(self._line_file(self.scored, shard), lines)
+                write_lines(self._lines(self.scored, shard), lines)
         except OSError:
             if not self.has(shard):  # else another process has written the same, and cleaned up meanwhile
                 raise
 
     def read_scored(self, shard: str) -> list[Line]:
         """What the models say of a shard. Raises `FileNotFoundError` where that is decided already."""
-        return _read_lines(self._line_file(self.scored, shard))
+        return read_lines(self._lines(self.scored, shard))
 
-    def write(self, shard: str, kept: Sequence[Line], dropped: Sequence[Line], pictures: Mapping[str, Picture]) -> None:
-        """Write what was decided, for good. `pictures` are those of tar files, by the path in `kept` of their line."""
-        for name, picture in pictures.items():
-            data = picture.read()
-            with writing(self.kept / name), shared_path(self.kept / name) as temporary:
-                temporary.write_bytes(data)
+    def write(self, shard: Shard, kept: Sequence[Line], dropped: Sequence[Line]) -> None:
+        """Write what was decided, for good."""
         with writing(self.path):
-            _write_lines(self._line_file(self.dropped, shard), dropped)
-            _write_lines(self._line_file(self.kept, shard), kept)
-            self._line_file(self.scored, shard).unlink(missing_ok=True)
+            write_lines(self._lines(self.dropped, shard.name), dropped)
+            self.form.write(self._kept(shard.name), kept, {item.key: item for item in shard.items})
+            self._lines(self.scored, shard.name).unlink(missing_ok=True)
 
     def read(self, shard: str) -> tuple[list[Line], list[Line]]:
         """What was kept and what was dropped of a shard."""
-        return _read_lines(self._line_file(self.kept, shard)), _read_lines(self._line_file(self.dropped, shard))
+        return self.form.read(self._kept(shard)), read_lines(self._lines(self.dropped, shard))
 
     def clean(self) -> None:
         """Remove what killed processes left, when all is done."""
@@ -102,13 +98,16 @@ class OutputFolder:
         with suppress(OSError):  # of another process that has begun a shard that was done
             self.scored.rmdir()
 
-    @staticmethod
-    def _line_file(folder: Path, shard: str) -> Path:
-        return folder / f"{shard}.jsonl"
-
     def problems(self) -> list[Line]:
         """What of the input could not be used."""
-        return _read_lines(self.dropped / INPUT)
+        return read_lines(self.dropped / INPUT)
+
+    def _kept(self, shard: str) -> Path:
+        return self.kept / f"{shard}{self.form.suffix}"
+
+    @staticmethod
+    def _lines(folder: Path, shard: str) -> Path:
+        return folder / f"{shard}.jsonl"
 
 
 @contextmanager
@@ -116,6 +115,8 @@ def writing(path: Path) -> Iterator[None]:
     """Say of what cannot be written which file it is and what to do."""
     try:
         yield
+    except ChangedError:  # of what is read for it, and says so
+        raise
     except OSError as error:
         raise OSError(
             f"{path} cannot be written: {error.strerror or error}. Make room, or see to it that it may be written, and "
@@ -125,20 +126,3 @@ def writing(path: Path) -> Iterator[None]:
 
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def _write_lines(path: Path, lines: Iterable[Line]) -> None:
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    with shared_path(path) as temporary:
-        # The bytes of a file name that are no UTF-8 become `\udc..`, which JSON reads back.
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-
-
-def _read_lines(path: Path) -> list[Line]:
-    try:
-        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    except ValueError as error:
-        shard = os.path.basename(path)
-        raise ValueError(
-            f"{path} is not as it was written ({error}); remove scored/{shard} and kept/{shard} to have it made anew."
-        ) from None

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from blip_core.capfilt.chart import BINS, draw_scores
-from blip_core.capfilt.folder import shared_path
 from blip_core.capfilt.items import Line
 from blip_core.datasets import Picture
+from blip_core.files import shared_path
 from blip_core.images import to_rgb
 
 SOURCES = ("web", "synthetic")

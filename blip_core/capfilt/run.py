@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from blip_core.capfilt.folder import DRY_RUN, OutputFolder, writing
+from blip_core.capfilt.formats import FORMS
 from blip_core.capfilt.items import Copies, Item, Line, Shard, cut, find_items, fingerprint
 from blip_core.capfilt.models import CapFilter
 from blip_core.capfilt.report import Summary, write_report
 from blip_core.capfilt.scoring import Scoring, decide
-from blip_core.datasets import Dataset, Picture
+from blip_core.datasets import Dataset
 from blip_core.reading import READERS
 from blip_core.sharding import OnRay, Share, work_through
 
@@ -49,6 +49,7 @@ def capfilt(
     output: str | Path,
     *,
     threshold: float = 0.5,
+    to: str = "jsonl",
     batch_size: int = 8,
     shard_size: int = 1000,
     readers: int = READERS,
@@ -61,7 +62,8 @@ def capfilt(
 
     `dataset` is opened for "caption" or "pretrain"; examples of the same file are one picture with all their captions.
     A caption is kept where the filter's probability of a match is at least `threshold`. `output` gets a shard of
-    `shard_size` pictures at a time, see docs/capfilt.md; a run that was stopped goes on when it is called again in the
+    `shard_size` pictures at a time, see docs/capfilt.md, what is kept being `to` "jsonl" with the paths of pictures, or
+    "parquet" or "webdataset" with their bytes; a run that was stopped goes on when it is called again in the
     same way. `batch_size` and `readers`, threads that read pictures, change no caption. Of several processes that are
     given the same, each does its `share` of the shards, and whoever finds all of them there ends the run. With `on_ray`
     Ray does the work, for which `models` is a function that loads them, and can be pickled. With `dry_run` so many
@@ -76,6 +78,9 @@ def capfilt(
     for name, value in (numbers if dry_run is None else {**numbers, "dry_run": dry_run}).items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if to not in FORMS:
+        raise ValueError(f"to must be one of {', '.join(FORMS)}, got {to!r}.")
+    FORMS[to].check()
     if dataset.task not in ("caption", "pretrain"):
         raise ValueError(f"The data set was opened for {dataset.task}, not for caption.")
     if on_ray and isinstance(models, CapFilter):
@@ -85,7 +90,7 @@ def capfilt(
         raise ValueError("The data set has no picture with a caption.")
     loaded = models if isinstance(models, CapFilter) else models()
     summary = Summary(threshold)
-    folder = OutputFolder(output)
+    folder = OutputFolder(output, to)
     place = folder.path
     if dry_run is not None:
         if folder.path.exists() and not folder.path.is_dir():
@@ -93,7 +98,7 @@ def capfilt(
         place = folder.path / DRY_RUN
         summary.add(*_try(items, dry_run, Scoring(loaded, batch_size, readers), threshold, progress))
     else:
-        settings = {"threshold": threshold, "shard_size": shard_size, **asdict(loaded.captioning)}
+        settings = {"threshold": threshold, "to": to, "shard_size": shard_size, **asdict(loaded.captioning)}
         facts = {**settings, **loaded.identity, "input": fingerprint(items), "pictures": len(items)}
         folder.begin(facts, unusable)
         shards = cut(items, shard_size)
@@ -102,7 +107,7 @@ def capfilt(
         start: Callable[[], Scoring] = partial(Scoring, loaded, batch_size, readers, folder)
         if on_ray:
             assert not isinstance(models, CapFilter)
-            elsewhere = OutputFolder(folder.path.absolute())
+            elsewhere = OutputFolder(folder.path.absolute(), to)
             start = partial(Scoring.start, models, loaded.identity, batch_size, readers, elsewhere)
             del loaded  # the workers need the memory
         total, left = (sum(len(shard.items) for shard in some) for some in (mine, todo))
@@ -119,7 +124,7 @@ def capfilt(
         report = write_report(place, summary, {item.key: item.picture for item in items})
     if dry_run is None:
         folder.clean()
-    data = None if dry_run is not None else str(folder.kept / "*.jsonl")
+    data = None if dry_run is not None else str(folder.kept / f"*{folder.form.suffix}")
     return CapFiltResult(data, report, summary.counts(), summary.problems)
 
 
@@ -156,7 +161,7 @@ def _decide_all(
             yield folder.read(shard.name)
         else:
             kept, dropped = decide(scored, shard.items, firsts, threshold)
-            folder.write(shard.name, kept, dropped, _move_into(shard, kept))
+            folder.write(shard, kept, dropped)
             yield kept, dropped
 
 
@@ -168,15 +173,3 @@ def _firsts(seen: Iterable[tuple[Sequence[Item], Sequence[Line]]], items: Sequen
         for key, digest in {line["key"]: line["hash"] for line in lines if "hash" in line}.items():
             copies.see(numbers[key], digest)
     return {digest: items[number] for digest, number in copies.firsts().items()}
-
-
-def _move_into(shard: Shard, kept: Sequence[Line]) -> dict[str, Picture]:
-    """Name in the lines of a shard the files that pictures of tar files become; returns these by their path."""
-    members = {item.key: item for item in shard.items if item.picture.member}
-    moved = {}
-    for line in kept:
-        if item := members.get(line["key"]):
-            suffix = os.path.splitext(item.picture.member)[1].lower()
-            line["image"] = f"{shard.name}/{item.number:08}{suffix}"
-            moved[line["image"]] = item.picture
-    return moved

@@ -38,6 +38,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--threshold", type=share, default=0.5, metavar="P", help="keep captions that match with this probability (0.5)"
     )
+    parser.add_argument(
+        "--to", choices=["jsonl", "parquet", "webdataset"], default="jsonl", help="the form of what is kept (jsonl)"
+    )
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
     parser.add_argument("--shard-size", type=whole(1), default=1000, metavar="N", help="pictures in a file (1000)")
     parser.add_argument("--readers", type=whole(1), default=READERS, metavar="N", help=f"threads ({READERS})")
@@ -92,6 +95,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         Loader(captioner, matcher, framework, args.device, args.dtype, captioning),
         args.output,
         threshold=args.threshold,
+        to=args.to,
         batch_size=args.batch_size,
         shard_size=args.shard_size,
         readers=args.readers,
