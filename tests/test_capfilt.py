@@ -368,13 +368,14 @@ def test_broken_input_is_listed_and_the_rest_is_done(blip, pictures, tmp_path):
     out = tmp_path / "out"
     code, counts, err = blip(tmp_path, out, "--json", "--threshold", "0")
     assert code == 1
-    assert sorted(Path(line["image"]).name for line in lines(out, "kept")) == ["good.png", "tiny.png"]
+    assert sorted(Path(line["image"]).name for line in lines(out, "kept")) == ["good.png"]
     found = {Path(problem["input"].split(":")[-1]).name: problem["error"] for problem in counts["problems"]}
-    bad = ["bomb.png", "empty.png", "latin.png", "truncated.png", "type.png", "words.png", "zero.png"]
+    bad = ["bomb.png", "empty.png", "latin.png", "tiny.png", "truncated.png", "type.png", "words.png", "zero.png"]
     assert sorted(found) == bad
     assert all(reason in err for reason in found.values())
     assert "no words" in found["empty.png"]
     assert "too large" in found["bomb.png"]
+    assert "1 x 1 pixels" in found["tiny.png"]
     assert "49,999" in found["words.png"] or "50,000" in found["words.png"]
     (tmp_path / "list.jsonl").write_text(
         '{"image": "missing.png", "caption": "gone"}\n{"image": "good.png", "caption": "a"}\n{"image": "tiny.png"}\n'

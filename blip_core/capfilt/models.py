@@ -126,9 +126,15 @@ class CapFilter:
         return found
 
     def read(self, picture: Picture) -> PictureRead:
-        """Read and prepare a picture; threads may call it. Raises `OSError` and `ValueError` as `Picture.load` does."""
+        """Read and prepare a picture; threads may call it.
+
+        Raises `OSError` and `ValueError` as `Picture.load` does, and `ValueError` for a line or a dot: the web counts
+        its visitors by such pictures.
+        """
         data = picture.read()
         image = load_image(data, name=picture.name)
+        if min(image.size) == 1:
+            raise ValueError(f"{picture.name} has {image.width} x {image.height} pixels, which show nothing")
         processors = (self.captioner_processor, self.matcher_processor)[: 1 if self.shared else 2]
         pixels = tuple(processor(images=image, return_tensors="np")["pixel_values"][0] for processor in processors)
         return PictureRead(hashlib.blake2b(data, digest_size=16).hexdigest(), pixels)

@@ -9,6 +9,7 @@ from blip_core.capfilt.folder import OutputFolder
 from blip_core.capfilt.items import Item, Line, Shard
 from blip_core.capfilt.models import CapFilter, PictureRead
 from blip_core.datasets import clean_caption
+from blip_core.datasets.examples import ChangedError
 from blip_core.reading import read_batches
 
 LONGEST = 10_000
@@ -62,6 +63,8 @@ class Scoring:
             for item, picture in batch:
                 line: Line = {"image": item.picture.name, "key": item.key}
                 lines.append(line)
+                if isinstance(picture, ChangedError):
+                    raise picture  # this one picture is not broken: all of its shard would be listed for good
                 if isinstance(picture, Exception):
                     detail = " ".join(str(picture).split()) or type(picture).__name__
                     line |= {"reason": "unreadable", "detail": detail}
