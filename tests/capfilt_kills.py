@@ -33,17 +33,22 @@ class NoModels(CapFilter):
         self.pause = pause
 
     @property
+    def width(self):
+        return 1
+
+    @property
     def identity(self):
         return {"captioner": "none", "filter": "none"}
 
     def __call__(self, pictures: list[PictureRead], captions):
         time.sleep(self.pause)
         noise = [np.random.default_rng(int(picture.digest, 16)) for picture in pictures]
-        return [
+        scored = [
             [Scored(text, "web", round(random.random(), 4)) for text in web]
             + [Scored(f"synthetic {picture.digest}", "synthetic", round(random.random(), 4))]
             for random, picture, web in zip(noise, pictures, captions, strict=True)
         ]
+        return scored, np.zeros((len(pictures), self.width), np.float16)
 
 
 def begin(data: str, output: Path, moment: int = 0, share: Share | None = None, pause: float = 0.0) -> int:

@@ -180,7 +180,7 @@ def test_scores_and_captions_are_those_of_the_models(models, pictures, framework
     loaded = load(models, framework, seed=3)
     picture = open_dataset(pictures / "data.jsonl", "caption")[1].images[0]
     read = loaded.read(picture)
-    (found,) = loaded([read], [["a red dog", "a cat"]])
+    (found,), _ = loaded([read], [["a red dog", "a cat"]])
     pixels = to_tensor(
         loaded.captioner_processor(images=picture.path, return_tensors="np")["pixel_values"], loaded.captioner
     )

@@ -4,6 +4,7 @@ OUTPUT/scored/00000.jsonl     captions and scores of a shard, until what is kept
 OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which `blip train` reads as it is; or
                               00000.parquet or 00000.tar, which hold the pictures, too
 OUTPUT/kept/00000/            the kept pictures of 00000.jsonl that lay in tar or Parquet files
+OUTPUT/features/00000.npy     with near-duplicates dropped: features of a shard's pictures, float16 (pictures, F)
 OUTPUT/dropped/00000.jsonl    a line for each caption and picture that was dropped, and why
 OUTPUT/dropped/input.jsonl    what of the input could not be used at all
 OUTPUT/capfilt.json           what the run was started with
@@ -16,10 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from blip_core.capfilt.formats import FORMS, read_lines, write_lines
 from blip_core.capfilt.items import Line, Shard
 from blip_core.datasets.examples import ChangedError
-from blip_core.files import differences, read_json, write_json
+from blip_core.files import differences, read_json, shared_path, write_json
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
@@ -31,9 +34,10 @@ class OutputFolder:
     it does not matter who comes last.
     """
 
-    def __init__(self, path: str | Path, to: str = "jsonl"):
-        self.path, self.form = Path(path).expanduser(), FORMS[to]
-        self.scored, self.kept, self.dropped = (self.path / name for name in ("scored", "kept", "dropped"))
+    def __init__(self, path: str | Path, to: str = "jsonl", with_features: bool = False):
+        self.path, self.form, self.with_features = Path(path).expanduser(), FORMS[to], with_features
+        folders = ("scored", "features", "kept", "dropped")
+        self.scored, self.features, self.kept, self.dropped = (self.path / name for name in folders)
 
     def begin(self, run: Mapping[str, Any], problems: Iterable[Line]) -> None:
         """Begin a run with these facts, or go on with it; `problems` are of the input.
@@ -67,14 +71,31 @@ class OutputFolder:
         """Say whether what is kept of a shard is there, which is written last."""
         return self._kept(shard).exists()
 
-    def write_scored(self, shard: str, lines: Sequence[Line]) -> None:
+    def write_scored(self, shard: str, lines: Sequence[Line], features: np.ndarray) -> None:
         """Write what the models say of a shard."""
         try:
             with writing(self.path):
+                if self.with_features:
+                    with shared_path(self._features(shard)) as temporary, open(temporary, "wb") as file:
+                        np.save(file, features)
                 write_lines(self._lines(self.scored, shard), lines)
         except OSError:
             if not self.has(shard):  # else another process has written the same, and cleaned up meanwhile
                 raise
+
+    def read_features(self, shard: str) -> np.ndarray:
+        """The features of a shard's pictures, float16 (pictures, F). Raises `ValueError` where they are damaged.
+
+        They stay: a shard that is made anew is compared with all others.
+        """
+        path = self._features(shard)
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); remove scored/{shard}.jsonl and kept/{self._kept(shard).name} to "
+                "have it made anew."
+            ) from None
 
     def read_scored(self, shard: str) -> list[Line]:
         """What the models say of a shard. Raises `FileNotFoundError` where that is decided already."""
@@ -104,6 +125,9 @@ class OutputFolder:
 
     def _kept(self, shard: str) -> Path:
         return self.kept / f"{shard}{self.form.suffix}"
+
+    def _features(self, shard: str) -> Path:
+        return self.features / f"{shard}.npy"
 
     @staticmethod
     def _lines(folder: Path, shard: str) -> Path:

@@ -125,6 +125,11 @@ class CapFilter:
             found[name] = digest.hexdigest()
         return found
 
+    @property
+    def width(self) -> int:
+        """The number of values of a feature, F."""
+        return self.matcher.config.image_text_hidden_size
+
     def read(self, picture: Picture) -> PictureRead:
         """Read and prepare a picture; threads may call it.
 
@@ -139,10 +144,13 @@ class CapFilter:
         pixels = tuple(processor(images=image, return_tensors="np")["pixel_values"][0] for processor in processors)
         return PictureRead(hashlib.blake2b(data, digest_size=16).hexdigest(), pixels)
 
-    def __call__(self, pictures: Sequence[PictureRead], captions: Sequence[Sequence[str]]) -> list[list[Scored]]:
+    def __call__(
+        self, pictures: Sequence[PictureRead], captions: Sequence[Sequence[str]]
+    ) -> tuple[list[list[Scored]], np.ndarray]:
         """Score the cleaned web captions of each picture and a synthetic one, which comes last.
 
-        It may be empty; then its score is 0.
+        It may be empty; then its score is 0. With them come the features of the pictures by which the filter compares
+        them, L2-normalised float16 (pictures, F).
         """
         states = self._encode(self.captioner, [picture.pixels[0] for picture in pictures])
         written = self._write(states, [picture.digest for picture in pictures])
@@ -151,19 +159,26 @@ class CapFilter:
         texts = [[*web, synthetic] for web, synthetic in zip(captions, written, strict=True)]
         pairs = [(row, text) for row, group in enumerate(texts) for text in group if text]
         scores = iter(self._match(states, pairs, len(pictures)))
-        return [
+        scored = [
             [
                 Scored(text, WEB if number < len(group) - 1 else SYNTHETIC, next(scores) if text else 0.0)
                 for number, text in enumerate(group)
             ]
             for group in texts
         ]
+        return scored, self._project(states)
 
     @staticmethod
     def _encode(model: Any, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Image embeddings (pictures, tokens, width)."""
         with inference(model):
             return to_numpy(model.vision_model(to_tensor(np.stack(pixels), model)).last_hidden_state)
+
+    def _project(self, states: np.ndarray) -> np.ndarray:
+        """What the filter's contrastive projection makes of image embeddings, (pictures, F)."""
+        with inference(self.matcher):
+            features = to_numpy(self.matcher.vision_proj(to_tensor(states[:, 0], self.matcher))).astype(np.float32)
+        return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(np.float16)
 
     def _write(self, states: np.ndarray, digests: Sequence[str]) -> list[str]:
         """One caption for each picture, cleaned, without the prompt."""

@@ -29,6 +29,7 @@ REASONS = {
     "empty": "no words",
     "too long": "too long for a caption",
     "duplicate": "the same picture came before",
+    "near-duplicate": "a picture that looks the same came before",
     "unreadable": "the picture cannot be read",
     "unusable": "entries of the input that cannot be used",
 }

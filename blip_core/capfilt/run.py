@@ -17,6 +17,7 @@ from blip_core.capfilt.folder import DRY_RUN, OutputFolder, writing
 from blip_core.capfilt.formats import FORMS
 from blip_core.capfilt.items import Copies, Item, Line, Shard, cut, find_items, fingerprint
 from blip_core.capfilt.models import CapFilter
+from blip_core.capfilt.near import find_near
 from blip_core.capfilt.report import Summary, write_report
 from blip_core.capfilt.scoring import Scoring, decide
 from blip_core.datasets import Dataset
@@ -50,6 +51,7 @@ def capfilt(
     *,
     threshold: float = 0.5,
     to: str = "jsonl",
+    near_duplicates: float | None = None,
     batch_size: int = 8,
     shard_size: int = 1000,
     readers: int = READERS,
@@ -63,11 +65,14 @@ def capfilt(
     `dataset` is opened for "caption" or "pretrain"; examples of the same file are one picture with all their captions.
     A caption is kept where the filter's probability of a match is at least `threshold`. `output` gets a shard of
     `shard_size` pictures at a time, see docs/capfilt.md, what is kept being `to` "jsonl" with the paths of pictures, or
-    "parquet" or "webdataset" with their bytes; a run that was stopped goes on when it is called again in the
-    same way. `batch_size` and `readers`, threads that read pictures, change no caption. Of several processes that are
-    given the same, each does its `share` of the shards, and whoever finds all of them there ends the run. With `on_ray`
-    Ray does the work, for which `models` is a function that loads them, and can be pickled. With `dry_run` so many
-    pictures, spread over the input, give the report alone, in this process. `progress` shows a bar.
+    "parquet" or "webdataset" with their bytes. With `near_duplicates`, above 0 and up to 1, a picture is dropped where
+    its features in the filter have at least this cosine similarity with those of one before it that was not.
+
+    A run that was stopped goes on when it is called again in the same way. `batch_size` and `readers`, threads that
+    read pictures, change no caption. Of several processes that are given the same, each does its `share` of the shards,
+    and whoever finds all of them there ends the run. With `on_ray` Ray does the work, for which `models` is a function
+    that loads them, and can be pickled. With `dry_run` so many pictures, spread over the input, give the report alone,
+    in this process. `progress` shows a bar.
 
     Raises `ValueError` for a setting, data or a folder that cannot be used, `OSError` where it cannot be written.
     Source: BLIP section 3.3.
@@ -78,6 +83,8 @@ def capfilt(
     for name, value in (numbers if dry_run is None else {**numbers, "dry_run": dry_run}).items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if near_duplicates is not None and (not isinstance(near_duplicates, int | float) or not 0 < near_duplicates <= 1):
+        raise ValueError(f"near_duplicates must be above 0 and up to 1, got {near_duplicates!r}.")
     if to not in FORMS:
         raise ValueError(f"to must be one of {', '.join(FORMS)}, got {to!r}.")
     FORMS[to].check()
@@ -90,15 +97,16 @@ def capfilt(
         raise ValueError("The data set has no picture with a caption.")
     loaded = models if isinstance(models, CapFilter) else models()
     summary = Summary(threshold)
-    folder = OutputFolder(output, to)
+    folder = OutputFolder(output, to, near_duplicates is not None)
     place = folder.path
     if dry_run is not None:
         if folder.path.exists() and not folder.path.is_dir():
             raise ValueError(f"{folder.path} is a file; the output of CapFilt needs a folder.")
         place = folder.path / DRY_RUN
-        summary.add(*_try(items, dry_run, Scoring(loaded, batch_size, readers), threshold, progress))
+        summary.add(*_try(items, dry_run, Scoring(loaded, batch_size, readers), threshold, near_duplicates, progress))
     else:
-        settings = {"threshold": threshold, "to": to, "shard_size": shard_size, **asdict(loaded.captioning)}
+        settings = {"threshold": threshold, "near_duplicates": near_duplicates, "to": to, "shard_size": shard_size}
+        settings |= asdict(loaded.captioning)
         facts = {**settings, **loaded.identity, "input": fingerprint(items), "pictures": len(items)}
         folder.begin(facts, unusable)
         shards = cut(items, shard_size)
@@ -107,7 +115,7 @@ def capfilt(
         start: Callable[[], Scoring] = partial(Scoring, loaded, batch_size, readers, folder)
         if on_ray:
             assert not isinstance(models, CapFilter)
-            elsewhere = OutputFolder(folder.path.absolute(), to)
+            elsewhere = OutputFolder(folder.path.absolute(), to, folder.with_features)
             start = partial(Scoring.start, models, loaded.identity, batch_size, readers, elsewhere)
             del loaded  # the workers need the memory
         total, left = (sum(len(shard.items) for shard in some) for some in (mine, todo))
@@ -116,7 +124,7 @@ def capfilt(
                 bar.update(count)
         if missing := sum(not folder.has(shard.name) for shard in shards):
             return CapFiltResult(None, None, {}, [], missing)
-        for kept, dropped in _decide_all(folder, shards, items, threshold):
+        for kept, dropped in _decide_all(folder, shards, items, threshold, near_duplicates):
             summary.add(kept, dropped)
         unusable = folder.problems()
     summary.add([], unusable)
@@ -129,20 +137,32 @@ def capfilt(
 
 
 def _try(
-    items: Sequence[Item], number: int, scoring: Scoring, threshold: float, progress: bool
+    items: Sequence[Item],
+    number: int,
+    scoring: Scoring,
+    threshold: float,
+    near_duplicates: float | None,
+    progress: bool,
 ) -> tuple[list[Line], list[Line]]:
     """What would be kept and what dropped of so many pictures, spread over all."""
     chosen = [items[at] for at in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))]
     scored: list[Line] = []
+    features: list[np.ndarray] = []
     with tqdm(total=len(chosen), unit="picture", disable=None if progress else True) as bar:
-        for lines in scoring.score(chosen):
+        for lines, some in scoring.score(chosen):
             scored += lines
+            features.append(some)
             bar.update(len(lines))
-    return decide(scored, chosen, _firsts([(chosen, scored)], items), threshold)
+    near = _near(np.concatenate(features), chosen, near_duplicates)
+    return decide(scored, chosen, _firsts([(chosen, scored)], items), near, threshold)
 
 
 def _decide_all(
-    folder: OutputFolder, shards: Sequence[Shard], items: Sequence[Item], threshold: float
+    folder: OutputFolder,
+    shards: Sequence[Shard],
+    items: Sequence[Item],
+    threshold: float,
+    near_duplicates: float | None,
 ) -> Iterator[tuple[list[Line], list[Line]]]:
     """Decide on all shards, whose scores are there, and write it; yields the lines of each, kept and dropped.
 
@@ -156,11 +176,14 @@ def _decide_all(
         return None
 
     firsts = _firsts(((s.items, scores(s) or [*chain(*folder.read(s.name))]) for s in shards), items)
+    near: dict[int, tuple[Item, float]] = {}
+    if near_duplicates is not None and not all(folder.has_decided(shard.name) for shard in shards):
+        near = _near(np.concatenate([folder.read_features(s.name) for s in shards]), items, near_duplicates)
     for shard in shards:
         if (scored := scores(shard)) is None:
             yield folder.read(shard.name)
         else:
-            kept, dropped = decide(scored, shard.items, firsts, threshold)
+            kept, dropped = decide(scored, shard.items, firsts, near, threshold)
             folder.write(shard, kept, dropped)
             yield kept, dropped
 
@@ -173,3 +196,11 @@ def _firsts(seen: Iterable[tuple[Sequence[Item], Sequence[Line]]], items: Sequen
         for key, digest in {line["key"]: line["hash"] for line in lines if "hash" in line}.items():
             copies.see(numbers[key], digest)
     return {digest: items[number] for digest, number in copies.firsts().items()}
+
+
+def _near(features: np.ndarray, items: Sequence[Item], near_duplicates: float | None) -> dict[int, tuple[Item, float]]:
+    """For the numbers of pictures that look like one of `items` before them that one, and their cosine similarity."""
+    if near_duplicates is None:
+        return {}
+    found = find_near(features, near_duplicates)
+    return {items[at].number: (items[first], cosine) for at, (first, cosine) in found.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from blip_core.capfilt.folder import OutputFolder
 from blip_core.capfilt.items import Item, Line, Shard
 from blip_core.capfilt.models import CapFilter, PictureRead
@@ -44,17 +46,19 @@ class Scoring:
         """Work on a shard that is not there; yields how many more pictures are done."""
         if self.folder and not self.folder.has(shard.name):
             found: list[Line] = []
-            for lines in self.score(shard.items):
+            features: list[np.ndarray] = []
+            for lines, some in self.score(shard.items):
                 found += lines
+                features.append(some)
                 yield len(lines)
-            self.folder.write_scored(shard.name, found)
+            self.folder.write_scored(shard.name, found, np.concatenate(features))
 
-    def score(self, items: Sequence[Item]) -> Iterator[list[Line]]:
-        """A line for each picture, batch by batch.
+    def score(self, items: Sequence[Item]) -> Iterator[tuple[list[Line], np.ndarray]]:
+        """A line for each picture, and its features, float16 (pictures, F), batch by batch.
 
         It has `reason` and `detail` where the picture cannot be read, else `hash`; then, unless one of these pictures
         before it has the same bytes, `captions`: caption, source and score of each, the last one being synthetic; and
-        `long`: web texts that are no captions.
+        `long`: web texts that are no captions. Pictures that were not captioned have features of zeros.
         """
         seen: set[str] = set()
         for batch in read_batches(items, self.batch_size, lambda item: self.models.read(item.picture), self.readers):
@@ -75,19 +79,26 @@ class Scoring:
                     line |= {"captions": [], "long": [text for text in item.texts if len(text) > LONGEST]}
                     if web := [clean_caption(text) for text in item.texts if len(text) <= LONGEST]:
                         good.append((line, picture, web))
+            features = np.zeros((len(lines), self.models.width), np.float16)
             if good:
-                scored = self.models([picture for _, picture, _ in good], [web for _, _, web in good])
+                scored, found = self.models([picture for _, picture, _ in good], [web for _, _, web in good])
                 for (line, _, _), captions in zip(good, scored, strict=True):
                     line["captions"] = [asdict(caption) for caption in captions]
-            yield lines
+                features[[bool(line.get("captions")) for line in lines]] = found
+            yield lines, features
 
 
 def decide(
-    scored: Sequence[Line], items: Sequence[Item], firsts: Mapping[str, Item], threshold: float
+    scored: Sequence[Line],
+    items: Sequence[Item],
+    firsts: Mapping[str, Item],
+    near: Mapping[int, tuple[Item, float]],
+    threshold: float,
 ) -> tuple[list[Line], list[Line]]:
     """Lines of what is kept and of what is dropped, in the order of the pictures.
 
-    `firsts`: for each hash that several pictures of the input have the first of these, which alone counts.
+    `firsts`: for each hash that several pictures of the input have the first of these, which alone counts. `near`: for
+    the numbers of pictures that look like one before them that one, and their cosine similarity.
     """
     kept: list[Line] = []
     dropped: list[Line] = []
@@ -98,6 +109,10 @@ def decide(
             dropped.append(line)
         elif first.number != item.number:
             dropped.append({**about, "reason": "duplicate", "detail": f"the same picture as {first.key}"})
+        elif item.number in near:
+            other, cosine = near[item.number]
+            detail = f"looks like {other.key}, cosine {cosine:.4f}"
+            dropped.append({**about, "reason": "near-duplicate", "detail": detail})
         else:
             for text in line["long"]:
                 detail = f"a caption of {len(text):,} characters, more than {LONGEST:,}"

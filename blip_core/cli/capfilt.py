@@ -39,6 +39,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "--threshold", type=share, default=0.5, metavar="P", help="keep captions that match with this probability (0.5)"
     )
     parser.add_argument(
+        "--near-duplicates", type=probability, metavar="COSINE", help="drop pictures that look so much like one before"
+    )
+    parser.add_argument(
         "--to", choices=["jsonl", "parquet", "webdataset"], default="jsonl", help="the form of what is kept (jsonl)"
     )
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
@@ -96,6 +99,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         args.output,
         threshold=args.threshold,
         to=args.to,
+        near_duplicates=args.near_duplicates,
         batch_size=args.batch_size,
         shard_size=args.shard_size,
         readers=args.readers,
