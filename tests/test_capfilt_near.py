@@ -82,11 +82,30 @@ def test_near_duplicates_are_dropped(models, alike, tmp_path, framework):  # noq
         assert "looks the same came before" in result.report.read_text()
         features = np.concatenate([np.load(path) for path in sorted(out.glob("features/*.npy"))])
         assert (features.shape, features.dtype) == ((12, 8), np.float16)
-    tried = capfilt(dataset, loaded, tmp_path / "try", near_duplicates=1, dry_run=12)
+    tried = capfilt(dataset, loaded, tmp_path / "try", near_duplicates=1, threshold=0, dry_run=12)
     assert tried.counts["pictures"]["near-duplicate"] == 4
     capfilt(dataset, loaded, tmp_path / "without", threshold=0)
     assert {reason for _, reason, _ in drop(tmp_path / "without")} == {"duplicate"}
     assert not (tmp_path / "without/features").exists()
+
+
+def test_a_picture_without_a_caption_that_matches_counts_for_no_other(models, alike, tmp_path):  # noqa: F811
+    loaded, dataset = load(models, "pt"), open_dataset(alike, "caption")
+    capfilt(dataset, loaded, tmp_path / "all", threshold=0)
+    best = {line["key"].split(":")[1]: max(line["score"]) for line in lines(tmp_path / "all", "kept")}
+    pairs = [(str(1 + n), str(9 + n)) for n in range(4)]  # the same pixels, another draw of the captioner
+    first, later = max(pairs, key=lambda pair: best[pair[1]] - best[pair[0]])
+    assert best[later] > best[first]
+    options = {"threshold": best[later], "near_duplicates": 1}
+    for name, more in {"one": {}, "shards": {"shard_size": 1}, "try": {"dry_run": 12}}.items():
+        result = capfilt(dataset, loaded, tmp_path / name, **options, **more)
+        expected = {one for one in best if best[one] >= best[later]}
+        expected -= {after for before, after in pairs if before in expected}
+        assert later in expected
+        assert result.counts["pictures"]["kept"] == len(expected)
+        if not more.get("dry_run"):
+            assert {line["key"].split(":")[1] for line in lines(tmp_path / name, "kept")} == expected
+            assert (first, "near-duplicate") not in [found[:2] for found in drop(tmp_path / name)]
 
 
 def test_shares_and_missing_shards(blip, alike, tmp_path):  # noqa: F811

@@ -66,7 +66,7 @@ def capfilt(
     A caption is kept where the filter's probability of a match is at least `threshold`. `output` gets a shard of
     `shard_size` pictures at a time, see docs/capfilt.md, what is kept being `to` "jsonl" with the paths of pictures, or
     "parquet" or "webdataset" with their bytes. With `near_duplicates`, above 0 and up to 1, a picture is dropped where
-    its features in the filter have at least this cosine similarity with those of one before it that was not.
+    its features in the filter have at least this cosine similarity with those of a picture before it that is kept.
 
     A run that was stopped goes on when it is called again in the same way. `batch_size` and `readers`, threads that
     read pictures, change no caption. Of several processes that are given the same, each does its `share` of the shards,
@@ -153,8 +153,12 @@ def _try(
             scored += lines
             features.append(some)
             bar.update(len(lines))
-    near = _near(np.concatenate(features), chosen, near_duplicates)
-    return decide(scored, chosen, _firsts([(chosen, scored)], items), near, threshold)
+    firsts = _firsts([(chosen, scored)], items)
+    decided = decide(scored, chosen, firsts, {}, threshold)
+    if near_duplicates is None:
+        return decided
+    near = _near(np.concatenate(features), chosen, decided[0], near_duplicates)
+    return decide(scored, chosen, firsts, near, threshold)
 
 
 def _decide_all(
@@ -178,7 +182,12 @@ def _decide_all(
     firsts = _firsts(((s.items, scores(s) or [*chain(*folder.read(s.name))]) for s in shards), items)
     near: dict[int, tuple[Item, float]] = {}
     if near_duplicates is not None and not all(folder.has_decided(shard.name) for shard in shards):
-        near = _near(np.concatenate([folder.read_features(s.name) for s in shards]), items, near_duplicates)
+        fit: list[Line] = []
+        for shard in shards:
+            scored = scores(shard)
+            fit += (decide(scored, shard.items, firsts, {}, threshold) if scored else folder.read(shard.name))[0]
+        features = np.concatenate([folder.read_features(shard.name) for shard in shards])
+        near = _near(features, items, fit, near_duplicates)
     for shard in shards:
         if (scored := scores(shard)) is None:
             yield folder.read(shard.name)
@@ -198,9 +207,15 @@ def _firsts(seen: Iterable[tuple[Sequence[Item], Sequence[Line]]], items: Sequen
     return {digest: items[number] for digest, number in copies.firsts().items()}
 
 
-def _near(features: np.ndarray, items: Sequence[Item], near_duplicates: float | None) -> dict[int, tuple[Item, float]]:
-    """For the numbers of pictures that look like one of `items` before them that one, and their cosine similarity."""
-    if near_duplicates is None:
-        return {}
+def _near(
+    features: np.ndarray, items: Sequence[Item], fit: Iterable[Line], near_duplicates: float
+) -> dict[int, tuple[Item, float]]:
+    """For the numbers of pictures that look like one of `items` before them that one, and their cosine similarity.
+
+    Only those of which a caption is kept, in the lines `fit`, are compared: a picture does not go for the sake of one
+    that goes, too.
+    """
+    keys = {line["key"] for line in fit}
+    features[[item.key not in keys for item in items]] = 0
     found = find_near(features, near_duplicates)
     return {items[at].number: (items[first], cosine) for at, (first, cosine) in found.items()}
