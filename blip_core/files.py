@@ -12,6 +12,9 @@ from typing import Any
 
 MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 1 MB, a shard index less than 10 MB
 
+TEMPORARY = ".*.tmp"
+"""The names of files that are being written, or that a killed process left."""
+
 Version = tuple[int, int]
 """The size of a file in bytes and when it was last written to, in nanoseconds."""
 
@@ -34,6 +37,25 @@ def write_json(path: str | Path, values: dict[str, Any]) -> None:
     """Write a JSON object with sorted keys, atomically; others may write the same."""
     with shared_path(Path(path)) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines, atomically; others may write the same."""
+    with shared_path(path) as temporary:
+        temporary.write_bytes(b"".join(encode_line(line) + b"\n" for line in lines))
+
+
+def read_lines(path: Path, remedy: str = "remove it") -> list[dict[str, Any]]:
+    """Read a file of JSON lines. Raises `ValueError` for one that is damaged, with what to do to have it made anew."""
+    try:
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    except ValueError as error:
+        raise ValueError(f"{path} is not as it was written ({error}); {remedy} to have it made anew.") from None
+
+
+def encode_line(line: Mapping[str, Any]) -> bytes:
+    """A line of JSON; the bytes of a file name that are no UTF-8 become `\\udc..`, which JSON reads back."""
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def file_version(path: str | os.PathLike[str]) -> Version:

@@ -10,16 +10,36 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-Shard = TypeVar("Shard")
-Work = Callable[[Shard], Iterator[int]]
+from blip_core.datasets.examples import ChangedError
+from blip_core.files import TEMPORARY, differences, read_json, write_json
+
+Item = TypeVar("Item")
+Unit = TypeVar("Unit")
+Work = Callable[[Unit], Iterator[int]]
 """Works on a shard, writes its result, and yields how many more pictures are done as it goes."""
+
+
+@dataclass(frozen=True)
+class Shard(Generic[Item]):
+    """So many items in a row, which are worked on as a whole."""
+
+    name: str
+    items: Sequence[Item]
+
+
+def cut(items: Sequence[Item], size: int) -> list[Shard[Item]]:
+    """Shards of `size` items."""
+    return [Shard(f"{at // size:05}", items[at : at + size]) for at in range(0, len(items), size)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,7 @@ class Share:
             raise ValueError(f"A share is I/N with whole numbers 1 <= I <= N, such as 1/8, got {text!r}.")
         return cls(int(found[1]), int(found[2]))
 
-    def take(self, shards: Sequence[Shard]) -> Sequence[Shard]:
+    def take(self, shards: Sequence[Unit]) -> Sequence[Unit]:
         """The shards of this share."""
         return shards[self.number - 1 :: self.of]
 
@@ -76,9 +96,7 @@ class OnRay:
             raise ValueError(f"cpus must be above 0 and gpus at least 0, got {self.cpus!r} and {self.gpus!r}.")
 
 
-def work_through(
-    shards: Sequence[Shard], start: Callable[[], Work[Shard]], on_ray: OnRay | None = None
-) -> Iterator[int]:
+def work_through(shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray: OnRay | None = None) -> Iterator[int]:
     """Work through shards; yields how many more pictures are done.
 
     `start` is called once by whoever works and loads what is needed. With Ray, it and the shards must be such that
@@ -94,6 +112,55 @@ def work_through(
         work = start()
         for shard in shards:
             yield from work(shard)
+
+
+def begin_run(path: Path, name: str, run: Mapping[str, Any], allowed: Collection[str] = ()) -> None:
+    """Begin a run with these facts in a folder, or go on with it; the file `name` in it remembers them.
+
+    Raises `ValueError` for a folder of another run, naming the difference, and for one of other files than those
+    `allowed`; `OSError` where it cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; the output of this command needs a folder.")
+    # Looked for first: what another process writes, which begins just now, comes after what the run is.
+    others = path.is_dir() and any(p.name not in allowed and not fnmatch(p.name, TEMPORARY) for p in path.iterdir())
+    if (path / name).exists():
+        if different := differences(read_json(path / name), run):
+            raise ValueError(
+                f"{path} holds another run: {'; '.join(different)}. Give the same again to go on with it, or name "
+                "another folder."
+            )
+        return
+    if others:
+        raise ValueError(f"{path} holds other files and no run of this command; name a new or empty folder.")
+    with writing(path):
+        write_json(path / name, dict(run))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of what cannot be written which file it is and what to do."""
+    try:
+        yield
+    except ChangedError:  # of what is read for it, and says so
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}. Make room, or see to it that it may be written, and "
+            "give the same again: finished shards stay."
+        ) from error
+
+
+def clean(path: Path) -> None:
+    """Remove what killed processes left, when all is done."""
+    for left in path.rglob(TEMPORARY):
+        left.unlink(missing_ok=True)
+
+
+def check_worker(found: object, wanted: object) -> None:
+    """Raise `ValueError` where the models that a worker loaded are not those of the run."""
+    if found != wanted:
+        raise ValueError("A worker has loaded other models than the run; give all machines the same files.")
 
 
 class _Actor:
@@ -114,7 +181,7 @@ class _Actor:
         return {"pictures": [pictures], "error": error}
 
 
-def _on_ray(shards: Sequence[Shard], start: Callable[[], Work[Shard]], how: OnRay) -> Iterator[int]:
+def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], how: OnRay) -> Iterator[int]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     import ray
     import ray.data

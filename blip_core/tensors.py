@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 
+from blip_core.processing import BlipProcessor
 from blip_core.weights import TRAINING_STATE
 
 
@@ -41,6 +44,20 @@ def no_gradients(model: Any) -> AbstractContextManager[Any]:
 def is_pytorch(model: Any) -> bool:
     """Say whether a model is of PyTorch; else it is of TensorFlow."""
     return hasattr(model, "state_dict")
+
+
+def identity(model: Any, processor: BlipProcessor) -> str:
+    """What a model's results depend on, as a hash of its weights and settings, and those of its processor.
+
+    It is the same in both frameworks.
+    """
+    settings = [model.config.to_dict(), processor.image_processor.to_dict(), processor.tokenizer.get_vocab()]
+    if hasattr(model, "generate"):
+        settings.append(model.generation_config.to_dict())
+    text = json.dumps(settings, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    hash_weights(digest, model)
+    return digest.hexdigest()
 
 
 def hash_weights(digest: Digest, model: Any, beginnings: tuple[str, ...] = ("",)) -> None:

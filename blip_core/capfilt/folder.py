@@ -12,17 +12,17 @@ OUTPUT/capfilt.json           what the run was started with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blip_core.capfilt.formats import FORMS, read_lines, write_lines
-from blip_core.capfilt.items import Line, Shard
-from blip_core.datasets.examples import ChangedError
-from blip_core.files import differences, read_json, shared_path, write_json
+from blip_core.capfilt.formats import FORMS, read_lines
+from blip_core.capfilt.items import Item, Line
+from blip_core.files import shared_path, write_lines
+from blip_core.sharding import Shard, begin_run, clean, writing
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
@@ -45,21 +45,8 @@ class OutputFolder:
         Raises `ValueError` for a folder of another run, naming the difference, and for one of other files; `OSError`
         where it cannot be written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; the output of CapFilt needs a folder.")
-        # Looked for first: what another process writes, which begins just now, comes after what the run is.
-        others = self.path.is_dir() and any(p.name != DRY_RUN and not _is_temporary(p) for p in self.path.iterdir())
-        if (self.path / RUN).exists():
-            if different := differences(read_json(self.path / RUN), run):
-                raise ValueError(
-                    f"{self.path} holds another run: {'; '.join(different)}. Give the same again to go on with it, or "
-                    "name another folder."
-                )
-        elif others:
-            raise ValueError(f"{self.path} holds other files and no run of CapFilt; name a new or empty folder.")
+        begin_run(self.path, RUN, run, allowed=[DRY_RUN])
         with writing(self.path):
-            if not (self.path / RUN).exists():
-                write_json(self.path / RUN, dict(run))
             if not (self.dropped / INPUT).exists():
                 write_lines(self.dropped / INPUT, problems)
 
@@ -101,7 +88,7 @@ class OutputFolder:
         """What the models say of a shard. Raises `FileNotFoundError` where that is decided already."""
         return read_lines(self._lines(self.scored, shard))
 
-    def write(self, shard: Shard, kept: Sequence[Line], dropped: Sequence[Line]) -> None:
+    def write(self, shard: Shard[Item], kept: Sequence[Line], dropped: Sequence[Line]) -> None:
         """Write what was decided, for good."""
         with writing(self.path):
             write_lines(self._lines(self.dropped, shard.name), dropped)
@@ -114,8 +101,7 @@ class OutputFolder:
 
     def clean(self) -> None:
         """Remove what killed processes left, when all is done."""
-        for path in self.path.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        clean(self.path)
         with suppress(OSError):  # of another process that has begun a shard that was done
             self.scored.rmdir()
 
@@ -132,21 +118,3 @@ class OutputFolder:
     @staticmethod
     def _lines(folder: Path, shard: str) -> Path:
         return folder / f"{shard}.jsonl"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say of what cannot be written which file it is and what to do."""
-    try:
-        yield
-    except ChangedError:  # of what is read for it, and says so
-        raise
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}. Make room, or see to it that it may be written, and "
-            "give the same again: finished shards stay."
-        ) from error
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")

@@ -17,10 +17,11 @@ from typing import Protocol
 
 from PIL import Image
 
+from blip_core import files
 from blip_core.capfilt.items import Item, Line
 from blip_core.datasets.examples import ChangedError, Picture
 from blip_core.datasets.parquet import import_pyarrow
-from blip_core.files import shared_path
+from blip_core.files import encode_line, shared_path, write_lines
 from blip_core.images import SUFFIXES
 
 GROUP, GROUP_BYTES = 32, 2**26
@@ -126,7 +127,7 @@ class WebDataset:
         with shared_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in _with_pictures(path, lines, items):
                 name, data = row["image"]["path"], row["image"]["bytes"]
-                text = _encode({field: value for field, value in row.items() if field != "image"})
+                text = encode_line({field: value for field, value in row.items() if field != "image"})
                 for member, content in ((name, data), (os.path.splitext(name)[0] + ".json", text)):
                     header = tarfile.TarInfo(member)  # of the year 1970, and nobody's
                     header.size = len(content)
@@ -172,23 +173,9 @@ def read_again(line: Line, picture: Picture) -> bytes:
     return data
 
 
-def write_lines(path: Path, lines: Iterable[Line]) -> None:
-    """Write a file of JSON lines."""
-    with shared_path(path) as temporary:
-        temporary.write_bytes(b"".join(_encode(line) + b"\n" for line in lines))
-
-
 def read_lines(path: Path) -> list[Line]:
     """Read a file of JSON lines. Raises `ValueError` for one that is damaged."""
-    try:
-        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    except ValueError as error:
-        raise _broken(path, error) from None
-
-
-def _encode(line: Line) -> bytes:
-    # The bytes of a file name that are no UTF-8 become `\udc..`, which JSON reads back.
-    return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return files.read_lines(path, _remedy(path))
 
 
 def _restore(key: str) -> str:
@@ -197,10 +184,11 @@ def _restore(key: str) -> str:
 
 
 def _broken(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is not as it was written ({error}); remove scored/{path.stem}.jsonl and kept/{path.name} to have it "
-        "made anew."
-    )
+    return ValueError(f"{path} is not as it was written ({error}); {_remedy(path)} to have it made anew.")
+
+
+def _remedy(path: Path) -> str:
+    return f"remove scored/{path.stem}.jsonl and kept/{path.name}"
 
 
 def _with_pictures(path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> Iterator[Line]:

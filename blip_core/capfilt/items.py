@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,14 +29,6 @@ class Item:
     texts: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Shard:
-    """So many pictures in a row, which are worked on as a whole."""
-
-    name: str
-    items: Sequence[Item]
-
-
 def find_items(dataset: Dataset) -> tuple[list[Item], list[Line]]:
     """The pictures with captions, each once, in the order of the first example of each, and what else there is."""
     unusable = [{"key": key, "reason": "unusable", "detail": detail} for key, detail in dataset.problems]
@@ -54,11 +46,6 @@ def find_items(dataset: Dataset) -> tuple[list[Item], list[Line]]:
         there = picture if path == picture.path else replace(picture, path=path)
         found.append(Item(number, key, there, tuple(texts[picture])))
     return found, unusable
-
-
-def cut(items: Sequence[Item], size: int) -> list[Shard]:
-    """Shards of `size` pictures."""
-    return [Shard(f"{at // size:05}", items[at : at + size]) for at in range(0, len(items), size)]
 
 
 def fingerprint(items: Iterable[Item]) -> str:

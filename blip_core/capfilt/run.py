@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from blip_core.capfilt.folder import DRY_RUN, OutputFolder, writing
+from blip_core.capfilt.folder import DRY_RUN, OutputFolder
 from blip_core.capfilt.formats import FORMS
-from blip_core.capfilt.items import Copies, Item, Line, Shard, cut, find_items, fingerprint
+from blip_core.capfilt.items import Copies, Item, Line, find_items, fingerprint
 from blip_core.capfilt.models import CapFilter
 from blip_core.capfilt.near import find_near
 from blip_core.capfilt.report import Summary, write_report
 from blip_core.capfilt.scoring import Scoring, decide
 from blip_core.datasets import Dataset
 from blip_core.reading import READERS
-from blip_core.sharding import OnRay, Share, work_through
+from blip_core.sharding import OnRay, Shard, Share, cut, work_through, writing
 
 WHOLE = Share()
 
@@ -163,7 +163,7 @@ def _try(
 
 def _decide_all(
     folder: OutputFolder,
-    shards: Sequence[Shard],
+    shards: Sequence[Shard[Item]],
     items: Sequence[Item],
     threshold: float,
     near_duplicates: float | None,
@@ -173,7 +173,7 @@ def _decide_all(
     Any number of processes may do so at once.
     """
 
-    def scores(shard: Shard) -> list[Line] | None:
+    def scores(shard: Shard[Item]) -> list[Line] | None:
         """What the models say of a shard, None where that is decided."""
         with suppress(FileNotFoundError):  # another process decides on it just now
             return None if folder.has_decided(shard.name) else folder.read_scored(shard.name)

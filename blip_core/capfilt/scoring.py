@@ -8,11 +8,12 @@ from dataclasses import asdict
 import numpy as np
 
 from blip_core.capfilt.folder import OutputFolder
-from blip_core.capfilt.items import Item, Line, Shard
+from blip_core.capfilt.items import Item, Line
 from blip_core.capfilt.models import CapFilter, PictureRead
 from blip_core.datasets import clean_caption
 from blip_core.datasets.examples import ChangedError
 from blip_core.reading import read_batches
+from blip_core.sharding import Shard, check_worker
 
 LONGEST = 10_000
 """A web text of more characters is no caption."""
@@ -38,11 +39,10 @@ class Scoring:
     ) -> Scoring:
         """Begin in a process of its own, with models that must be those of the run."""
         models = load()
-        if models.identity != identity:
-            raise ValueError("A worker has loaded other models than the run; give all machines the same files.")
+        check_worker(models.identity, identity)
         return cls(models, batch_size, readers, folder)
 
-    def __call__(self, shard: Shard) -> Iterator[int]:
+    def __call__(self, shard: Shard[Item]) -> Iterator[int]:
         """Work on a shard that is not there; yields how many more pictures are done."""
         if self.folder and not self.folder.has(shard.name):
             found: list[Line] = []
