@@ -10,6 +10,8 @@ from typing import Any
 from blip_core.generation import GenerationConfig
 from blip_core.sharding import OnRay, Share
 
+SHARD_SIZE = 1000
+
 DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
 
@@ -47,16 +49,26 @@ def add_result_arguments(parser: argparse.ArgumentParser, batch: str) -> None:
 
 
 def add_scale_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which part of the work this process does, and whether Ray does it; see `on_ray`."""
+    """How the work is divided, which part this process does, and whether Ray does it; see `on_ray`.
+
+    What is not given is None or False.
+    """
     group = parser.add_argument_group("more processes and machines")
     group.add_argument(
-        "--shards", type=_share, default=Share(), metavar="I/N", help="do the Ith of N parts of the shards (all)"
+        "--shard-size", type=whole(1), metavar="N", help=f"pictures in a shard, which is a file ({SHARD_SIZE})"
     )
+    group.add_argument("--shards", type=_share, metavar="I/N", help="do the Ith of N parts of the shards (all)")
     group.add_argument("--ray", action="store_true", help="let Ray do the work, on this machine")
     group.add_argument("--ray-address", metavar="ADDRESS", help="let a Ray cluster do the work: auto, or where it is")
     group.add_argument("--ray-actors", type=whole(1), metavar="N", help="load the models N times (as there is room)")
     group.add_argument("--ray-cpus", type=positive, metavar="N", help="cores for each of them (1)")
     group.add_argument("--ray-gpus", type=positive, metavar="N", help="GPUs for each of them (0)")
+
+
+def scale_argument(args: argparse.Namespace) -> str | None:
+    """The first argument given that divides the work, None without one."""
+    names = ("shards", "ray", "ray_address", "shard_size")
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(args, name)), None)
 
 
 def on_ray(args: argparse.Namespace, parser: argparse.ArgumentParser) -> OnRay | None:

@@ -106,6 +106,13 @@ def default_framework() -> str:
     raise ValueError("Neither PyTorch nor TensorFlow is installed: pip install torch (or tensorflow).")
 
 
+def for_workers(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments as processes elsewhere understand them, and such that they can be pickled."""
+    given = {name: value for name, value in vars(args).items() if name != "run"}
+    model = os.path.abspath(args.model) if os.path.exists(args.model) else args.model
+    return argparse.Namespace(**given | {"model": model, "framework": args.framework or default_framework()})
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Drop what native code prints: TensorFlow remarks on the machine while it is imported, whatever it is told."""

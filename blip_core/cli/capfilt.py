@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blip_core.cli.arguments import (
+    SHARD_SIZE,
     add_framework_arguments,
     add_scale_arguments,
     on_ray,
@@ -17,9 +18,10 @@ from blip_core.cli.arguments import (
     whole,
 )
 from blip_core.cli.backend import Backend, default_framework
-from blip_core.cli.report import Report, json_line
+from blip_core.cli.report import Report, json_line, say_missing
 from blip_core.datasets import open_dataset
 from blip_core.reading import READERS
+from blip_core.sharding import Share
 
 if TYPE_CHECKING:
     from blip_core.capfilt import CapFilter, Captioning
@@ -45,7 +47,6 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         "--to", choices=["jsonl", "parquet", "webdataset"], default="jsonl", help="the form of what is kept (jsonl)"
     )
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
-    parser.add_argument("--shard-size", type=whole(1), default=1000, metavar="N", help="pictures in a file (1000)")
     parser.add_argument("--readers", type=whole(1), default=READERS, metavar="N", help=f"threads ({READERS})")
     parser.add_argument("--dry-run", type=whole(1), metavar="N", help="only report on N pictures of the input")
     parser.add_argument("--json", action="store_true", help="print the counts as one JSON object")
@@ -101,15 +102,14 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         to=args.to,
         near_duplicates=args.near_duplicates,
         batch_size=args.batch_size,
-        shard_size=args.shard_size,
+        shard_size=args.shard_size or SHARD_SIZE,
         readers=args.readers,
-        share=args.shards,
+        share=args.shards or Share(),
         on_ray=how,
         dry_run=args.dry_run,
         progress=True,
     )
-    if result.missing:
-        print(f"blip: this part is done; {result.missing} shards of others are missing", file=sys.stderr)
+    say_missing(result.missing)
     report = Report(as_json=False)
     for where, reason in result.problems:
         report.problem(where, reason)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from blip_core.cli.arguments import (
     add_length_arguments,
     add_model_arguments,
     add_result_arguments,
+    add_scale_arguments,
     generation_options,
+    on_ray,
     positive,
     probability,
+    scale_argument,
     whole,
 )
-from blip_core.cli.backend import Backend
+from blip_core.cli.captions import Captioner, fill_folder, tell
 from blip_core.cli.pictures import find_pictures
 from blip_core.cli.report import Report
 from blip_core.cli.targets import OutputFile, Sidecars, Target
 from blip_core.images import SUFFIXES
-from blip_core.reading import read_batches
 
 
 def add_command(commands: Any) -> None:
@@ -48,11 +49,14 @@ def add_command(commands: Any) -> None:
         "files", "What is done already is skipped, so that a stopped run can be gone on with."
     )
     group.add_argument("--sidecar", metavar=".txt", help="write each caption beside its picture, with this suffix")
-    group.add_argument("--output", metavar="FILE", help="add all captions to a .jsonl or .csv file")
+    group.add_argument(
+        "--output", metavar="PATH", help="add all captions to a .jsonl or .csv file, or write shards into a folder"
+    )
     group.add_argument("--prefix", default="", help="what to put before each caption")
     group.add_argument("--suffix", default="", help="what to put after each caption")
     group.add_argument("--overwrite", action="store_true", help="do again what is done already")
     add_model_arguments(parser)
+    add_scale_arguments(parser)
     parser.set_defaults(run=lambda args: run(args, parser))
 
 
@@ -60,7 +64,14 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Caption pictures; returns the exit code."""
     options = checked_options(args, parser)
     report = Report(args.json, quiet=bool(args.sidecar or args.output))
+    how = on_ray(args, parser)
     pictures, problems = find_pictures(args.images, args.recursive)
+    if into_folder(args):
+        for argument, problem in problems.items():
+            report.problem(argument, problem)
+        if pictures:
+            fill_folder(pictures, args, options, how, report)
+        return report.exit_code(summary=True)
     targets = open_targets(args)
     if args.sidecar:
         pictures = with_own_sidecars(pictures, args.sidecar, problems)
@@ -78,28 +89,12 @@ def caption(
     todo: list[str], args: argparse.Namespace, options: dict[str, Any], targets: list[Target], report: Report
 ) -> None:
     """Caption the pictures of `todo` batch by batch."""
-    backend = Backend("BlipForConditionalGeneration", args)
-    for batch in read_batches(todo, args.batch_size, backend.read_picture):
-        good = {path: picture for path, picture in batch if not isinstance(picture, Exception)}
-        for path, picture in batch:
-            if isinstance(picture, Exception):
-                report.problem(path, picture)
-        if not good:
-            continue
-        prompts = backend.tokens([args.prompt] * len(good)) if args.prompt else {}
-        output = backend.model.generate(
-            pixel_values=backend.tensor(np.stack(list(good.values()))), **prompts, **options, seed=args.seed
-        )
-        entries = []
-        for path, (text, scores) in zip(good, backend.texts(output), strict=True):
-            entry = {"image": path, "caption": args.prefix + text + args.suffix}
-            entries.append(entry | scores if args.scores else entry)
+    for batch in Captioner(args, options)(todo):
+        good = [entry for entry in batch if "error" not in entry]
         for target in targets:
-            target.write([entry for entry in entries if not target.has(entry["image"])])
-        for entry in entries:
-            confidence = f" ({entry['confidence']:.3f})" if args.scores else ""
-            report.result(entry, f"{entry['image']}: {entry['caption']}{confidence}")
-            report.finished()
+            target.write([entry for entry in good if not target.has(entry["image"])])
+        for entry in batch:
+            tell(entry, report)
 
 
 def checked_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -109,8 +104,18 @@ def checked_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -
             parser.error(f"argument --{name.replace('_', '-')}: needs --sample")
     if args.sidecar and (not re.fullmatch(r"\.\w+", args.sidecar) or args.sidecar.lower() in SUFFIXES):
         parser.error(f"argument --sidecar: must be a suffix such as .txt that no picture has, got {args.sidecar!r}")
-    if args.output and not args.output.lower().endswith((".jsonl", ".csv")):
-        parser.error(f"argument --output: must end in .jsonl or .csv, got {args.output!r}")
+    if args.output and not into_folder(args) and not args.output.lower().endswith((".jsonl", ".csv")):
+        parser.error(
+            f"argument --output: must end in .jsonl or .csv, or be a folder without a dot, got {args.output!r}"
+        )
+    if into_folder(args):
+        for name in ("sidecar", "overwrite"):
+            if getattr(args, name):
+                parser.error(f"argument --{name}: not where --output is a folder")
+        if args.sample and args.seed is None:
+            parser.error("argument --sample: needs --seed where --output is a folder, so that all draw alike")
+    elif given := scale_argument(args):
+        parser.error(f"argument {given}: needs --output FOLDER, which all that share the work write to")
     return generation_options(
         parser,
         num_beams=args.beams,
@@ -121,6 +126,11 @@ def checked_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -
         top_p=args.top_p,
         temperature=args.temperature,
     )
+
+
+def into_folder(args: argparse.Namespace) -> bool:
+    """Say whether `--output` is a folder: its last part has no suffix."""
+    return bool(args.output) and not os.path.splitext(args.output)[1]
 
 
 def with_own_sidecars(pictures: list[str], suffix: str, problems: dict[str, str]) -> list[str]:

@@ -14,6 +14,17 @@ def json_line(entry: dict[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
+def say_missing(shards: int) -> None:
+    """Say where others have not done their part that so many shards are missing."""
+    if shards:
+        print(f"blip: this part is done; {shards} shards of others are missing", file=sys.stderr)
+
+
+def in_one_line(error: Exception | str) -> str:
+    """What is wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class Report:
     """Prints results and problems, shows how far the work is, and knows the exit code.
 
@@ -37,6 +48,7 @@ class Report:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def result(self, entry: dict[str, Any], line: str) -> None:
         """Print one result: `entry` with `--json`, else `line`."""
@@ -51,7 +63,7 @@ class Report:
     def problem(self, image: str, error: Exception | str) -> None:
         """Say what is wrong with one picture (or what was typed for it) and count it as failed."""
         self.failed += 1
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = in_one_line(error)
         if self.json:
             self._print(json_line({"image": image, "error": message}))
         else:
@@ -69,8 +81,8 @@ class Report:
     def _print(self, text: str) -> None:
         tqdm.write(text, file=sys.stdout, end="")  # past the progress bar
 
-    def step(self) -> None:
-        """Show that one more picture is dealt with."""
+    def step(self, count: int = 1) -> None:
+        """Show that one more picture is dealt with, or `count`."""
         sys.stdout.flush()
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(count)
