@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from blip_core.cli.arguments import add_model_arguments, add_result_arguments, whole
+from blip_core.cli.arguments import (
+    add_model_arguments,
+    add_result_arguments,
+    add_scale_arguments,
+    on_ray,
+    scale_argument,
+    whole,
+)
 from blip_core.cli.backend import Backend
-from blip_core.cli.pictures import inside, run_batches
+from blip_core.cli.indexing import collect, encode_parts, reader, update
+from blip_core.cli.pictures import run_batches
 from blip_core.cli.report import Report
-from blip_core.files import file_version
-from blip_core.images import is_picture_name
 from blip_core.retrieval import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
-from blip_core.retrieval.video import FRAMES, frame_files, is_video_file
+from blip_core.retrieval.parts import Parts
+from blip_core.retrieval.video import FRAMES, is_video_file
 
 RERANK = 16
 """How many of the best are matched unless told otherwise: each takes a CPU about half a second (the original: 128)."""
@@ -54,12 +60,14 @@ def add_command(commands: Any) -> None:
     group.add_argument("--index", metavar="FOLDER", help="where to keep the index (in the user's cache)")
     group.add_argument("--rebuild", action="store_true", help="begin the index anew")
     add_model_arguments(parser)
+    add_scale_arguments(parser)
     parser.set_defaults(run=lambda args: run(args, parser))
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Bring the index up to date and search it; returns the exit code."""
     texts, folder = queries(args, parser)
+    how = on_ray(args, parser)
     stamps = collect(folder, args.recursive, args.videos)
     if args.videos and find_spec("av") is None and any(map(is_video_file, stamps)):
         raise ValueError('--videos: video files need PyAV; pip install "blip-duo[video]", or av.')
@@ -73,7 +81,14 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.rebuild:
         delete_index(path)
     with FeatureIndex(path, folder, matcher.identity, matcher.width) as index:
+        if args.shards or how:
+            encode_parts(index, matcher, folder, stamps, args, how, report)
+        if args.shards:
+            return report.exit_code(summary=True)
+        Parts(path, matcher.identity, matcher.width).take_into(index)
         update(index, matcher, folder, stamps, args, report)
+        if not features:
+            return report.exit_code(summary=True)
         entries = {name: entry for name, entry in index.entries().items() if name in stamps}
         best = max(args.top, args.rerank if texts else 0)
         hits = find(np.concatenate(features), index.features, entries, best)
@@ -85,81 +100,23 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 def queries(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[str], str]:
     """The texts and the folder; ends the command with exit code 2 where there is nothing to search for or in."""
-    texts, folder = args.texts, args.folder
+    texts, folder, divided = args.texts, args.folder, scale_argument(args)
+    if divided and not args.index:
+        parser.error(f"argument {divided}: needs --index FOLDER, which all that share the work write to")
+    if divided == "--shard-size":
+        parser.error("argument --shard-size: needs --shards, --ray or --ray-address")
     if folder is None:
-        if len(texts) > 1 or not args.image:
+        if len(texts) > 1 or not (args.image or divided):
             parser.error("give a text and a folder, in this order, or a folder and --image")
         texts, folder = [], texts[0]
+    if args.shards and (texts or args.image or args.rebuild):
+        parser.error("argument --shards: give the folder alone, and search when all parts are encoded")
     if not os.path.isdir(folder):
         parser.error(f"argument FOLDER: {folder!r} is no folder")
     for text in texts:
         if not text.strip() or os.path.isdir(text):
             parser.error(f"argument TEXT: {text!r} is {'a folder; give one, at the end' if text.strip() else 'empty'}")
     return texts, folder
-
-
-def collect(folder: str, recursive: bool, videos: bool) -> dict[str, str]:
-    """The pictures (and videos) of a folder by their names relative to it, each with a stamp of its state.
-
-    Raises `ValueError` where there are none.
-    """
-
-    def wanted(name: str) -> bool:
-        return is_picture_name(name) or (videos and is_video_file(name) and not name.startswith("."))
-
-    found = {path: stamp(path) for path in inside(folder, recursive, wanted)}
-    if videos and not recursive:
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            frames = frame_files(entry.path) if entry.is_dir() and not entry.name.startswith(".") else []
-            if frames:
-                state = "\n".join(f"{os.path.basename(path)} {stamp(path)}" for path in frames)
-                found[entry.path] = hashlib.blake2b(os.fsencode(state), digest_size=16).hexdigest()
-    if not found:
-        hint = "" if recursive else "; --recursive looks in the folders below too"
-        raise ValueError(f"{folder}: no pictures in this folder{hint}")
-    return {os.path.relpath(path, folder): state for path, state in found.items()}
-
-
-def stamp(path: str) -> str:
-    """What changes when a file is written: its size in bytes and its time in nanoseconds."""
-    try:
-        size, time = file_version(path)
-    except OSError:  # gone, or a link to nowhere: reading it will tell
-        return "missing"
-    return f"{size} {time}"
-
-
-def update(
-    index: FeatureIndex, matcher: Matcher, folder: str, stamps: dict[str, str], args: argparse.Namespace, report: Report
-) -> None:
-    """Encode what is new or changed, batch by batch, and forget what is gone."""
-    known = index.entries()
-    # What is not looked for today, such as folders below, stays in the index as long as it exists.
-    index.remove(name for name in known if name not in stamps and not os.path.lexists(os.path.join(folder, name)))
-    todo = [
-        name
-        for name, state in stamps.items()
-        if name not in known or known[name].stamp != state or known[name].frames not in (0, args.frames)
-    ]
-    report.skipped = len(stamps) - len(todo)
-
-    def work(items: list[np.ndarray]) -> list[tuple[np.ndarray, int]]:
-        counts = [args.frames if len(item) > 1 else 0 for item in items]
-        return list(zip(matcher.image_features(items), counts, strict=True))
-
-    with report.progress(len(todo)):
-        for batch in run_batches(todo, args.batch_size, reader(matcher, folder, args), work):
-            good = {name: result for name, result in batch if not isinstance(result, Exception)}
-            if good:
-                entries = {name: (stamps[name], frames) for name, (_, frames) in good.items()}
-                index.add(entries, np.stack([feature for feature, _ in good.values()]))
-            for name, result in batch:
-                if isinstance(result, Exception):
-                    if name in known:
-                        index.remove([name])  # as it was before it broke
-                    report.problem(os.path.join(folder, name), result)
-                else:
-                    report.finished()
 
 
 def match_best(
@@ -179,11 +136,6 @@ def match_best(
     with report.progress(len(wanted)):
         for _ in rerank(matcher, texts, hits, args.rerank, embeds()):
             report.step()
-
-
-def reader(matcher: Matcher, folder: str, args: argparse.Namespace) -> Callable[[str], np.ndarray]:
-    """A function that reads a picture or video by its name."""
-    return lambda name: matcher.read(os.path.join(folder, name), args.frames)
 
 
 def show(texts: list[str], images: list[str], hits: list[list[Hit]], folder: str, top: int, report: Report) -> None:

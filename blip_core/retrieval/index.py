@@ -26,6 +26,8 @@ SCHEMA = (
 )
 VERSION = 1
 ANEW = "begin it anew (blip search --rebuild)"
+PARTS = "blip-parts"
+"""The folder in an index of what other processes have encoded and no search has taken in yet."""
 HEADER = 128
 """Bytes before the first feature: NumPy's header, in which it leaves room for the number of rows to grow."""
 
@@ -238,5 +240,8 @@ def default_index(folder: str | os.PathLike[str], model: str) -> Path:
 
 def delete_index(index: str | os.PathLike[str]) -> None:
     """Delete the files of an index, and nothing else in its folder."""
+    index = Path(index)
     for name in ("blip-index.sqlite-journal", "blip-index.sqlite", "blip-features.npy"):  # journal: of a killed run
-        (Path(index) / name).unlink(missing_ok=True)
+        (index / name).unlink(missing_ok=True)
+    for part in index.glob(f"{PARTS}/*/*.jsonl"):
+        part.unlink(missing_ok=True)

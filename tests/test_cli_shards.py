@@ -1,0 +1,137 @@
+"""`blip caption` into a folder and the indexing of `blip search`, by one process, in shares and on Ray."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip_core.cli import captions
+from blip_core.datasets import open_dataset
+from blip_core.retrieval import FeatureIndex, Matcher
+from tests.test_cli import FRAMEWORKS, blip, models, no_models, objects, usage_error  # noqa: F401  # fixtures
+
+SHARDS = ("--shard-size", "3", "--batch-size", "2")
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """The working directory with a folder of eight pictures, of which the fourth cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(noise).save(f"photos/{number}.png")
+    Path("photos/3.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def entries(folder):
+    return [json.loads(line) for path in sorted(Path(folder).glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_captions_in_shares(blip, pictures, framework):  # noqa: F811
+    """What one process writes and what is printed without a folder, however the work is divided and begun anew."""
+    how = ("--sample", "--seed", "3", "--prompt", "a", "--suffix", "!", "--framework", framework)
+    code, out, err = blip("caption", "photos", "--output", "one", *SHARDS, *how)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 2
+    assert "photos/3.png is not a picture that can be read whole" in err
+    assert err.endswith("blip: 7 done, 1 failed\n")
+    assert sorted(contents("one")) == ["00000.jsonl", "00001.jsonl", "00002.jsonl", "caption.json"]
+    plain = [entry for entry in objects(blip("caption", "photos", "--json", *how)[1]) if "caption" in entry]
+    found = [entry for entry in entries("one") if "caption" in entry]
+    assert found == [{**entry, "image": os.path.abspath(entry["image"])} for entry in plain]
+    assert len({entry["caption"] for entry in found}) > 1
+    assert [len(example.texts) for example in open_dataset("one/*.jsonl", "caption")] == [1, 1, 1, 0, 1, 1, 1, 1]
+
+    code, _, err = blip("caption", "photos", "--output", "many", *SHARDS, *how, "--shards", "2/2")
+    assert (code, "this part is done; 2 shards of others are missing" in err) == (1, True)
+    code, _, err = blip("caption", "photos", "--output", "many", *SHARDS, *how, "--shards", "1/2")
+    assert (code, err) == (0, "blip: 5 done\n")
+    assert contents("many") == contents("one")
+    Path("many/00002.jsonl").unlink()
+    Path("many/.00002.jsonl.x.tmp").touch()  # as of a process that was killed
+    assert blip("caption", "photos", "--output", "many", *SHARDS, *how)[2].endswith("2 done, 5 done before, 1 failed\n")
+    assert contents("many") == contents("one")
+
+
+def test_captions_killed_in_a_shard(blip, pictures, monkeypatch):  # noqa: F811
+    assert blip("caption", "photos", "--output", "one", *SHARDS, "--scores")[0] == 1
+    write, left = captions.write_lines, [2]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(captions, "write_lines", interrupted)
+    assert blip("caption", "photos", "--output", "many", *SHARDS, "--scores")[0] == 130
+    assert sorted(contents("many")) == ["00000.jsonl", "caption.json"]
+    monkeypatch.setattr(captions, "write_lines", write)
+    assert blip("caption", "photos", "--output", "many", *SHARDS, "--scores", "--json")[1].count("confidence") == 4
+    assert contents("many") == contents("one")
+
+
+def test_a_folder_of_something_else(blip, pictures):  # noqa: F811
+    assert blip("caption", "photos/0.png", "photos/1.png", "--output", "out")[0] == 0
+    before = contents("out")
+    for options, said in [
+        (["photos/0.png"], "pictures was 2, is 1"),
+        (["photos/0.png", "photos/2.png"], "input was '"),
+        (["photos/0.png", "photos/1.png", "--beams", "2"], "beams was None, is 2"),
+        (["photos/0.png", "photos/1.png", "--shard-size", "1"], "shard_size was 1000, is 1"),
+    ]:
+        code, out, err = blip("caption", *options, "--output", "out")
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        assert f"holds another run: {said}" in err
+    assert "photos holds other files and no run" in blip("caption", "photos", "--output", "photos")[2]
+    Path("file").touch()
+    assert "file is a file" in blip("caption", "photos", "--output", "file")[2]
+    assert contents("out") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shards", "1/2"], "--shards: needs --output FOLDER"),
+        (["--ray", "--output", "all.jsonl"], "--ray: needs --output FOLDER"),
+        (["--shard-size", "5", "--sidecar", ".txt"], "--shard-size: needs --output FOLDER"),
+        (["--output", "out", "--sidecar", ".txt"], "--sidecar: not where --output is a folder"),
+        (["--output", "out", "--overwrite"], "--overwrite: not where --output is a folder"),
+        (["--output", "out", "--sample"], "--sample: needs --seed"),
+        (["--output", "out", "--shards", "3/2"], "--shards: A share is I/N"),
+        (["--output", "out", "--ray-actors", "2"], "--ray-actors: needs --ray"),
+        (["--output", "out.v2"], "must end in .jsonl or .csv, or be a folder"),
+    ],
+)
+def test_what_does_not_go_with_a_folder(capsys, no_models, arguments, said):  # noqa: F811
+    assert said in usage_error("caption", "x.png", "--model", "m", *arguments, capsys=capsys)
+
+
+@pytest.mark.slow
+def test_captions_on_ray(blip, pictures):  # noqa: F811
+    pytest.importorskip("ray")
+    for folder, how in (("one", []), ("ray", ["--ray"])):
+        code, _, err = blip("caption", "photos", "--output", folder, *SHARDS, *how)
+        assert (code, err.endswith("blip: 7 done, 1 failed\n")) == (1, True)
+    assert contents("ray") == contents("one")
+
+
+def features(index, models):  # noqa: F811
+    """What an index knows, with the bytes of its features."""
+    framework = FRAMEWORKS[0]
+    (there,) = [path for path in Path(index).iterdir() if path.suffix == ".npy"]
+    package = importlib.import_module(backend.FRAMEWORKS[framework][1])
+    head = getattr(package, backend.FRAMEWORKS[framework][2] + "BlipForImageTextRetrieval")
+    matcher = Matcher(head.from_pretrained(models / "match"), BlipProcessor.from_pretrained(models / "match"))
+    with FeatureIndex(index, "photos", matcher.identity, matcher.width) as opened:
+        return opened.entries(), there.read_bytes()
