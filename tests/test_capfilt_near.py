@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from blip_core.capfilt import capfilt, near
 from blip_core.datasets import open_dataset
-from tests.test_capfilt import FRAMEWORKS, blip, contents, lines, load, models, pictures  # noqa: F401  # fixtures
+from tests.test_capfilt import FRAMEWORKS, ROOT, blip, contents, lines, load, models, pictures  # noqa: F401  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,17 @@ def test_shares_and_missing_shards(blip, alike, tmp_path):  # noqa: F811
     assert (code, len(err.splitlines())) == (1, 1)
     assert "features/00000.npy cannot be read" in err
     assert "remove scored/00000.jsonl and kept/00000.jsonl" in err
+
+
+@pytest.mark.slow
+def test_on_ray(blip, alike, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name, how in (("here", []), ("ray", ["--ray"])):
+        options = ("--near-duplicates", "1", "--shard-size", "5", "--threshold", "0", *how)
+        assert blip(alike, tmp_path / name, *options)[0] == 0
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+    assert [reason for _, reason, _ in drop(tmp_path / "ray")].count("near-duplicate") == 4
 
 
 def test_a_filter_without_contrastive_projections(blip, models, alike, tmp_path):  # noqa: F811

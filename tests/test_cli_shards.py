@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,8 @@ from PIL import Image
 
 from blip_core.cli import captions
 from blip_core.datasets import open_dataset
-from blip_core.retrieval import FeatureIndex, Matcher
-from tests.test_cli import FRAMEWORKS, blip, models, no_models, objects, usage_error  # noqa: F401  # fixtures
+from blip_core.retrieval.parts import Parts
+from tests.test_cli import ENVIRONMENT, FRAMEWORKS, blip, models, no_models, objects, usage_error  # noqa: F401  # fixtures
 
 SHARDS = ("--shard-size", "3", "--batch-size", "2")
 
@@ -26,6 +29,12 @@ def pictures(tmp_path, monkeypatch):
         Image.fromarray(noise).save(f"photos/{number}.png")
     Path("photos/3.png").write_bytes(b"no picture")
     return tmp_path
+
+
+@pytest.fixture
+def search(blip, models):  # noqa: F811
+    """Run `blip search`; returns the exit code, standard output and standard error."""
+    return lambda *arguments: blip("search", *arguments, model=models / "match")
 
 
 def contents(folder):
@@ -118,20 +127,103 @@ def test_what_does_not_go_with_a_folder(capsys, no_models, arguments, said):  # 
 
 
 @pytest.mark.slow
-def test_captions_on_ray(blip, pictures):  # noqa: F811
+def test_captions_on_ray(blip, pictures, monkeypatch):  # noqa: F811
     pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     for folder, how in (("one", []), ("ray", ["--ray"])):
         code, _, err = blip("caption", "photos", "--output", folder, *SHARDS, *how)
         assert (code, err.endswith("blip: 7 done, 1 failed\n")) == (1, True)
     assert contents("ray") == contents("one")
 
 
-def features(index, models):  # noqa: F811
-    """What an index knows, with the bytes of its features."""
-    framework = FRAMEWORKS[0]
-    (there,) = [path for path in Path(index).iterdir() if path.suffix == ".npy"]
-    package = importlib.import_module(backend.FRAMEWORKS[framework][1])
-    head = getattr(package, backend.FRAMEWORKS[framework][2] + "BlipForImageTextRetrieval")
-    matcher = Matcher(head.from_pretrained(models / "match"), BlipProcessor.from_pretrained(models / "match"))
-    with FeatureIndex(index, "photos", matcher.identity, matcher.width) as opened:
-        return opened.entries(), there.read_bytes()
+def index(folder):
+    """What an index knows, and the bytes of its features."""
+    with closing(sqlite3.connect(Path(folder) / "blip-index.sqlite")) as database:
+        known = database.execute("SELECT * FROM pictures ORDER BY row").fetchall()
+    return known, (Path(folder) / "blip-features.npy").read_bytes()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_index_in_shares(search, pictures, framework):
+    how = (*SHARDS, "--framework", framework)
+    code, out, err = search("photos", "--index", "one", *how, "--shards", "1/1")
+    assert (code, out) == (1, "")
+    assert "photos/3.png: " in err or "photos/3.png is not a picture" in err
+    assert err.endswith("blip: 7 done, 1 failed\n")
+    ended = [search("photos", "--index", "many", *how, "--shards", share)[::2] for share in ("2/2", "1/2")]
+    assert [(code, err.splitlines()[-1]) for code, err in ended] == [(1, "blip: 2 done, 1 failed"), (0, "blip: 5 done")]
+    found = [
+        search("a dog", "photos", "--index", name, "--json", "--framework", framework)
+        for name in ("one", "many", "plain")
+    ]
+    assert found[0] == found[1]
+    assert [code for code, *_ in found] == [1, 1, 1]
+    one, _, plain = ([entry.get("rank") and entry["image"] for entry in objects(out)] for _, out, _ in found)
+    assert one == plain
+    assert index("many") == index("one")
+    assert index("plain")[0] == index("one")[0]
+    assert sorted(contents("many")) == ["blip-features.npy", "blip-index.sqlite"]
+
+
+def test_an_index_killed_and_of_a_folder_that_changed(search, pictures, monkeypatch):
+    """What is encoded stays where pictures come to lie in other shards, and where a part is taken in twice."""
+    write, left = Parts.write, [2]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(Parts, "write", interrupted)
+    share = ("photos", "--index", "it", *SHARDS, "--shards", "1/1")
+    assert search(*share)[0] == 130
+    monkeypatch.setattr(Parts, "write", write)
+    Image.new("RGB", (9, 9), "red").save("photos/00.png")
+    assert search(*share)[2].endswith("blip: 5 done, 3 done before, 1 failed\n")
+    assert search(*share)[2].endswith("blip: 0 done, 8 done before, 1 failed\n")
+    shutil.copytree("it/blip-parts", "parts")
+    (part,) = Path("it/blip-parts").iterdir()
+    (part / ".00000.jsonl.x.tmp").touch()  # as of a process that was killed
+    for _ in range(2):
+        assert search("a dog", "photos", "--index", "it")[0] == 1
+        assert sorted(contents("it")) == ["blip-features.npy", "blip-index.sqlite"]
+        assert sorted(name for name, *_ in index("it")[0]) == sorted(
+            f"{name}.png".encode() for name in ("0", "00", "1", "2", "4", "5", "6", "7")
+        )
+        shutil.copytree("parts", "it/blip-parts")
+    next(part.iterdir()).write_text('{"name": "0.png", "stamp": "", "frames": 0, "feature": "AAAA"}')
+    code, _, err = search("a dog", "photos", "--index", "it")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "is not as it was written" in err
+    assert "remove it to have it made anew" in err
+    assert search("a dog", "photos", "--index", "it", "--rebuild")[2].endswith("blip: 8 done, 1 failed\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["photos", "--shards", "1/2"], "--shards: needs --index FOLDER"),
+        (["a dog", "photos", "--ray"], "--ray: needs --index FOLDER"),
+        (["a dog", "photos", "--shards", "1/2", "--index", "it"], "--shards: give the folder alone"),
+        (["photos", "--shards", "1/2", "--index", "it", "--rebuild"], "--shards: give the folder alone"),
+        (["a dog", "photos", "--shard-size", "5", "--index", "it"], "--shard-size: needs --shards, --ray"),
+        (["photos", "--index", "it"], "give a text and a folder"),
+    ],
+)
+def test_what_does_not_go_with_an_index(pictures, capsys, no_models, arguments, said):  # noqa: F811
+    assert said in usage_error("search", *arguments, "--model", "m", capsys=capsys)
+
+
+@pytest.mark.slow
+def test_an_index_on_ray(search, pictures, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
+    search("photos", "--index", "one", *SHARDS, "--shards", "1/1")
+    found = [
+        search("a dog", "photos", "--index", name, *SHARDS, *how)
+        for name, how in (("one", ["--ray"]), ("ray", ["--ray"]))
+    ]
+    assert found[0][:2] == found[1][:2]
+    assert found[1][2].endswith("blip: 7 done, 1 failed\n")
+    assert index("ray") == index("one")

@@ -76,10 +76,11 @@ class Parts:
         return sorted(path.stem for path in self.path.glob("*.jsonl"))
 
     def _encoded(self, part: str) -> tuple[dict[str, tuple[str, int]], list[np.ndarray]]:
-        good = [line for line in self.read(part) if "error" not in line]
+        lines = self.read(part)
         try:
+            good = [line for line in lines if "error" not in line]
             entries = {line["name"]: (line["stamp"], line["frames"]) for line in good}
-            features = [np.frombuffer(base64.b64decode(line["feature"]), "<f4", self.width) for line in good]
+            features = [np.frombuffer(base64.b64decode(line["feature"]), "<f4").reshape(self.width) for line in good]
         except (LookupError, TypeError, ValueError) as error:
             path = self.path / f"{part}.jsonl"
             raise ValueError(f"{path} is not as it was written ({error}); remove it to have it made anew.") from None
