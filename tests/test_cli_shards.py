@@ -120,7 +120,7 @@ def test_a_folder_of_something_else(blip, pictures):  # noqa: F811
         (["--output", "out", "--sample"], "--sample: needs --seed"),
         (["--output", "out", "--shards", "3/2"], "--shards: A share is I/N"),
         (["--output", "out", "--ray-actors", "2"], "--ray-actors: needs --ray"),
-        (["--output", "out.v2"], "must end in .jsonl or .csv, or be a folder"),
+        (["--output", "out.v2"], "must end in .jsonl or .csv, or be a folder, whose name has no dot"),
     ],
 )
 def test_what_does_not_go_with_a_folder(capsys, no_models, arguments, said):  # noqa: F811

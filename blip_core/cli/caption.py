@@ -106,7 +106,7 @@ def checked_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -
         parser.error(f"argument --sidecar: must be a suffix such as .txt that no picture has, got {args.sidecar!r}")
     if args.output and not into_folder(args) and not args.output.lower().endswith((".jsonl", ".csv")):
         parser.error(
-            f"argument --output: must end in .jsonl or .csv, or be a folder without a dot, got {args.output!r}"
+            f"argument --output: must end in .jsonl or .csv, or be a folder, whose name has no dot, got {args.output!r}"
         )
     if into_folder(args):
         for name in ("sidecar", "overwrite"):
