@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from blip_core.datasets import Dataset, Picture
+from blip_core.datasets.spool import group
 
 Line = dict[str, Any]
 """What a line of JSON in the output holds."""
@@ -29,23 +31,52 @@ class Item:
     texts: tuple[str, ...]
 
 
-def find_items(dataset: Dataset) -> tuple[list[Item], list[Line]]:
-    """The pictures with captions, each once, in the order of the first example of each, and what else there is."""
-    unusable = [{"key": key, "reason": "unusable", "detail": detail} for key, detail in dataset.problems]
-    texts: dict[Picture, list[str]] = {}
-    keys: dict[Picture, str] = {}
-    for example in dataset:
-        if example.texts:
-            keys.setdefault(example.images[0], example.key)
-            texts.setdefault(example.images[0], []).extend(example.texts)
-        else:
-            unusable.append({"key": example.key, "reason": "unusable", "detail": "has no caption"})
-    found = []
-    for number, (picture, key) in enumerate(keys.items()):
+class Items(Sequence[Item]):
+    """The pictures of a data set, or some of them, each made anew when it is asked for.
+
+    `order` has the numbers of examples and `starts` where those of each picture begin, and end. Where they are pickled,
+    for a worker elsewhere, they become a list.
+    """
+
+    def __init__(self, dataset: Dataset, order: np.ndarray, starts: np.ndarray, numbers: range):
+        self._dataset, self._order, self._starts, self._numbers = dataset, order, starts, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Items: ...
+    def __getitem__(self, index: int | slice) -> Item | Items:
+        number = self._numbers[index]
+        if isinstance(number, range):
+            return Items(self._dataset, self._order, self._starts, number)
+        examples = [self._dataset[at] for at in self._order[self._starts[number] : self._starts[number + 1]].tolist()]
+        picture = examples[0].images[0]
         path = os.path.abspath(picture.path)
         there = picture if path == picture.path else replace(picture, path=path)
-        found.append(Item(number, key, there, tuple(texts[picture])))
-    return found, unusable
+        return Item(number, examples[0].key, there, tuple(text for example in examples for text in example.texts))
+
+    def __reduce__(self) -> Any:
+        return list, (list(self),)
+
+
+def find_items(dataset: Dataset) -> tuple[Items, list[Line]]:
+    """The pictures with captions, each once, in the order of the first example of each, and what else there is."""
+    unusable = [{"key": key, "reason": "unusable", "detail": detail} for key, detail in dataset.problems]
+    numbers = array("q")
+
+    def pictures() -> Iterator[Picture]:
+        for number, example in enumerate(dataset):
+            if example.texts:
+                numbers.append(number)
+                yield example.images[0]
+            else:
+                unusable.append({"key": example.key, "reason": "unusable", "detail": "has no caption"})
+
+    order, starts = group(pictures())
+    return Items(dataset, np.array(numbers)[order], starts, range(len(starts) - 1)), unusable
 
 
 def fingerprint(items: Iterable[Item]) -> str:
@@ -54,25 +85,3 @@ def fingerprint(items: Iterable[Item]) -> str:
     for item in items:
         digest.update(repr((item.key, item.picture.name, item.texts)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-class Copies:
-    """Finds pictures whose bytes came before in the input, in 16 bytes for each picture and as much again."""
-
-    def __init__(self) -> None:
-        self._hashes, self._numbers = bytearray(), bytearray()
-
-    def see(self, number: int, digest: str) -> None:
-        """Note the hash of a picture."""
-        self._hashes += bytes.fromhex(digest)
-        self._numbers += number.to_bytes(8, "little")
-
-    def firsts(self) -> dict[str, int]:
-        """The number of the first picture of each hash that several have."""
-        hashes = np.frombuffer(self._hashes, ">u8").reshape(-1, 2)
-        numbers = np.frombuffer(self._numbers, "<u8")
-        order = np.lexsort((numbers, hashes[:, 1], hashes[:, 0]))
-        same = np.zeros(len(order) + 1, bool)
-        same[1:-1] = (hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)
-        first = order[~same[:-1] & same[1:]]
-        return {hashes[at].tobytes().hex(): int(numbers[at]) for at in first}

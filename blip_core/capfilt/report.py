@@ -7,7 +7,7 @@ import hashlib
 import html
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.capfilt.chart import BINS, draw_scores
-from blip_core.capfilt.items import Line
+from blip_core.capfilt.items import Item, Line
 from blip_core.datasets import Picture
 from blip_core.files import shared_path
 from blip_core.images import to_rgb
@@ -103,8 +103,10 @@ class Summary:
         return sorted(found, key=lambda shown: (-shown.score, shown.key, shown.caption))
 
 
-def write_report(folder: Path, summary: Summary, pictures: Mapping[str, Picture]) -> Path:
+def write_report(folder: Path, summary: Summary, items: Iterable[Item]) -> Path:
     """Write scores.png and report.html, which holds all that it shows; returns the latter's path."""
+    shown = {one.key for kept in (True, False) for one in summary.sample(kept)}
+    pictures = {item.key: item.picture for item in items if item.key in shown}
     chart = io.BytesIO()
     draw_scores(summary.scores, summary.threshold).save(chart, "PNG", optimize=True)
     with shared_path(folder / "scores.png") as temporary:

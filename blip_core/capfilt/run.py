@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ from tqdm import tqdm
 
 from blip_core.capfilt.folder import DRY_RUN, OutputFolder
 from blip_core.capfilt.formats import FORMS
-from blip_core.capfilt.items import Copies, Item, Line, find_items, fingerprint
+from blip_core.capfilt.items import Item, Line, find_items, fingerprint
 from blip_core.capfilt.models import CapFilter
 from blip_core.capfilt.near import find_near
 from blip_core.capfilt.report import Summary, write_report
 from blip_core.capfilt.scoring import Scoring, decide
 from blip_core.datasets import Dataset
+from blip_core.datasets.spool import group
 from blip_core.reading import READERS
 from blip_core.sharding import OnRay, Shard, Share, cut, work_through, writing
 
@@ -129,7 +131,7 @@ def capfilt(
         unusable = folder.problems()
     summary.add([], unusable)
     with writing(place):
-        report = write_report(place, summary, {item.key: item.picture for item in items})
+        report = write_report(place, summary, items)
     if dry_run is None:
         folder.clean()
     data = None if dry_run is not None else str(folder.kept / f"*{folder.form.suffix}")
@@ -153,12 +155,12 @@ def _try(
             scored += lines
             features.append(some)
             bar.update(len(lines))
-    firsts = _firsts([(chosen, scored)], items)
-    decided = decide(scored, chosen, firsts, {}, threshold)
+    firsts = _firsts([(chosen, scored)], len(items))
+    decided = decide(scored, chosen, items, firsts, {}, threshold)
     if near_duplicates is None:
         return decided
-    near = _near(np.concatenate(features), chosen, decided[0], near_duplicates)
-    return decide(scored, chosen, firsts, near, threshold)
+    near = _near(np.concatenate(features), chosen, _fit(chosen, decided[0]), near_duplicates)
+    return decide(scored, chosen, items, firsts, near, threshold)
 
 
 def _decide_all(
@@ -179,43 +181,63 @@ def _decide_all(
             return None if folder.has_decided(shard.name) else folder.read_scored(shard.name)
         return None
 
-    firsts = _firsts(((s.items, scores(s) or [*chain(*folder.read(s.name))]) for s in shards), items)
-    near: dict[int, tuple[Item, float]] = {}
+    firsts = _firsts(((s.items, scores(s) or [*chain(*folder.read(s.name))]) for s in shards), len(items))
+    near: dict[int, tuple[int, float]] = {}
     if near_duplicates is not None and not all(folder.has_decided(shard.name) for shard in shards):
-        fit: list[Line] = []
+        fit: list[bool] = []
         for shard in shards:
-            scored = scores(shard)
-            fit += (decide(scored, shard.items, firsts, {}, threshold) if scored else folder.read(shard.name))[0]
+            if scored := scores(shard):
+                kept, _ = decide(scored, shard.items, items, firsts, {}, threshold)
+            else:
+                kept, _ = folder.read(shard.name)
+            fit += _fit(shard.items, kept)
         features = np.concatenate([folder.read_features(shard.name) for shard in shards])
         near = _near(features, items, fit, near_duplicates)
     for shard in shards:
         if (scored := scores(shard)) is None:
             yield folder.read(shard.name)
         else:
-            kept, dropped = decide(scored, shard.items, firsts, near, threshold)
+            kept, dropped = decide(scored, shard.items, items, firsts, near, threshold)
             folder.write(shard, kept, dropped)
             yield kept, dropped
 
 
-def _firsts(seen: Iterable[tuple[Sequence[Item], Sequence[Line]]], items: Sequence[Item]) -> dict[str, Item]:
-    """For each hash that several pictures have the first of these; `seen`: pictures, and lines with their hashes."""
-    copies = Copies()
-    for part, lines in seen:
-        numbers = {item.key: item.number for item in part}
-        for key, digest in {line["key"]: line["hash"] for line in lines if "hash" in line}.items():
-            copies.see(numbers[key], digest)
-    return {digest: items[number] for digest, number in copies.firsts().items()}
+def _firsts(seen: Iterable[tuple[Sequence[Item], Sequence[Line]]], count: int) -> np.ndarray:
+    """For the number of each of `count` pictures that of the first with the same bytes, its own where there is none.
+
+    `seen`: pictures in order, and lines with their hashes.
+    """
+    numbers = array("q")
+
+    def hashes() -> Iterator[str]:
+        for part, lines in seen:
+            found = {line["key"]: line["hash"] for line in lines if "hash" in line}
+            for item in part:
+                if item.key in found:
+                    numbers.append(item.number)
+                    yield found[item.key]
+
+    order, starts = group(hashes())
+    order = np.array(numbers)[order]
+    firsts = np.arange(count)
+    firsts[order] = np.repeat(order[starts[:-1]], np.diff(starts))
+    return firsts
+
+
+def _fit(items: Iterable[Item], kept: Iterable[Line]) -> list[bool]:
+    """Say of each picture whether a caption is kept."""
+    keys = {line["key"] for line in kept}
+    return [item.key in keys for item in items]
 
 
 def _near(
-    features: np.ndarray, items: Sequence[Item], fit: Iterable[Line], near_duplicates: float
-) -> dict[int, tuple[Item, float]]:
-    """For the numbers of pictures that look like one of `items` before them that one, and their cosine similarity.
+    features: np.ndarray, items: Sequence[Item], fit: Sequence[bool], near_duplicates: float
+) -> dict[int, tuple[int, float]]:
+    """For the numbers of pictures that look like one of `items` before them its number, and their cosine similarity.
 
-    Only those of which a caption is kept, in the lines `fit`, are compared: a picture does not go for the sake of one
-    that goes, too.
+    Only those of which a caption is kept, `fit`, are compared: a picture does not go for the sake of one that goes,
+    too.
     """
-    keys = {line["key"] for line in fit}
-    features[[item.key not in keys for item in items]] = 0
+    features[~np.array(fit)] = 0
     found = find_near(features, near_duplicates)
-    return {items[at].number: (items[first], cosine) for at, (first, cosine) in found.items()}
+    return {items[at].number: (items[first].number, cosine) for at, (first, cosine) in found.items()}

@@ -91,27 +91,27 @@ class Scoring:
 def decide(
     scored: Sequence[Line],
     items: Sequence[Item],
-    firsts: Mapping[str, Item],
-    near: Mapping[int, tuple[Item, float]],
+    whole: Sequence[Item],
+    firsts: np.ndarray,
+    near: Mapping[int, tuple[int, float]],
     threshold: float,
 ) -> tuple[list[Line], list[Line]]:
-    """Lines of what is kept and of what is dropped, in the order of the pictures.
+    """Lines of what is kept and of what is dropped of some pictures of the `whole` input, in their order.
 
-    `firsts`: for each hash that several pictures of the input have the first of these, which alone counts. `near`: for
-    the numbers of pictures that look like one before them that one, and their cosine similarity.
+    `firsts`: for the number of each picture of the input that of the first with the same bytes, which alone counts.
+    `near`: for the numbers of pictures that look like one before them its number, and their cosine similarity.
     """
     kept: list[Line] = []
     dropped: list[Line] = []
     for line, item in zip(scored, items, strict=True):
         about: Line = {name: line[name] for name in ("image", "key", "hash") if name in line}
-        first = firsts.get(line.get("hash", ""), item)
         if "reason" in line:
             dropped.append(line)
-        elif first.number != item.number:
-            dropped.append({**about, "reason": "duplicate", "detail": f"the same picture as {first.key}"})
+        elif (first := int(firsts[item.number])) != item.number:
+            dropped.append({**about, "reason": "duplicate", "detail": f"the same picture as {whole[first].key}"})
         elif item.number in near:
             other, cosine = near[item.number]
-            detail = f"looks like {other.key}, cosine {cosine:.4f}"
+            detail = f"looks like {whole[other].key}, cosine {cosine:.4f}"
             dropped.append({**about, "reason": "near-duplicate", "detail": detail})
         else:
             for text in line["long"]:

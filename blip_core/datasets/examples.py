@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 from PIL import Image
 
+from blip_core.datasets.spool import Spool
 from blip_core.files import Version, file_version
 from blip_core.images import load_image
 
@@ -99,12 +100,58 @@ class Example:
     label: int | None = None
 
 
+class StoredExamples(Sequence[Example]):
+    """Examples in a temporary file, of which one is made anew each time that it is asked for."""
+
+    def __init__(self) -> None:
+        self._rows = Spool()
+        self._kinds: list[type[Picture]] = []
+
+    def append(self, example: Example) -> None:
+        """Add an example, before one is asked for. Raises `OSError` where there is no room."""
+        self._rows.append(self._to_row(example))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self._to_example(row) for row in self._rows[index]]
+        return self._to_example(self._rows[index])
+
+    def _to_row(self, example: Example) -> list[Any]:
+        key, images, *others = _values(example)
+        return [key, [[self._number(type(picture)), *_values(picture)] for picture in images], *others]
+
+    def _number(self, kind: type[Picture]) -> int:
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+        return self._kinds.index(kind)
+
+    def _to_example(self, row: list[Any]) -> Example:
+        key, images, *others = row
+        pictures = tuple(self._kinds[kind](*map(_as_tuple, values)) for kind, *values in images)
+        return Example(key, pictures, *map(_as_tuple, others))
+
+
+def _values(row: Example | Picture) -> list[Any]:
+    return [getattr(row, field.name) for field in fields(row)]
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Dataset(Sequence[Example]):
     """The examples of one or several files, in their order, and `problems`: what could not be used, and why."""
 
     def __init__(self, task: str, examples: Sequence[Example], problems: Sequence[tuple[str, str]] = ()):
         self.task = task
-        self.examples = list(examples)
+        self.examples = examples
         self.problems = list(problems)
         self._reported = {where for where, _ in problems}
         self._lock = threading.Lock()

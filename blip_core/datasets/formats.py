@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets.entries import make_example, sidecar_entry
-from blip_core.datasets.examples import TASKS, Dataset, Example, Picture
+from blip_core.datasets.examples import TASKS, Dataset, Picture, StoredExamples
 from blip_core.datasets.parquet import MAGIC, read_parquet
 from blip_core.datasets.shards import read_shard
 from blip_core.images import SUFFIXES
@@ -36,15 +36,16 @@ def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root =
     of such folders by the entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
 
     An entry that cannot be used does not end anything: it is in `problems` of the result. Pictures are looked for but
-    not read. Raises `ValueError` for another task, a file that is no such file, and where not one example can be used,
-    and `OSError` for a path that is missing or a shard that is written to meanwhile.
+    not read. Examples lie in a temporary file, and take no memory that counts. Raises `ValueError` for another task, a
+    file that is no such file, and where not one example can be used, and `OSError` for a path that is missing, a shard
+    that is written to meanwhile, or where temporary files have no room.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
     sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = [file for source in sources for file in _expand(source)]
     shared = {name for name, count in Counter(file.name for file in files).items() if count > 1}
-    examples: list[Example] = []
+    examples = StoredExamples()
     problems: list[tuple[str, str]] = []
     for number, file in enumerate(files):
         name = f"{number}/{file.name}" if file.name in shared else file.name

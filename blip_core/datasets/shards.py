@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO, Any
 
 from blip_core.datasets.entries import sidecar_entry
 from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
+from blip_core.datasets.spool import Spool, group
 from blip_core.files import file_version
 from blip_core.images import SUFFIXES
 
@@ -41,9 +43,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str,
     damaged, what lies before counts. Raises `ChangedError` where it is written to meanwhile.
     """
     version = file_version(path)
-    pictures: dict[str, list[Picture]] = {}
-    sidecars: dict[str, dict[str, bytes]] = {}
-    shard = str(path)
+    pictures, texts = Spool(), Spool()  # key, name or suffix, offset and size of each
     with open(path, "rb") as file:
         for name, offset, size in _members(file):
             if isinstance(offset, str):
@@ -54,19 +54,30 @@ def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str,
             key, suffix = os.path.join(folder, base), f".{suffix.lower()}"
             is_picture = suffix.endswith(SUFFIXES)
             if base and is_picture and size <= MAX_PICTURE_BYTES:
-                pictures.setdefault(key, []).append(Picture(shard, name, offset, size, version))
+                pictures.append((key, name, offset, size))
             elif base and suffix in (".txt", ".json") and size <= MAX_TEXT_BYTES:
-                file.seek(offset)
-                sidecars.setdefault(key, {})[suffix] = file.read(size)
+                texts.append((key, suffix, offset, size))
             elif base and (is_picture or suffix in (".txt", ".json")):
                 yield name, f"is of {size} bytes, more than a picture or text may have"
+        order, starts = group(row[0] for row in chain(pictures, texts))
+        for start, end in pairwise(starts):
+            images: list[Picture] = []
+            sidecars: dict[str, bytes] = {}
+            for number in order[start:end]:
+                if number < len(pictures):
+                    key, name, offset, size = pictures[number]
+                    images.append(Picture(str(path), name, offset, size, version))
+                else:
+                    key, suffix, offset, size = texts[number - len(pictures)]
+                    file.seek(offset)
+                    sidecars[suffix] = file.read(size)
+            try:
+                if not images:
+                    raise ValueError("has no picture beside it")
+                yield key, tuple(sorted(images, key=lambda picture: picture.member)), sidecar_entry(sidecars)
+            except ValueError as error:
+                yield key, str(error)
     check_version(path, version)
-    for key, members in pictures.items():
-        try:
-            yield key, tuple(sorted(members, key=lambda picture: picture.member)), sidecar_entry(sidecars.get(key, {}))
-        except ValueError as error:
-            yield key, str(error)
-    yield from ((key, "has no picture beside it") for key in sidecars if key not in pictures)
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int | str, int]]:
