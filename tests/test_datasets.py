@@ -1,12 +1,15 @@
 """Data sets: every format, what is refused and why, and the original's cleaning of texts."""
 
 import json
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core.datasets import TASKS, clean_caption, clean_question, open_dataset
+from blip_core.datasets import TASKS, Example, Picture, clean_caption, clean_question, open_dataset
 from tests.datasets_helpers import FIELDS, picture, picture_bytes, save_pictures, write_entries, write_tar
 
 
@@ -260,3 +263,45 @@ def test_csv_rows_are_entries(tmp_path):
     (tmp_path / "other.csv").write_text("path,text\n1.png,a dog\n")
     with pytest.raises(ValueError, match=r"other\.csv must have a column named image, got \['path', 'text'\]"):
         open_dataset(tmp_path / "other.csv", "caption")
+
+
+def test_no_room_for_temporary_files(tmp_path, monkeypatch):
+    save_pictures(tmp_path, 1)
+    path = write_entries(tmp_path / "a.json", [{"image": "0.png", "caption": "a dog"}])
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
+        with pytest.raises(OSError, match=r"temporary file: No space left on device. Make room, or name .* TMPDIR"):
+            open_dataset(path, "caption")
+    monkeypatch.undo()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OSError, match=r"temporary file: No such file or directory. Make room, or"):
+        open_dataset(path, "caption")
+
+
+def test_examples_come_back_as_they_were(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    names = save_pictures(folder, 3)
+    entries = [{"images": [n, names[0]], "sentence": "ein H\u00fcndchen \U0001f436", "label": "True"} for n in names]
+    data = open_dataset(write_entries(folder / "a.json", entries), "nlvr")
+    paths = [str(folder / name) for name in names]
+    made = [
+        Example(f"a.json:{number}", (Picture(path), Picture(paths[0])), (entries[0]["sentence"],), label=1)
+        for number, path in enumerate(paths)
+    ]
+    assert list(data) == made == data[:] == data.examples[:]
+    assert data[-1] == data[2] == data[::-1][0] == made[2]
+    with pytest.raises(IndexError):
+        data[3]
+    with ThreadPoolExecutor(4) as pool:  # threads, and processes that are forked
+        assert list(pool.map(data.__getitem__, [0, 1, 2] * 50)) == made * 50
+    with multiprocessing.get_context("fork").Pool(2, set_shared, (data,)) as processes:
+        assert processes.map(get_shared, [0, 1, 2] * 50) == made * 50
+
+
+def set_shared(data):
+    global shared
+    shared = data
+
+
+def get_shared(number):
+    return shared[number]

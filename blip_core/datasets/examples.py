@@ -111,6 +111,10 @@ class StoredExamples(Sequence[Example]):
         """Add an example, before one is asked for. Raises `OSError` where there is no room."""
         self._rows.append(self._to_row(example))
 
+    def flush(self) -> None:
+        """End adding. Raises `OSError` where there is no room."""
+        self._rows.flush()
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -164,7 +168,7 @@ class Dataset(Sequence[Example]):
     @overload
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        return self.examples[index]
+        return list(self.examples[index]) if isinstance(index, slice) else self.examples[index]
 
     def __iter__(self) -> Iterator[Example]:
         return iter(self.examples)

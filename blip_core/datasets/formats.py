@@ -57,6 +57,7 @@ def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root =
                 examples.append(make_example(task, key, *found))
             except ValueError as error:
                 problems.append((key, str(error)))
+    examples.flush()
     if not examples:
         reason = f"; the first of {len(problems)} problems: {': '.join(problems[0])}" if problems else ""
         raise ValueError(f"No example for {task} in {', '.join(map(str, sources)) or 'no file at all'}{reason}.")

@@ -37,7 +37,7 @@ class Spool(Sequence[Any]):
         self._waiting += data
         self._ends.append(self._ends[-1] + len(data))
         if len(self._waiting) >= BUFFER:
-            self._write()
+            self.flush()
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -51,10 +51,11 @@ class Spool(Sequence[Any]):
         if isinstance(number, range):
             return [self[one] for one in number]
         if self._waiting:
-            self._write()
+            self.flush()
         return json.loads(self._read(self._ends[number], self._ends[number + 1] - self._ends[number]))
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write what is not written yet, as reading does, too."""
         with self._lock, _room():
             while self._waiting:
                 del self._waiting[: self._file.write(self._waiting)]
