@@ -1,6 +1,6 @@
 """Memory that CapFilt takes for inputs of different sizes: tiny models, pictures of 8 x 8 pixels in a tar shard.
 
-    python -m tests.bench.capfilt_memory [--pictures 1000 10000]
+    python -m tests.bench.capfilt_memory [--pictures 1000 10000 100000]
 
 Each size has a process of its own. `before` is what it has of its own (RssAnon) when models and input are loaded,
 `peak` the most while the work goes on, looked at every 10 ms.
@@ -75,7 +75,7 @@ def measure(pictures: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1000, 10_000, 100_000])
     args = parser.parse_args()
     if len(args.pictures) == 1:
         measure(args.pictures[0])
