@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import threading
+import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Spool(Sequence[Any]):
         self._lock = threading.Lock()
         with _room():
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # as long as the object
+        weakref.finalize(self, self._file.close)
 
     def append(self, value: Any) -> None:
         """Add a value."""
