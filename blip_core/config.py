@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from blip_core.files import read_json, write_json
-from blip_core.hub import resolve_folder
+from blip_core.hub import resolve_folder, shipped_model
 
 C = TypeVar("C", bound="_Config")
 
@@ -63,12 +63,14 @@ class _Config:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None) -> Self:
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
         """Read `config.json` of a folder, of a Hub repository, or a JSON file given by its path.
 
-        A text or vision configuration is also found inside the `config.json` of a whole model.
+        Without a name it is that of the model in the package. A text or vision configuration is also found inside the
+        `config.json` of a whole model.
         Raises `OSError` where there is no such file and `ValueError` for one that is not a configuration.
         """
+        name_or_path = shipped_model() if name_or_path is None else name_or_path
         path = Path(name_or_path)
         if not path.is_file():
             path = resolve_folder(name_or_path, revision=revision, patterns=["config.json"]) / "config.json"

@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+SHIPPED = Path(__file__).parent / "data" / "shipped"
+"""The small model in the package, which knows drawings of emoji: see docs/shipped.md."""
+
+
+def shipped_model(head: str = "") -> Path:
+    """What a model class reads where no name is given: the folder of the shipped model, or for `head`
+    BlipForQuestionAnswering its other weights, fine-tuned for questions."""
+    return SHIPPED / "questions.safetensors.index.json" if head == "BlipForQuestionAnswering" else SHIPPED
 
 
 def resolve_folder(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from blip_core.hub import resolve_folder
+from blip_core.hub import resolve_folder, shipped_model
 from blip_core.image_processing import FILES as IMAGE_FILES
 from blip_core.image_processing import BlipImageProcessor
 from blip_core.inputs import BlipInputs
@@ -124,11 +124,11 @@ class BlipProcessor:
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
         """Read the processor files of a folder or a Hub repository, or of the folder that a file lies in.
 
-        What is not there is BLIP's own, as it is without a name: see `BlipImageProcessor.from_pretrained` and
-        `BlipTokenizer.from_pretrained`, which also tell what is raised.
+        What is not there is BLIP's own, as by `BlipProcessor()`: see `BlipImageProcessor.from_pretrained` and
+        `BlipTokenizer.from_pretrained`, which also tell what is raised. Without a name it is the processor of the
+        model in the package.
         """
-        if name_or_path is None:
-            return cls()
+        name_or_path = shipped_model() if name_or_path is None else name_or_path
         files = sorted({*IMAGE_FILES, *TEXT_FILES})
         folder = resolve_folder(name_or_path, revision=revision, patterns=files)
         return cls(BlipImageProcessor.from_pretrained(folder), BlipTokenizer.from_pretrained(folder))

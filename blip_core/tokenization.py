@@ -10,7 +10,7 @@ from typing import Any, Self
 from tokenizers import Encoding, Tokenizer
 
 from blip_core.files import atomic_path, read_json, write_json
-from blip_core.hub import resolve_folder
+from blip_core.hub import resolve_folder, shipped_model
 from blip_core.inputs import BlipInputs, check_framework, stack
 from blip_core.lengths import check_choice, check_length, kept_lengths, pad_rows
 from blip_core.texts import Text, check_texts, close_gaps, to_ids
@@ -226,12 +226,12 @@ class BlipTokenizer:
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
         """Read `tokenizer.json`, else `vocab.txt`, of a folder or a Hub repository; or one such file by its path.
 
-        Where there is neither, and without a name, it is the vocabulary shipped in the package; a warning tells if
-        the model's `config.json` says that this is not its own. Settings come from `tokenizer_config.json`.
+        Where there is neither it is BERT's, as by `BlipTokenizer()`; a warning tells if the model's `config.json` says
+        that this is not its own. Without a name it is that of the model in the package. Settings come from
+        `tokenizer_config.json`.
         Raises `OSError` where there is no such folder and `ValueError` for a file that holds no vocabulary.
         """
-        if name_or_path is None:
-            return cls()
+        name_or_path = shipped_model() if name_or_path is None else name_or_path
         path = Path(name_or_path).expanduser()
         folder = resolve_folder(name_or_path, revision=revision, patterns=FILES)
         found = [folder / name for name in FILES[:2] if (folder / name).is_file()]

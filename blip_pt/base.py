@@ -75,7 +75,7 @@ class BlipPreTrainedModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path,
+        name_or_path: str | Path | None = None,
         config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
         image_size: int | None = None,
         dtype: torch.dtype | str | None = None,
@@ -84,6 +84,7 @@ class BlipPreTrainedModel(nn.Module):
     ) -> Self:
         """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
 
+        Without a name it is the small model in the package, which knows drawings of emoji (docs/shipped.md).
         `config` replaces or overrides the checkpoint's `config.json` (a whole configuration, a file, or a dictionary
         of settings); `image_size` in pixels resizes the position embeddings; `dtype` is that of the weights (float32
         unless given; "auto" keeps the stored one); `revision` is a branch, tag or commit of the Hub.

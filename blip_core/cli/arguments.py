@@ -18,7 +18,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it is run."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, help="a folder, a weight file, or a Hub repository")
+    group.add_argument(
+        "--model", help="a folder, a weight file, or a Hub repository (a small one in the package, of emoji alone)"
+    )
     group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     add_framework_arguments(group)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blip_core.hub import shipped_model
 from blip_core.processing import BlipProcessor
 from blip_core.tensors import to_numpy, to_tensor
 
@@ -28,7 +29,7 @@ class Backend:
     """
 
     def __init__(self, head: str, args: argparse.Namespace, option: str = "model"):
-        name = getattr(args, option)
+        name = getattr(args, option) or shipped(head)
         self.framework = args.framework or default_framework()
         package, ours, prefix = FRAMEWORKS[self.framework]
         if find_spec(package) is None:
@@ -96,6 +97,12 @@ class Backend:
             }
             found.append((text.strip(), scores))
         return found
+
+
+def shipped(head: str) -> str:
+    """Where the model in the package lies, for a command without `--model`; says on standard error what it is."""
+    print("blip: the model in the package knows drawings of emoji alone; for others name a --model.", file=sys.stderr)
+    return str(shipped_model(head))
 
 
 def default_framework() -> str:

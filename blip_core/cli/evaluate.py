@@ -91,7 +91,12 @@ def run(
             progress=bar.update,
             **options,
         )
-    summary = {"task": task, "model": args.model, "framework": backend.framework, "counted": result.counted}
+    summary = {
+        "task": task,
+        "model": args.model or "shipped",
+        "framework": backend.framework,
+        "counted": result.counted,
+    }
     summary |= {"left_out": len(result.problems), "metrics": result.metrics}
     show(summary, result, args.json)
     if args.output:

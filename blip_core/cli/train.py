@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from blip_core.cli.arguments import whole
-from blip_core.cli.backend import default_framework, quiet
+from blip_core.cli.backend import default_framework, quiet, shipped
 from blip_core.datasets.examples import TASKS
 
 OWN = {
@@ -33,7 +33,8 @@ def add_command(commands: Any) -> None:
     parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--data", required=True, nargs="+", help="JSON, JSON lines, CSV, Parquet, folders, tar shards")
     parser.add_argument(
-        "--model", required=True, help="a folder, a weight file or a Hub repository; new: config.json, base or large"
+        "--model",
+        help="a folder, a weight file, a Hub repository (the model in the package); new: config.json, base, large",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints, logs and the model to use")
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Train; returns the exit code: 0, or 128 and the number of the signal that stopped the run."""
     from blip_core.training import read_settings, train
     from blip_core.training.settings import parse_setting
+    from blip_core.training.start import HEADS
 
     own = {name: getattr(args, name) for name in (*OWN, "freeze_vision", "gradient_checkpointing")}
     try:
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     result = train(
         args.task,
         args.data,
-        args.model,
+        args.model or shipped(HEADS[args.task]),
         args.output,
         framework=framework,
         revision=args.revision,

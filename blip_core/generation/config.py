@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from blip_core.files import read_json, write_json
-from blip_core.hub import resolve_folder
+from blip_core.hub import resolve_folder, shipped_model
 
 FILE = "generation_config.json"
 DEFAULT_LENGTH = 20
@@ -230,11 +230,13 @@ class GenerationConfig:
         return {**copy.deepcopy(self.extra), **self._given()}
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, revision: str | None = None) -> Self:
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
         """Read `generation_config.json` of a folder, of a Hub repository, or a JSON file given by its path.
 
+        Without a name it is that of the model in the package.
         Raises `OSError` where there is no such file and `ValueError`, naming it, for one that cannot work.
         """
+        name_or_path = shipped_model() if name_or_path is None else name_or_path
         path = Path(name_or_path)
         if not path.is_file():
             path = resolve_folder(name_or_path, revision=revision, patterns=[FILE]) / FILE

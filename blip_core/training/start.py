@@ -73,7 +73,9 @@ def find_start(
         assert isinstance(found, BlipConfig)
     else:
         found = config = _override(config, settings)
-    processor = BlipProcessor.from_pretrained(where, revision=None if tokenizer else revision)
+    processor = BlipProcessor()
+    if where:
+        processor = BlipProcessor.from_pretrained(where, revision=None if tokenizer else revision)
     size = settings.image_size or found.vision_config.image_size
     old = processor.image_processor
     processor.image_processor = BlipImageProcessor.from_dict(

@@ -23,7 +23,7 @@ ANSWERS, TEXTS = 3128, 64
 
 def answer_list() -> tuple[np.ndarray, np.ndarray]:
     """As many different answers of one to three words as the original's list has, and their mask."""
-    noise, tokenizer = np.random.default_rng(0), BlipTokenizer.from_pretrained()
+    noise, tokenizer = np.random.default_rng(0), BlipTokenizer()
     words = [word for word, index in tokenizer.get_vocab().items() if 1996 <= index < 4500 and word.isalpha()]
     answers: dict[str, None] = dict.fromkeys(words[:1500])
     while len(answers) < ANSWERS:

@@ -65,7 +65,7 @@ def write_inputs(path: Path) -> None:
     """Eight photographs as the processor prepares them, one question, and 64 texts of 4 to 15 words."""
     from blip_core import BlipProcessor
 
-    processor, noise, words = BlipProcessor.from_pretrained(), np.random.default_rng(1), SENTENCE.split()
+    processor, noise, words = BlipProcessor(), np.random.default_rng(1), SENTENCE.split()
     texts = [" ".join(noise.choice(words, noise.integers(4, 16))) for _ in range(64)]
     pixels = processor(images=[str(photo) for photo in PHOTOS], return_tensors="np").pixel_values
     question, texts = (processor(text=t, return_tensors="np") for t in ([QUESTION], texts))
