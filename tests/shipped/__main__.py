@@ -1,4 +1,4 @@
-"""Make the shipped model in one command: fetch and draw, train in three stages, pack, measure.
+"""Make the shipped model in one command: fetch and draw, train in four stages, pack, measure.
 
     python -m tests.shipped FOLDER
 
@@ -8,19 +8,23 @@ was stopped goes on where it was.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
-from blip_core.cli import main as blip
 from tests.shipped import drawings, evaluate, pack, prepare
 
 HERE = Path(__file__).parent
 STAGES = {
     "small": ("pretrain", "pretrain.json", "new/config.json"),
-    "large": ("pretrain", "pretrain.json", "small"),
+    "longer": ("pretrain", "pretrain.json", "small"),
+    "large": ("pretrain", "pretrain.json", "longer"),
     "questions": ("vqa", "vqa.json", "large"),
 }
 """For each stage, which has its settings in NAME.toml: the task, the data, and the model that it begins with."""
+
+PROCESSES = {"small": "1", "longer": "2", "large": "2", "questions": "1"}
+"""How many processes share a batch."""
 
 
 def main(folder: Path) -> None:
@@ -31,8 +35,9 @@ def main(folder: Path) -> None:
     for stage, (task, data, model) in STAGES.items():
         options = ["--data", folder / data, "--model", folder / model, "--output", folder / stage]
         options += ["--config", HERE / f"{stage}.toml"]
-        if code := blip(["train", task, *map(str, options), "--framework", "pt", "--resume"]):
-            sys.exit(code)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", PROCESSES[stage]]
+        command += ["-m", "blip_core.cli", "train", task, *map(str, options), "--framework", "pt", "--resume"]
+        subprocess.run(command, check=True)
     pack.main(folder)
     evaluate.main(folder)
 

@@ -57,7 +57,17 @@ def measure(folder: Path, model: Path, output: Path) -> np.ndarray:
     """The share of captions that are exactly right, and CIDEr, by PyTorch."""
     if not output.exists():
         options = {"--data": output.parent / "test.json", "--image-root": folder, "--model": model, "--output": output}
-        blip("evaluate", "caption", *options_of(options), "--background", "white", "--framework", "pt", "--batch-size", "64")
+        blip(
+            "evaluate",
+            "caption",
+            *options_of(options),
+            "--background",
+            "white",
+            "--framework",
+            "pt",
+            "--batch-size",
+            "64",
+        )
     result = read_json(output)
     exact = np.mean([one["caption"] == clean_caption(one["references"][0]) for one in result["examples"]])
     return np.array([exact, result["metrics"]["cider"]])
