@@ -1,7 +1,9 @@
-"""The models in what people train with already: accelerate and LoRA by peft, where they are installed."""
+"""The models in what people train with already: a plain loop, accelerate, and LoRA by peft."""
 
 from __future__ import annotations
 
+import accelerate
+import peft
 import pytest
 import torch
 
@@ -49,7 +51,6 @@ def test_a_plain_loop(world):
 
 
 def test_accelerate(world):
-    accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
     model, inputs = captions(world)
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
@@ -61,7 +62,6 @@ def test_accelerate(world):
 
 
 def test_lora_by_peft(world):
-    peft = pytest.importorskip("peft")
     model, inputs = captions(world)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
