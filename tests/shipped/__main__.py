@@ -23,7 +23,7 @@ STAGES = {
 }
 """For each stage, which has its settings in NAME.toml: the task, the data, and the model that it begins with."""
 
-PROCESSES = {"small": "1", "longer": "2", "large": "2", "questions": "1"}
+PROCESSES = {"small": "1", "longer": "2", "large": "2", "questions": "2"}
 """How many processes share a batch."""
 
 

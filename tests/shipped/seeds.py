@@ -9,6 +9,7 @@ repeated command goes on.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from blip_core.datasets import clean_caption
-from blip_core.files import read_json, write_json
+from blip_core.files import read_json
 from blip_core.hub import SHIPPED
 
 SEEDS = (0, 1, 2)
@@ -30,9 +31,10 @@ SETTINGS = {
 def main(folder: Path) -> None:
     """Train and measure, each run in a process of its own, and print the table."""
     place = folder / "seeds"
-    entries = read_json(folder / "held_out.json")
+    place.mkdir(exist_ok=True)
+    entries = json.loads((folder / "held_out.json").read_text())
     for name, part in {"train": entries[::2], "test": entries[1::2]}.items():
-        write_json(place / f"{name}.json", part)
+        (place / f"{name}.json").write_text(json.dumps(part))
     print("| | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean |\n| --- |" + " --- |" * (len(SEEDS) + 1))
     before = measure(folder, SHIPPED, place / "before.json")
     print(f"| before | {' | '.join(shown(before) for _ in SEEDS)} | {shown(before)} |")
