@@ -61,7 +61,7 @@ def main() -> None:
     verdict = "yes" if same else "NO"
     print(f"The same words in both frameworks: {verdict}. Probabilities differ by {difference:.1e} at most.")
     print(", ".join(f"{title}: {value:.0f} s" for title, value in seconds.items()))
-    print(f"\nTry:  blip caption {PICTURES}/1f34e.png\n      blip search 'something to eat' {PICTURES}")
+    print(f"\nTry:  blip caption {PICTURES}/1f98a.png\n      blip search fox {PICTURES}")
     sys.exit(0 if same and difference < 1e-4 else 1)
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.shipped FOLDER
 
-On two cores it takes about TIME, and 500 MB of disk. What is done is not done again; a stage of training that
+On two cores it takes about four hours, and 500 MB of disk. What is done is not done again; a stage of training that
 was stopped goes on where it was.
 """
 

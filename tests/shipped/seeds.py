@@ -21,7 +21,7 @@ from blip_core.files import read_json
 from blip_core.hub import SHIPPED
 
 SEEDS = (0, 1, 2)
-EPOCHS, BATCH, RATE = 10, 64, 2e-4
+EPOCHS, BATCH, RATE = 5, 64, 3e-5
 SETTINGS = {
     "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "prompt": '""', "background": "white",
     "schedule_every": "step", "cache": 100,
