@@ -26,7 +26,7 @@ from blip_core.datasets import clean_caption
 from blip_core.files import atomic_path, read_json, write_json
 from tests.shipped.drawings import HELD_OUT, STYLES
 
-IMAGE_SIZE, PATCH, WIDTH, VISION_LAYERS, TEXT_LAYERS, HEADS, VOCABULARY = 64, 8, 192, 6, 3, 3, 2500
+IMAGE_SIZE, PATCH, WIDTH, HEAD_WIDTH, LAYERS, VOCABULARY = 64, 8, 192, 64, (6, 3), 2500
 COLOURS = {
     "red": (210, 40, 45), "orange": (245, 145, 40), "yellow": (252, 210, 70), "green": (80, 165, 75),
     "blue": (50, 130, 215), "purple": (140, 90, 190), "pink": (245, 140, 180), "brown": (140, 90, 60),
@@ -98,8 +98,11 @@ def main_colour(path: Path) -> str | None:
     return list(COLOURS)[nearest] if count >= len(pixels) / 2 else None
 
 
-def write_model(folder: Path, texts: Sequence[str]) -> None:
-    """Write a vocabulary learned from the texts, a configuration and the processor's files."""
+def write_model(folder: Path, texts: Sequence[str], width: int = WIDTH, layers: tuple[int, int] = LAYERS) -> None:
+    """Write a vocabulary learned from the texts, the processor's files and, last, a configuration.
+
+    `layers` are those of the vision encoder and of the texts.
+    """
     folder.mkdir(exist_ok=True)
     words = BertWordPieceTokenizer(lowercase=True)
     words.train_from_iterator(
@@ -110,21 +113,21 @@ def write_model(folder: Path, texts: Sequence[str]) -> None:
         temporary.write_text("".join(f"{word}\n" for word, _ in order), encoding="utf-8")
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     BlipProcessor(BlipImageProcessor(size=size), BlipTokenizer.from_pretrained(folder)).save_pretrained(folder)
-    own = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": HEADS}
+    own = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // HEAD_WIDTH}
     ids = {
         f"{name}_token_id": SPECIAL.index(f"[{token}]")
         for name, token in (("bos", "DEC"), ("sep", "SEP"), ("pad", "PAD"))
     }
     text = BlipTextConfig(
-        vocab_size=len(order), num_hidden_layers=TEXT_LAYERS, max_position_embeddings=64, label_smoothing=0.1,
-        initializer_range=0.05, encoder_hidden_size=WIDTH, **ids, **own,
+        vocab_size=len(order), num_hidden_layers=layers[1], max_position_embeddings=64, label_smoothing=0.1,
+        initializer_range=0.05, encoder_hidden_size=width, **ids, **own,
     )  # fmt: skip
     vision = BlipVisionConfig(
-        num_hidden_layers=VISION_LAYERS, image_size=IMAGE_SIZE, patch_size=PATCH, initializer_range=0.05,
+        num_hidden_layers=layers[0], image_size=IMAGE_SIZE, patch_size=PATCH, initializer_range=0.05,
         layer_norm_eps=1e-6, **own,
     )  # fmt: skip
     config = BlipConfig.from_text_vision_configs(
-        text, vision, image_text_hidden_size=WIDTH, enc_token_id=SPECIAL.index("[ENC]"), queue_size=1
+        text, vision, image_text_hidden_size=width, enc_token_id=SPECIAL.index("[ENC]"), queue_size=1
     )
     config.save_pretrained(folder)
 
