@@ -20,7 +20,7 @@ from blip_core.hub import SHIPPED, shipped_model
 from blip_core.weights import TRAINING_STATE, training_state
 from tests.frameworks import PyTorch, TensorFlow
 from tests.helpers import CONFIGS_OF
-from tests.shipped import evaluate, pack
+from tests.shipped import bootstrap, evaluate, pack
 from tests.tf_helpers import numpy
 
 EMOJI = Path(__file__).parent / "data" / "emoji"
@@ -156,3 +156,53 @@ def test_pixels_find_what_looks_alike(tmp_path):
         (tmp_path / file).write_text(json.dumps(part))
     to_name, _, to_picture, _, exact, _, answers, _, group, *_ = evaluate.of_pixels(tmp_path)
     assert (to_name, to_picture, exact, answers, group) == (0.5, 1.0, 0.5, 0.5, 0.5)
+
+
+def test_a_third_of_the_captions_are_wrong():
+    truth = {f"{style}/{n}": [f"name {n}"] for style in ("sure", "a", "b") for n in range(20)}
+    sure = [image for image in truth if image.startswith("sure/")]
+    noisy = bootstrap.with_noise(truth, sure, seed=1)
+    wrong = [image for image in truth if noisy[image] != truth[image]]
+    assert list(noisy) == list(truth)
+    assert len(wrong) == 20
+    assert not set(wrong) & set(sure)
+    assert {name for texts in noisy.values() for name in texts} <= {name for texts in truth.values() for name in texts}
+    assert noisy == bootstrap.with_noise(truth, sure, seed=1)
+    assert noisy != bootstrap.with_noise(truth, sure, seed=2)
+
+
+def test_the_data_sets_of_the_ablation(tmp_path):
+    lines = {
+        "kept": [
+            {"image": "a", "caption": ["cat", "a cat"], "source": ["web", "synthetic"]},
+            {"image": "b", "caption": ["dog"], "source": ["synthetic"]},
+        ],
+        "dropped": [
+            {"image": "b", "caption": "pear", "source": "web", "reason": "no match"},
+            {"image": "c", "caption": "sun", "source": "web", "reason": "no match"},
+            {"image": "c", "caption": "sun", "source": "synthetic", "reason": "repeated"},
+            {"image": "d", "reason": "duplicate"},
+        ],
+    }
+    for part, content in lines.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "00000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
+    found = {arm: bootstrap.judged(tmp_path, wanted) for arm, (_, wanted) in bootstrap.ARMS.items()}
+    assert found["both, nucleus"] == found["both, beams"] == {"a": ["cat", "a cat"], "b": ["dog"]}
+    assert found["filter alone"] == {"a": ["cat"]}
+    assert {image: sorted(texts) for image, texts in found["captioner alone"].items()} == {
+        "a": ["a cat", "cat"],
+        "b": ["dog", "pear"],
+        "c": ["sun"],
+    }
+
+
+def test_the_table_of_what_is_won_back():
+    def one(noisy: float, arm: float, clean: float) -> dict[str, dict[str, float]]:
+        arms = {"noisy": noisy, **dict.fromkeys(bootstrap.ARMS, arm), "clean": clean}
+        return {name: dict.fromkeys(bootstrap.COLUMNS, value) for name, value in arms.items()}
+
+    rows = bootstrap.table([one(0.1, 0.4, 0.7), one(0.3, 0.4, 0.5)]).splitlines()
+    assert rows[2].startswith("| noisy | 0.2 (0.1 to 0.3) |")
+    assert all(row.count("|") == rows[0].count("|") for row in rows)
+    assert all(row.endswith("| 50% | 50% |") for row in rows[3:-1])
