@@ -41,7 +41,7 @@ HEADER = ("", "pictures", "right", "picture → name", "name → picture", "CIDE
 Captions = dict[str, list[str]]  # by the file of a picture
 
 
-def main(folder: Path, output: Path, names: int = 200, epochs: int = 50, seeds: int = 3) -> None:
+def main(folder: Path, output: Path, names: int = 150, epochs: int = 50, seeds: int = 3) -> None:
     """Do all steps."""
     place = output / f"{names} names, {epochs} epochs"
     truth, others = prepare(folder, place, names)
