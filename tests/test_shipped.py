@@ -98,6 +98,8 @@ def test_commands_without_a_model(pictures, tmp_path, capsys):
     assert "knows drawings of emoji alone" in printed.err
     assert blip(["answer", str(tmp_path / "fox.png"), "what color is it mostly?", "--framework", "pt"]) == 0
     assert "orange" in capsys.readouterr().out
+    assert blip(["caption", str(tmp_path), "--framework", "pt", "--output", str(tmp_path / "shards")]) == 0
+    assert json.loads((tmp_path / "shards" / "00000.jsonl").read_text())["caption"] == "fox"
 
 
 def trained(folder: Path, head: str, config: BlipConfig, vision: torch.nn.Module | None = None) -> torch.nn.Module:

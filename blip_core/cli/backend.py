@@ -116,7 +116,7 @@ def default_framework() -> str:
 def for_workers(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments as processes elsewhere understand them, and such that they can be pickled."""
     given = {name: value for name, value in vars(args).items() if name != "run"}
-    model = os.path.abspath(args.model) if os.path.exists(args.model) else args.model
+    model = os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model
     return argparse.Namespace(**given | {"model": model, "framework": args.framework or default_framework()})
 
 
