@@ -361,7 +361,6 @@ def test_killed_process_goes_on(models, pictures):
     [
         [],
         ["describe"],
-        ["caption", "x.png"],
         ["caption", "--model", "m"],
         ["answer", "x.png", "--model", "m"],
         ["caption", "x.png", "--model", "m", "--beams", "0"],
