@@ -2,8 +2,8 @@
 
     python -m tests.shipped.bootstrap FOLDER OUTPUT [NAMES EPOCHS SEEDS]
 
-FOLDER is what `tests.shipped.prepare` made; docs/capfilt.md says what is done. After each seed a table of Markdown is
-printed. Two processes of one thread work at once. What is done is not done again; trainings go on where they were.
+FOLDER gets the drawings, unless they are there; docs/capfilt.md says what is done. After each seed a table of Markdown
+is printed. Two processes of one thread work at once. What is done is not done again; trainings go on where they were.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import numpy as np
 from blip_core.datasets import open_dataset
 from blip_core.datasets.augmentation import on_ground
 from blip_core.files import atomic_path, read_json, write_json
+from tests.shipped.drawings import main as draw
+from tests.shipped.prepare import main as prepare_data
 from tests.shipped.prepare import write_model
 
 WIDTH, LAYERS, BATCH, NOISY, CLEAN = 128, (4, 2), 64, "noisy", "clean"
@@ -43,6 +45,9 @@ Captions = dict[str, list[str]]  # by the file of a picture
 
 def main(folder: Path, output: Path, names: int = 150, epochs: int = 50, seeds: int = 3) -> None:
     """Do all steps."""
+    if not (folder / "new" / "vocab.txt").exists():
+        draw(folder)
+        prepare_data(folder)
     place = output / f"{names} names, {epochs} epochs"
     truth, others = prepare(folder, place, names)
     train(place / "base", "pretrain", place / "new" / "config.json", others, epochs * len(others), 0)
