@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from blip_core.files import read_json, write_json
-from blip_core.hub import resolve_folder, shipped_model
+from blip_core.hub import or_shipped, resolve_folder
 
 C = TypeVar("C", bound="_Config")
 
@@ -70,7 +70,7 @@ class _Config:
         `config.json` of a whole model.
         Raises `OSError` where there is no such file and `ValueError` for one that is not a configuration.
         """
-        name_or_path = shipped_model() if name_or_path is None else name_or_path
+        name_or_path = or_shipped(name_or_path)
         path = Path(name_or_path)
         if not path.is_file():
             path = resolve_folder(name_or_path, revision=revision, patterns=["config.json"]) / "config.json"

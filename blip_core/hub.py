@@ -17,6 +17,11 @@ def shipped_model(head: str = "") -> Path:
     return SHIPPED / "questions.safetensors.index.json" if head == "BlipForQuestionAnswering" else SHIPPED
 
 
+def or_shipped(name_or_path: str | Path | None, head: str = "") -> str | Path:
+    """What was named, or without a name the shipped model."""
+    return shipped_model(head) if name_or_path is None else name_or_path
+
+
 def resolve_folder(
     name_or_path: str | Path, *, revision: str | None = None, patterns: Sequence[str], token: str | None = None
 ) -> Path:

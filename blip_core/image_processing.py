@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from blip_core.files import read_json, write_json
-from blip_core.hub import resolve_folder, shipped_model
+from blip_core.hub import or_shipped, resolve_folder
 from blip_core.images import FORMATS, find_format, flatten, load_image, look_up, resize, scale, to_array, to_rgb
 from blip_core.inputs import BlipInputs, check_framework, stack
 
@@ -193,7 +193,7 @@ class BlipImageProcessor:
         the package.
         Raises `OSError` where there is no such folder and `ValueError` for a file that holds no such settings.
         """
-        name_or_path = shipped_model() if name_or_path is None else name_or_path
+        name_or_path = or_shipped(name_or_path)
         path = Path(name_or_path).expanduser()
         single_file = path.suffix == ".json" and path.is_file()
         folder = path.parent if single_file else resolve_folder(name_or_path, revision=revision, patterns=FILES)

@@ -15,7 +15,7 @@ from blip_core.checkpoint import Checkpoint, open_checkpoint
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
-from blip_core.hub import shipped_model
+from blip_core.hub import or_shipped
 from blip_core.initial import initial_value
 from blip_core.matching import match
 from blip_core.originals import from_med_config, recover_config
@@ -49,9 +49,7 @@ class Pretrained:
         revision: str | None = None,
         seed: int = 0,
     ):
-        self.checkpoint = open_checkpoint(
-            shipped_model(model) if name_or_path is None else name_or_path, revision=revision
-        )
+        self.checkpoint = open_checkpoint(or_shipped(name_or_path, model), revision=revision)
         self.folder = self.checkpoint.path.parent
         self.config = read_config(model, self.checkpoint, config)
         if image_size is not None:

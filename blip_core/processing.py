@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from blip_core.hub import resolve_folder, shipped_model
+from blip_core.hub import or_shipped, resolve_folder
 from blip_core.image_processing import FILES as IMAGE_FILES
 from blip_core.image_processing import BlipImageProcessor
 from blip_core.inputs import BlipInputs
@@ -128,7 +128,7 @@ class BlipProcessor:
         `BlipTokenizer.from_pretrained`, which also tell what is raised. Without a name it is the processor of the
         model in the package.
         """
-        name_or_path = shipped_model() if name_or_path is None else name_or_path
+        name_or_path = or_shipped(name_or_path)
         files = sorted({*IMAGE_FILES, *TEXT_FILES})
         folder = resolve_folder(name_or_path, revision=revision, patterns=files)
         return cls(BlipImageProcessor.from_pretrained(folder), BlipTokenizer.from_pretrained(folder))

@@ -39,3 +39,8 @@ def _attempt(read: Callable[[Item], Read], item: Item) -> Read | Exception:
         return read(item)
     except Exception as error:  # whatever is wrong with one picture, the others are to be done
         return error
+
+
+def in_one_line(error: Exception | str) -> str:
+    """What is wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

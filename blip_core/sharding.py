@@ -23,6 +23,8 @@ import numpy as np
 from blip_core.datasets.examples import ChangedError
 from blip_core.files import TEMPORARY, differences, read_json, write_json
 
+SHARD_SIZE = 1000
+"""Items in a shard, unless told otherwise."""
 Item = TypeVar("Item")
 Unit = TypeVar("Unit")
 Work = Callable[[Unit], Iterator[int]]

@@ -10,7 +10,7 @@ from typing import Any, Self
 from tokenizers import Encoding, Tokenizer
 
 from blip_core.files import atomic_path, read_json, write_json
-from blip_core.hub import resolve_folder, shipped_model
+from blip_core.hub import or_shipped, resolve_folder
 from blip_core.inputs import BlipInputs, check_framework, stack
 from blip_core.lengths import check_choice, check_length, kept_lengths, pad_rows
 from blip_core.texts import Text, check_texts, close_gaps, to_ids
@@ -231,7 +231,7 @@ class BlipTokenizer:
         `tokenizer_config.json`.
         Raises `OSError` where there is no such folder and `ValueError` for a file that holds no vocabulary.
         """
-        name_or_path = shipped_model() if name_or_path is None else name_or_path
+        name_or_path = or_shipped(name_or_path)
         path = Path(name_or_path).expanduser()
         folder = resolve_folder(name_or_path, revision=revision, patterns=FILES)
         found = [folder / name for name in FILES[:2] if (folder / name).is_file()]

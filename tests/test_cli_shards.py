@@ -73,17 +73,23 @@ def test_captions_in_shares(blip, pictures, framework):  # noqa: F811
     assert contents("many") == contents("one")
 
 
-def test_captions_killed_in_a_shard(blip, pictures, monkeypatch):  # noqa: F811
-    assert blip("caption", "photos", "--output", "one", *SHARDS, "--scores")[0] == 1
-    write, left = captions.write_lines, [2]
+def interrupt_second(monkeypatch, owner, name):
+    """Let the second call of a function end the program; returns the function as it was."""
+    function, left = getattr(owner, name), [2]
 
     def interrupted(*arguments):
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
-        write(*arguments)
+        function(*arguments)
 
-    monkeypatch.setattr(captions, "write_lines", interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
+    return function
+
+
+def test_captions_killed_in_a_shard(blip, pictures, monkeypatch):  # noqa: F811
+    assert blip("caption", "photos", "--output", "one", *SHARDS, "--scores")[0] == 1
+    write = interrupt_second(monkeypatch, captions, "write_lines")
     assert blip("caption", "photos", "--output", "many", *SHARDS, "--scores")[0] == 130
     assert sorted(contents("many")) == ["00000.jsonl", "caption.json"]
     monkeypatch.setattr(captions, "write_lines", write)
@@ -169,15 +175,7 @@ def test_an_index_in_shares(search, pictures, framework):
 
 def test_an_index_killed_and_of_a_folder_that_changed(search, pictures, monkeypatch):
     """What is encoded stays where pictures come to lie in other shards, and where a part is taken in twice."""
-    write, left = Parts.write, [2]
-
-    def interrupted(*arguments):
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        write(*arguments)
-
-    monkeypatch.setattr(Parts, "write", interrupted)
+    write = interrupt_second(monkeypatch, Parts, "write")
     share = ("photos", "--index", "it", *SHARDS, "--shards", "1/1")
     assert search(*share)[0] == 130
     monkeypatch.setattr(Parts, "write", write)

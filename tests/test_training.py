@@ -201,11 +201,14 @@ def test_what_is_frozen_stays_and_checkpointing_changes_nothing(world, framework
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_loss_that_is_not_finite_stops_the_run(world, framework):
-    run = of(world, "caption", f"nan-{framework}", framework=framework, learning_rate=1e30, save_every=1, epochs=9)
-    with pytest.raises(ValueError, match=r"in step \d, epoch .* The last good checkpoint is .*step-0000000\d;"):
+    rate = {"learning_rate": 1e30, "save_every": 1, "epochs": 9, "log_every": 100}
+    run = of(world, "caption", f"nan-{framework}", framework=framework, **rate)
+    with pytest.raises(ValueError, match=r"in step \d, epoch .* The last checkpoint is .*step-0000000\d;"):
         train(**run)
     last = sorted((run["output"] / "checkpoints").iterdir())[-1]
     assert all(np.isfinite(value).all() for value in weights(last).values())
+    lines = [json.loads(line) for line in (run["output"] / "log.jsonl").read_text().splitlines()]
+    assert {line["epoch"] for line in lines} == {1}
 
 
 def test_the_best_of_the_validations_is_the_model_to_use(world, monkeypatch):

@@ -24,7 +24,7 @@ from blip_core.capfilt.scoring import Scoring, decide
 from blip_core.datasets import Dataset
 from blip_core.datasets.spool import group
 from blip_core.reading import READERS
-from blip_core.sharding import OnRay, Shard, Share, cut, work_through, writing
+from blip_core.sharding import SHARD_SIZE, OnRay, Shard, Share, cut, work_through, writing
 
 WHOLE = Share()
 
@@ -55,7 +55,7 @@ def capfilt(
     to: str = "jsonl",
     near_duplicates: float | None = None,
     batch_size: int = 8,
-    shard_size: int = 1000,
+    shard_size: int = SHARD_SIZE,
     readers: int = READERS,
     share: Share = WHOLE,
     on_ray: OnRay | None = None,

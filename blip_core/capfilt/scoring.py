@@ -12,7 +12,7 @@ from blip_core.capfilt.items import Item, Line
 from blip_core.capfilt.models import CapFilter, PictureRead
 from blip_core.datasets import clean_caption
 from blip_core.datasets.examples import ChangedError
-from blip_core.reading import read_batches
+from blip_core.reading import in_one_line, read_batches
 from blip_core.sharding import Shard, check_worker
 
 LONGEST = 10_000
@@ -70,8 +70,7 @@ class Scoring:
                 if isinstance(picture, ChangedError):
                     raise picture  # this one picture is not broken: all of its shard would be listed for good
                 if isinstance(picture, Exception):
-                    detail = " ".join(str(picture).split()) or type(picture).__name__
-                    line |= {"reason": "unreadable", "detail": detail}
+                    line |= {"reason": "unreadable", "detail": in_one_line(picture)}
                     continue
                 line["hash"] = picture.digest
                 if picture.digest not in seen:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blip_core.cli.arguments import (
-    SHARD_SIZE,
     add_framework_arguments,
     add_scale_arguments,
     on_ray,
@@ -21,7 +20,7 @@ from blip_core.cli.backend import Backend, default_framework
 from blip_core.cli.report import Report, json_line, say_missing
 from blip_core.datasets import open_dataset
 from blip_core.reading import READERS
-from blip_core.sharding import Share
+from blip_core.sharding import SHARD_SIZE, Share
 
 if TYPE_CHECKING:
     from blip_core.capfilt import CapFilter, Captioning

@@ -12,13 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.cli.arguments import SHARD_SIZE
 from blip_core.cli.backend import Backend, for_workers
-from blip_core.cli.report import Report, in_one_line, say_missing
+from blip_core.cli.report import Report, say_missing
 from blip_core.cli.targets import Entry
 from blip_core.files import read_lines, write_lines
-from blip_core.reading import read_batches
-from blip_core.sharding import OnRay, Shard, Share, Work, begin_run, check_worker, clean, cut, work_through, writing
+from blip_core.reading import in_one_line, read_batches
+from blip_core.sharding import (
+    SHARD_SIZE,
+    OnRay,
+    Shard,
+    Share,
+    Work,
+    begin_run,
+    check_worker,
+    clean,
+    cut,
+    work_through,
+    writing,
+)
 from blip_core.tensors import identity
 
 RUN = "caption.json"

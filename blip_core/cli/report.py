@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from blip_core.reading import in_one_line
+
 
 def json_line(entry: dict[str, Any]) -> str:
     """An entry as one line of JSON, in plain letters; `entry` may hold file names of any bytes."""
@@ -18,11 +20,6 @@ def say_missing(shards: int) -> None:
     """Say where others have not done their part that so many shards are missing."""
     if shards:
         print(f"blip: this part is done; {shards} shards of others are missing", file=sys.stderr)
-
-
-def in_one_line(error: Exception | str) -> str:
-    """What is wrong, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Report:

@@ -103,9 +103,11 @@ class Batches:
         if training and not self.with_targets:
             self.examples, self.with_targets = [e for e in dataset if not self._left_out(e)], True
         if not self.steps_per_epoch:
+            told = dataset.tell_problems("the data")
             raise ValueError(
                 f"{len(self.examples)} examples to learn from are less than a batch of {batch_size * world_size}; "
-                "use a smaller batch_size (blip train --batch-size), or give Batches drop_last=False."
+                + (f"{told}. Mend them, or " if told else "")
+                + "use a smaller batch_size (blip train --batch-size), or give Batches drop_last=False."
             )
         self.image_numbers: dict[Any, int] = {}
         if task == "retrieval" or (task == "pretrain" and any(e.image_id is not None for e in dataset)):

@@ -173,6 +173,11 @@ class Dataset(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         return iter(self.examples)
 
+    def tell_problems(self, name: str, known: int = 0) -> str:
+        """What of the data set, called `name`, cannot be used, but for the first `known` problems; "" where all can."""
+        new = self.problems[known:]
+        return f"{len(new)} entries of {name} cannot be used; the first, {new[0][0]}: {new[0][1]}" if new else ""
+
     def report(self, where: str, reason: str) -> None:
         """Add a problem, once for each place; threads may call it."""
         with self._lock:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from blip_core.files import read_json, write_json
-from blip_core.hub import resolve_folder, shipped_model
+from blip_core.hub import or_shipped, resolve_folder
 
 FILE = "generation_config.json"
 DEFAULT_LENGTH = 20
@@ -236,7 +236,7 @@ class GenerationConfig:
         Without a name it is that of the model in the package.
         Raises `OSError` where there is no such file and `ValueError`, naming it, for one that cannot work.
         """
-        name_or_path = shipped_model() if name_or_path is None else name_or_path
+        name_or_path = or_shipped(name_or_path)
         path = Path(name_or_path)
         if not path.is_file():
             path = resolve_folder(name_or_path, revision=revision, patterns=[FILE]) / FILE

@@ -96,13 +96,13 @@ class Loop:
         self.skipped = 0 if math.isfinite(losses["gradient_norm"]) else self.skipped + 1
         if not finite or self.skipped > PATIENCE:
             last = self.folder.last()
-            self.log.flush(step, epoch, rate)
+            self.log.flush(step, epoch + 1, rate)
             raise ValueError(
                 f"The loss became {losses['loss']} (norm of the gradient {losses['gradient_norm']}) in step "
                 f"{step + 1}, epoch {epoch + 1}, at a learning rate of {rate:.3g}. "
-                f"{f'The last good checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; begin another "
-                f"run{', with it as the model or anew,' if last else ''} and try a smaller learning_rate, warmup_steps "
-                "or clip_norm, or precision='float32'."
+                f"{f'The last checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; begin another "
+                f"run{', with it or one before it as the model, or anew,' if last else ''} and try a smaller "
+                "learning_rate, warmup_steps or clip_norm, or precision='float32'."
             )
         self.position.step += 1
         images = sum(len(micro.inputs["pixel_values"]) for micro in micros) * self.engine.processes

@@ -169,8 +169,8 @@ def _run(
 
 def _report(log: Log, name: str, dataset: Dataset, known: int) -> int:
     """Say what of a data set cannot be used, but for the first `known`; returns how many problems there are."""
-    if new := dataset.problems[known:]:
-        log.say(f"{len(new)} entries of {name} cannot be used; the first, {new[0][0]}: {new[0][1]}")
+    if told := dataset.tell_problems(name, known):
+        log.say(told)
     return len(dataset.problems)
 
 

@@ -30,7 +30,7 @@ PROCESSES = {"small": "1", "longer": "2", "large": "2", "questions": "2"}
 def main(folder: Path) -> None:
     """Do all steps."""
     drawings.main(folder)
-    if not (folder / "new" / "vocab.txt").exists():
+    if not (folder / "new" / "config.json").exists():
         prepare.main(folder)
     for stage, (task, data, model) in STAGES.items():
         options = ["--data", folder / data, "--model", folder / model, "--output", folder / stage]

@@ -45,7 +45,7 @@ Captions = dict[str, list[str]]  # by the file of a picture
 
 def main(folder: Path, output: Path, names: int = 150, epochs: int = 50, seeds: int = 3) -> None:
     """Do all steps."""
-    if not (folder / "new" / "vocab.txt").exists():
+    if not (folder / "new" / "config.json").exists():
         draw(folder)
         prepare_data(folder)
     place = output / f"{names} names, {epochs} epochs"
