@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -194,7 +195,7 @@ def preprocess(system: str, threads: int) -> dict[str, Callable[[], Any]]:
         from blip_core import BlipImageProcessor
 
         processor = BlipImageProcessor()
-        return {"preprocess": lambda: processor(pictures, return_tensors="np").pixel_values}
+        return also_alone({"preprocess": lambda: processor(pictures, return_tensors="np").pixel_values})
     import torch
 
     if system == "hf-new":
@@ -204,12 +205,33 @@ def preprocess(system: str, threads: int) -> dict[str, Callable[[], Any]]:
     torch.set_num_threads(threads)
     if system == "hf-pt":
         slow = transformers.BlipImageProcessor()
-        return {"preprocess": lambda: np.asarray(slow(pictures, return_tensors="np")["pixel_values"])}
+        return also_alone({"preprocess": lambda: np.asarray(slow(pictures, return_tensors="np")["pixel_values"])})
     pil, fast = transformers.BlipImageProcessorPil(), transformers.BlipImageProcessor()
-    return {
-        "preprocess": lambda: np.asarray(pil(pictures, return_tensors="np")["pixel_values"]),
-        "preprocess fast": lambda: fast(pictures, return_tensors="pt")["pixel_values"].numpy(),
-    }
+    return also_alone(
+        {
+            "preprocess": lambda: np.asarray(pil(pictures, return_tensors="np")["pixel_values"]),
+            "preprocess fast": lambda: fast(pictures, return_tensors="pt")["pixel_values"].numpy(),
+        }
+    )
+
+
+def also_alone(found: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """The cases, and each on one processor and one thread of PyTorch."""
+    torch = sys.modules.get("torch")
+
+    def alone(run: Callable[[], Any]) -> Any:
+        processors, threads = os.sched_getaffinity(0), torch.get_num_threads() if torch else 1
+        os.sched_setaffinity(0, {min(processors)})  # threads that begin now inherit it
+        if torch:
+            torch.set_num_threads(1)
+        try:
+            return run()
+        finally:
+            os.sched_setaffinity(0, processors)
+            if torch:
+                torch.set_num_threads(threads)
+
+    return found | {f"{name} one": functools.partial(alone, run) for name, run in found.items()}
 
 
 def mend_torchvision() -> None:
