@@ -18,8 +18,10 @@ def shipped_model(head: str = "") -> Path:
 
 
 def or_shipped(name_or_path: str | Path | None, head: str = "") -> str | Path:
-    """What was named, or without a name the shipped model."""
-    return shipped_model(head) if name_or_path is None else name_or_path
+    """What was named, or without a name, or where its folder is named, the shipped model for `head`."""
+    if name_or_path is None or Path(name_or_path).expanduser().resolve() == SHIPPED.resolve():
+        return shipped_model(head)
+    return name_or_path
 
 
 def resolve_folder(

@@ -16,7 +16,7 @@ from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTokeniz
 from blip_core.checkpoint import open_checkpoint
 from blip_core.cli import main as blip
 from blip_core.datasets import clean_caption
-from blip_core.hub import SHIPPED, shipped_model
+from blip_core.hub import SHIPPED, or_shipped, shipped_model
 from blip_core.weights import TRAINING_STATE, training_state
 from tests.frameworks import PyTorch, TensorFlow
 from tests.helpers import CONFIGS_OF
@@ -53,6 +53,11 @@ def test_every_head_is_there(backend, head):
     held = open_checkpoint(shipped_model(head))
     names = [p.hf for p in model.table() if head.startswith("BlipFor") and p.part not in TRAINING_STATE.get(head, ())]
     assert all(name in held for name in names)
+
+
+def test_its_folder_by_name_is_the_same_as_no_name():
+    assert or_shipped(str(SHIPPED), "BlipForQuestionAnswering") == shipped_model("BlipForQuestionAnswering") != SHIPPED
+    assert or_shipped("elsewhere", "BlipForQuestionAnswering") == "elsewhere"
 
 
 def test_processors_and_configurations_without_a_name():

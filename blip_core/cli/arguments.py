@@ -87,6 +87,13 @@ def whole(least: int) -> Callable[[str], int]:
     return _number(int, lambda value: value >= least, f"a whole number of at least {least}")
 
 
+def words(text: str) -> str:
+    """Parse a text that says something."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
 def probability(text: str) -> float:
     """Parse a number above 0 and up to 1."""
     return _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")(text)

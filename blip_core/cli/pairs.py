@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from blip_core.cli.arguments import add_model_arguments, add_result_arguments
+from blip_core.cli.arguments import add_model_arguments, add_result_arguments, words
 from blip_core.cli.backend import Backend
 from blip_core.cli.pictures import find_pictures
 from blip_core.cli.report import Report
@@ -19,7 +19,9 @@ Work = Callable[[Any], Iterator[tuple[dict[str, Any], str]]]
 def add_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
     """Add the picture, the texts, under the name `texts`, and what all commands have."""
     parser.add_argument("image", metavar="IMAGE", help="a file, a folder, a 'pattern*.jpg', or - for a list on stdin")
-    parser.add_argument("texts", nargs="+", metavar=texts, help=f"one {texts.lower()} or more, each in quotes")
+    parser.add_argument(
+        "texts", nargs="+", metavar=texts, type=words, help=f"one {texts.lower()} or more, each in quotes"
+    )
     add_result_arguments(parser, batch=f"{texts.lower()}s")
     add_model_arguments(parser)
 

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from blip_core import BlipConfig, BlipProcessor
 from blip_core.checkpoint import open_checkpoint
 from blip_core.files import write_json
+from blip_core.generation import GenerationConfig
 from blip_core.hub import SHIPPED
 from blip_core.saving import config_dict
 from blip_core.weights import training_state
@@ -50,6 +51,7 @@ def main(folder: Path, package: Path = SHIPPED) -> None:
     config = BlipConfig.from_pretrained(folder / "large")
     write_json(package / "config.json", config_dict("BlipForPreTraining", config, np.dtype(np.float16)))
     BlipProcessor.from_pretrained(folder / "large").save_pretrained(package)
+    GenerationConfig(prompt_ids=[]).save_pretrained(package)  # trained without a prompt
     total = sum(file.stat().st_size for file in package.iterdir())
     print(f"{package}: {total / 1e6:.1f} MB")
 
