@@ -56,7 +56,7 @@ class Loop:
     def run(self, log: Log) -> int | None:
         """Train to the end; returns None, or the signal that stopped it, with a checkpoint of where it stopped.
 
-        Raises `ValueError` where the loss is not finite; the last checkpoint is of before.
+        Raises `ValueError` where the loss is not finite; the last checkpoint is of before, and good.
         """
         self.log, self.skipped = log, 0
         with stopping() as stopped:
@@ -75,10 +75,10 @@ class Loop:
                             self.log.flush(
                                 step, epoch + 1, learning_rate(self.settings, step - 1, self.steps_per_epoch)
                             )
-                            self._save()
+                            self._save(epoch)
                         return stopped[0] if stopped else signal.SIGTERM
                     if self.settings.save_every and step % self.settings.save_every == 0 and not at_end:
-                        self._save()
+                        self._save(epoch)
                     if step == self.steps:
                         break
                 batches.close()  # type: ignore[attr-defined]  # it is a generator, with workers that read ahead
@@ -95,18 +95,29 @@ class Loop:
         )
         self.skipped = 0 if math.isfinite(losses["gradient_norm"]) else self.skipped + 1
         if not finite or self.skipped > PATIENCE:
-            last = self.folder.last()
-            self.log.flush(step, epoch + 1, rate)
-            raise ValueError(
-                f"The loss became {losses['loss']} (norm of the gradient {losses['gradient_norm']}) in step "
-                f"{step + 1}, epoch {epoch + 1}, at a learning rate of {rate:.3g}. "
-                f"{f'The last checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; begin another "
-                f"run{', with it or one before it as the model, or anew,' if last else ''} and try a smaller "
-                "learning_rate, warmup_steps or clip_norm, or precision='float32'."
-            )
+            raise self._not_finite(losses, step, epoch, rate)
+        self.micro, self.alpha = micros[-1], alpha
         self.position.step += 1
         images = sum(len(micro.inputs["pixel_values"]) for micro in micros) * self.engine.processes
         self.log.step(self.position.step, epoch + 1, losses, rate, images)
+
+    def _not_finite(self, losses: Mapping[str, float], step: int, epoch: int, rate: float) -> ValueError:
+        last = self.folder.last()
+        self.log.flush(self.position.step, epoch + 1, rate)
+        gradient = f" (norm of the gradient {losses['gradient_norm']})" if "gradient_norm" in losses else ""
+        return ValueError(
+            f"The loss became {losses['loss']}{gradient} in step {step + 1}, epoch {epoch + 1}, at a learning rate of "
+            f"{rate:.3g}. {f'The last good checkpoint is {last[0]}' if last else 'There is no checkpoint yet'}; begin "
+            f"another run{', with it as the model or anew,' if last else ''} and try a smaller learning_rate, "
+            "warmup_steps or clip_norm, or precision='float32'."
+        )
+
+    def _check(self, epoch: int) -> None:
+        """Raise `ValueError` where the last step spoiled the weights: what is stored of them is to be good."""
+        losses = self.engine.mean(self.engine.evaluate(self.micro, self.alpha))
+        if not math.isfinite(losses["loss"]):
+            step = self.position.step - 1
+            raise self._not_finite(losses, step, epoch, learning_rate(self.settings, step, self.steps_per_epoch))
 
     def _micro(self, inputs: Mapping[str, np.ndarray], number: int) -> Micro:
         noise = None
@@ -118,20 +129,24 @@ class Loop:
 
     def _end_epoch(self, epoch: int) -> None:
         """Validate, write the model to use where it is the best, and save a checkpoint."""
+        self._check(epoch)
         rate = learning_rate(self.settings, self.position.step - 1, self.steps_per_epoch)
         self.log.flush(self.position.step, epoch + 1, rate)
         better = True
         if self.validate is not None:
             metrics = self.validate()
             self.log.validation(self.position.step, epoch + 1, metrics)
+            if not math.isfinite(metrics[self.validate.by]):
+                raise self._not_finite({"loss": metrics["loss"]}, self.position.step - 1, epoch, rate)
             better = self.validate.better(metrics, self.position.best)
             if better:
                 self.position.best, self.position.best_epoch = metrics[self.validate.by], epoch + 1
         if better:
             write_model(self.engine, self.start, self.folder.path)
-        self._save()
+        self.folder.save(self.engine, self.start, self.position, self.settings.keep)
 
-    def _save(self) -> None:
+    def _save(self, epoch: int) -> None:
+        self._check(epoch)
         self.folder.save(self.engine, self.start, self.position, self.settings.keep)
 
     def _agreed(self, stopped: bool) -> bool:
