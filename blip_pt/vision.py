@@ -96,10 +96,6 @@ class BlipVisionModel(BlipPreTrainedModel):
         grid = torch.einsum("ij,kl,jlw->ikw", rows.to(grid), columns.to(grid), grid)
         return torch.cat([self.position_embedding[:, :1], grid.flatten(0, 1)[None]], dim=1)  # (1, T, W)
 
-    def check(self, pixel_values: Tensor, interpolate_pos_encoding: bool) -> None:
-        """Raise `ValueError` for pictures that this model cannot take."""
-        check_pixel_values(pixel_values.shape, type_name(pixel_values), self.config, interpolate_pos_encoding)
-
     def forward(
         self,
         pixel_values: Tensor,
@@ -112,7 +108,7 @@ class BlipVisionModel(BlipPreTrainedModel):
         `interpolate_pos_encoding` takes pictures of another size than `config.image_size`. Returns embeddings
         (B, T, W). Raises `ValueError` for a wrong shape or size.
         """
-        self.check(pixel_values, interpolate_pos_encoding)
+        check_pixel_values(pixel_values.shape, type_name(pixel_values), self.config, interpolate_pos_encoding)
         patches = self.patch_embedding(pixel_values.to(self.dtype))  # (B, N, W)
         x = torch.cat([self.class_embedding.expand(len(patches), -1, -1), patches], dim=1)  # (B, T, W)
         x = x + self.positions(*pixel_values.shape[2:])

@@ -32,17 +32,6 @@ class TFBlipImageModel(TFBlipPreTrainedModel):
             return BlipVisionOutput(last_hidden_state=tf.cast(image_embeds, self.compute_dtype))
         return self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **outputs)
 
-    def image_states(
-        self, pixel_values: Tensor | None, image_embeds: Tensor | None, interpolate_pos_encoding: bool
-    ) -> Tensor:
-        """The image embeddings (B, T, width) that generation reads, by the compiled encoder where there is one."""
-        check_image_source(pixel_values, image_embeds)
-        if pixel_values is None or interpolate_pos_encoding:
-            return self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        pixel_values = tf.convert_to_tensor(pixel_values)
-        self.vision_model.check(pixel_values, interpolate_pos_encoding)
-        return self.vision_model.encoding_graph(tf.cast(pixel_values, self.compute_dtype))
-
     def grounded_ids(self, input_ids: Tensor) -> Tensor:
         """The token ids (B, L) of image-grounded text: they begin with `config.enc_token_id`, where that is set."""
         if self.config.enc_token_id is None:

@@ -50,7 +50,6 @@ ONLY_TENSORFLOW = {
     "base.py random_seed": "one line in PyTorch",
     "decoding.py DecodingGraphs": "TensorFlow is fast only when compiled",
     "decoding.py TensorFlowSession._extend": "prefill and step are one compiled function",
-    "image_model.py BlipImageModel.image_states": "the compiled encoder, for generate",
     "vision.py BlipVisionModel.encoding_graph": "the compiled encoder",
     "text.py BlipTextModel.get_config": "what .keras files need to know",
     "nn.py Layer": OWN_LAYERS,
