@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from blip_core.config import BlipTextConfig
+from blip_core.processing import BlipProcessor
+
+
+def prompt_tokens(prompt: str, processor: BlipProcessor) -> list[int]:
+    """The tokens of a prompt for `generate(prompt_ids=...)`: those of the text, without `[CLS]` and `[SEP]`."""
+    return list(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
 
 def decoder_prompts(
-    input_ids: np.ndarray | None, attention_mask: np.ndarray | None, items: int, config: BlipTextConfig
+    input_ids: np.ndarray | None,
+    attention_mask: np.ndarray | None,
+    items: int,
+    config: BlipTextConfig,
+    prompt_ids: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn tokenized prompts into the beginnings of captions, one for each of `items` pictures.
 
     The first token of each row becomes `[DEC]` (`bos_token_id`), a closing `[SEP]` is dropped from each row by itself,
-    and padding moves to the right. Without prompts each row is `[DEC]` alone. Without a mask, `pad_token_id` is
-    padding. Returns int64 ids and mask of shape (items, length). Source: the original's `generate`, row by row.
+    and padding moves to the right. Without prompts each row is `[DEC]` and `prompt_ids`. Without a mask, `pad_token_id`
+    is padding. Returns int64 ids and mask of shape (items, length). Source: the original's `generate`, row by row.
     """
     if input_ids is None:
-        return np.full((items, 1), config.bos_token_id, np.int64), np.ones((items, 1), np.int64)
+        row = np.array([config.bos_token_id, *(prompt_ids or [])], np.int64)
+        return np.tile(row, (items, 1)), np.ones((items, len(row)), np.int64)
     if input_ids.ndim != 2 or not input_ids.size or not np.issubdtype(input_ids.dtype, np.integer):
         raise ValueError(
             f"input_ids must be integers of shape (batch, length), got {input_ids.dtype} of shape {input_ids.shape}."

@@ -21,7 +21,6 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
-from blip_core.prompts import decoder_prompts
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
 from blip_pt.image_model import BlipImageModel
@@ -130,9 +129,8 @@ class BlipForQuestionAnswering(BlipImageModel):
         with evaluating(self):
             embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
             question = self.encode_question(embeds, input_ids, attention_mask)
-            ids, mask = decoder_prompts(None, None, len(question), self.config.text_config)
             config = generation_config or self.generation_config
-            return search(self.text_decoder, question, attention_mask, ids, mask, config, options, seed, stream)
+            return search(self.text_decoder, question, attention_mask, None, None, config, options, seed, stream)
 
     def score_texts(
         self,

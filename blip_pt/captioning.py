@@ -22,7 +22,6 @@ from blip_core import (
 )
 from blip_core.checks import check_pairs, given_texts
 from blip_core.explaining import chosen_layer, patch_grid
-from blip_core.prompts import decoder_prompts
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps
@@ -93,6 +92,9 @@ class BlipForConditionalGeneration(BlipImageModel):
     ) -> Tensor | GenerationOutput:
         """Caption pictures, going on from tokenized prompts where given: `[CLS] a picture of [SEP]` and padding.
 
+        Without them a caption begins with the prompt that the model was trained with, as far as its
+        `generation_config` tells it (`prompt_ids`).
+
         `options` are fields of `GenerationConfig` (`num_beams=3`, `max_new_tokens=20`, `do_sample=True` ...) over
         those of `generation_config` or of the model's own. `seed` fixes the samples, `stream(item, token)` sees
         each new token at once. Each picture's caption is the same alone and in any batch.
@@ -100,12 +102,8 @@ class BlipForConditionalGeneration(BlipImageModel):
         """
         with evaluating(self):
             embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            ids = None if input_ids is None else input_ids.cpu().numpy()
-            mask = None if attention_mask is None else attention_mask.cpu().numpy()
-            ids, mask = decoder_prompts(ids, mask, len(embeds), self.config.text_config)
-            check_pairs(len(embeds), len(ids))
             config = generation_config or self.generation_config
-            return search(self.text_decoder, embeds, None, ids, mask, config, options, seed, stream)
+            return search(self.text_decoder, embeds, None, input_ids, attention_mask, config, options, seed, stream)
 
     def score_texts(
         self,

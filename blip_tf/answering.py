@@ -22,7 +22,6 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
-from blip_core.prompts import decoder_prompts
 from blip_tf.decoding import search
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import sizes
@@ -140,11 +139,10 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         **options: Any,
     ) -> Tensor | GenerationOutput:
         """Answer questions (B, L) about pictures; the rest as `TFBlipForConditionalGeneration.generate`."""
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         question = self.encode_question(embeds, input_ids, attention_mask)
-        ids, mask = decoder_prompts(None, None, len(question), self.config.text_config)
         config = generation_config or self.generation_config
-        return search(self.text_decoder, question, attention_mask, ids, mask, config, options, seed, stream)
+        return search(self.text_decoder, question, attention_mask, None, None, config, options, seed, stream)
 
     def score_texts(
         self,
@@ -161,7 +159,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         Answers are as the processor makes texts; the rest as `TFBlipForConditionalGeneration.score_texts`.
         """
         answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         question = self.encode_question(embeds, input_ids, attention_mask)
         return score_texts(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask)
 
@@ -183,6 +181,6 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         Raises `ValueError` for a list with empty or equal answers. Source: the original's `rank_answer`.
         """
         answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         question = self.encode_question(embeds, input_ids, attention_mask)
         return rank_answers(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask, k)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -23,7 +22,6 @@ from blip_core import (
 )
 from blip_core.checks import check_pairs, given_texts
 from blip_core.explaining import chosen_layer, patch_grid
-from blip_core.prompts import decoder_prompts
 from blip_tf.decoding import search
 from blip_tf.explaining import attention_maps
 from blip_tf.image_model import TFBlipImageModel
@@ -96,18 +94,17 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
     ) -> Tensor | GenerationOutput:
         """Caption pictures, going on from tokenized prompts where given: `[CLS] a picture of [SEP]` and padding.
 
+        Without them a caption begins with the prompt that the model was trained with, as far as its
+        `generation_config` tells it (`prompt_ids`).
+
         `options` are fields of `GenerationConfig` (`num_beams=3`, `max_new_tokens=20`, `do_sample=True` ...) over
         those of `generation_config` or of the model's own. `seed` fixes the samples, `stream(item, token)` sees
         each new token at once. Each picture's caption is the same alone and in any batch.
         Returns int64 tokens (B, length), or a `GenerationOutput` with `return_dict_in_generate=True`.
         """
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
-        ids = None if input_ids is None else np.asarray(input_ids)
-        mask = None if attention_mask is None else np.asarray(attention_mask)
-        ids, mask = decoder_prompts(ids, mask, len(embeds), self.config.text_config)
-        check_pairs(len(embeds), len(ids))
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         config = generation_config or self.generation_config
-        return search(self.text_decoder, embeds, None, ids, mask, config, options, seed, stream)
+        return search(self.text_decoder, embeds, None, input_ids, attention_mask, config, options, seed, stream)
 
     def score_texts(
         self,
@@ -124,7 +121,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         Raises `ValueError` for a text without tokens.
         """
         input_ids = given_texts(input_ids)
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)
 
     def explain(
@@ -149,7 +146,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         padding = tf.cast(text.pad_token_id, input_ids.dtype)
         mask = tf.cast(input_ids != padding, tf.int32) if attention_mask is None else attention_mask
         real = tf.pad(mask[:, 1:], ((0, 0), (0, 1)))  # (B, L) 1 where the next token is predicted
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         size = None if pixel_values is None else pixel_values.shape
         patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
 

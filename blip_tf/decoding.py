@@ -14,7 +14,10 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import GenerationConfig, GenerationOutput
+from blip_core.checks import check_pairs
 from blip_core.generation import generate
+from blip_core.prompts import decoder_prompts
+from blip_core.tensors import to_numpy
 from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
 
 if TYPE_CHECKING:
@@ -174,20 +177,24 @@ def search(
     decoder: TFBlipTextLMHeadModel,
     states: Tensor,
     states_mask: Tensor | None,
-    input_ids: np.ndarray,
-    attention_mask: np.ndarray,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
     config: GenerationConfig,
     options: dict[str, Any],
     seed: int | Sequence[int] | None,
     stream: Callable[[int, int], None] | None,
 ) -> Tensor | GenerationOutput:
-    """Generate from prompts (B, L), padded on the right, attending to encoder states (B or 1, S, W)."""
+    """Generate from tokenized prompts (B, L), else the one of `config`; encoder states are (B or 1, S, W)."""
     text = decoder.config
     tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
     config = config.updated(**{**tokens, **options})
-    lengths = attention_mask.sum(1).tolist()
+    ids = None if input_ids is None else to_numpy(input_ids)
+    mask = None if attention_mask is None else to_numpy(attention_mask)
+    ids, mask = decoder_prompts(ids, mask, len(states), text, config.prompt_ids)
+    check_pairs(len(states), len(ids))
+    lengths = mask.sum(1).tolist()
     room = max(config.length_limits(length, text.max_position_embeddings)[1] - length for length in lengths)
-    session = TensorFlowSession(decoder, states, states_mask, len(input_ids), input_ids.shape[1] + room)
-    output = generate(session, input_ids, attention_mask, config, seed=seed, stream=stream)
+    session = TensorFlowSession(decoder, states, states_mask, len(ids), ids.shape[1] + room)
+    output = generate(session, ids, mask, config, seed=seed, stream=stream)
     output = output.map(tf.convert_to_tensor)
     return output if config.return_dict_in_generate else output.sequences

@@ -143,9 +143,9 @@ def answer(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
     def run(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
         embeds = model.encode_image(pixel_values, None, False).last_hidden_state
         states = model.encode_question(embeds, input_ids, attention_mask)
-        one = tf.ones((sizes(states)[0], 1), tf.int32)
-        ids = model.config.text_config.bos_token_id * one
-        return {"sequences": greedy(model.text_decoder, states, attention_mask, ids, one, max_new_tokens)}
+        begin = [model.config.text_config.bos_token_id, *(model.generation_config.prompt_ids or [])]
+        ids = tf.tile([begin], (sizes(states)[0], 1))
+        return {"sequences": greedy(model.text_decoder, states, attention_mask, ids, tf.ones_like(ids), max_new_tokens)}
 
     return run
 

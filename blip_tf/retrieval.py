@@ -135,7 +135,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         layer = chosen_layer(layer, method, self.config.text_config)
-        embeds = self.image_states(pixel_values, image_embeds, interpolate_pos_encoding)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         size = None if pixel_values is None else pixel_values.shape
         patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
 

@@ -72,6 +72,8 @@ class Beside:
         if self.head in GENERATING:
             found = (self.folder / "generation_config.json").is_file()
             generation = GenerationConfig.from_pretrained(self.folder) if found else GenerationConfig()
+            if self.head != "BlipForConditionalGeneration":  # the prompt of captions is none of answers
+                generation = generation.updated(prompt_ids=None)
             generation.save_pretrained(folder)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from PIL import Image
 
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.cli import backend, main
+from blip_core.generation import GenerationConfig
 from blip_core.saving import write_pretrained
 from blip_core.weights import parameters
 
@@ -153,6 +155,23 @@ def test_plain_lines(blip, pictures):
     assert blip("caption", "red.png") == (0, f"red.png: {caption}\n", "")
     assert blip("answer", "red.png", "why?")[1].startswith("red.png: why? ")
     assert blip("match", "red.png", "a wall")[1].startswith("red.png: a wall (itm 0.")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_captioner_is_asked_as_it_was_trained(blip, models, pictures, tmp_path, framework):
+    def captions(*arguments, **options):
+        code, out, _ = blip("caption", *pictures, "--json", "--framework", framework, *arguments, **options)
+        assert code == 0
+        return [entry["caption"] for entry in objects(out)]
+
+    trained = shutil.copytree(models / "caption", tmp_path / "trained")
+    GenerationConfig(prompt_ids=BlipTokenizer()("a picture of").input_ids[1:-1]).save_pretrained(trained)
+    found = captions(model=trained)
+    assert found != captions()
+    whole = [f"a picture of {caption}".replace(" ##", "") for caption in found]  # a word's rest may come first
+    assert whole == captions("--prompt", "a picture of")
+    assert captions("--prompt", "", model=trained) == captions()
+    assert captions("--prompt", "this", model=trained) == captions("--prompt", "this")
 
 
 def test_captions_are_the_same_alone_and_in_any_batch(blip, pictures):
@@ -317,11 +336,11 @@ def test_interrupt(blip, pictures, monkeypatch):
     write = backend.Backend.texts
     calls = []
 
-    def interrupted(self, output):
+    def interrupted(self, output, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write(self, output)
+        return write(self, output, **options)
 
     monkeypatch.setattr(backend.Backend, "texts", interrupted)
     arguments = ["caption", *pictures, "--batch-size", "1", "--output", "all.csv", "--sidecar", ".txt"]
@@ -363,6 +382,8 @@ def test_killed_process_goes_on(models, pictures):
         ["describe"],
         ["caption", "--model", "m"],
         ["answer", "x.png", "--model", "m"],
+        ["answer", "x.png", " ", "--model", "m"],
+        ["match", "x.png", "", "--model", "m"],
         ["caption", "x.png", "--model", "m", "--beams", "0"],
         ["caption", "x.png", "--model", "m", "--beams", "many"],
         ["caption", "x.png", "--model", "m", "--batch-size", "-1"],
@@ -420,7 +441,7 @@ def test_a_framework_that_is_missing_is_named(blip, pictures, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
 def test_out_of_memory(blip, pictures, monkeypatch, error):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(backend.Backend, "texts", fail)

@@ -246,12 +246,13 @@ def test_an_original_written_here_keeps_its_configuration(tmp_path, model):
 def test_processor_and_tokenizer_files_are_kept(tmp_path, model):
     write_json(model / "preprocessor_config.json", {"size": {"height": 32, "width": 32}, "resample": 2, "mine": 1})
     (model / "vocab.txt").write_text("a\nb\n")
-    write_json(model / "generation_config.json", {"num_beams": 3})
+    write_json(model / "generation_config.json", {"num_beams": 3, "prompt_ids": [5]})
     report = convert(model, tmp_path / "new", "weights.h5")
     assert report.warnings == []
     assert read_json(tmp_path / "new" / "preprocessor_config.json")["mine"] == 1
     assert (tmp_path / "new" / "vocab.txt").read_text() == "a\nb\n"
-    assert read_json(tmp_path / "new" / "generation_config.json")["num_beams"] == 3
+    generation = read_json(tmp_path / "new" / "generation_config.json")
+    assert (generation["num_beams"], generation["prompt_ids"]) == (3, [5])
 
 
 def test_the_vocabulary_must_be_the_models(tmp_path, model):

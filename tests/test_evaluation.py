@@ -125,13 +125,17 @@ def test_frameworks_and_batches_agree(folder, evaluate, tmp_path, task, data, op
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_captions_are_scored_without_the_prompt(folder, tmp_path, framework):
+def test_captions_are_scored_without_the_prompt(folder, tmp_path, monkeypatch, framework):
     model, processor = load(folder, "caption", framework)
     dataset = open_dataset(folder / "captions.json", "caption")
     options = {"prompt": "a picture of", "max_new_tokens": 5, "min_new_tokens": 5}
     said = [entry["caption"] for entry in evaluate_captions(model, processor, dataset, **options).entries]
     assert len(set(said)) > 1
     assert not any(caption.startswith("a picture of") for caption in said)
+    asked = model.generation_config.updated(prompt_ids=processor.tokenizer("a picture of")["input_ids"][1:-1])
+    monkeypatch.setattr(model, "generation_config", asked)
+    length = {"max_new_tokens": 5, "min_new_tokens": 5}
+    assert [entry["caption"] for entry in evaluate_captions(model, processor, dataset, **length).entries] == said
     references = [[said[0]], [said[1], "something else"], ["far from it"], [said[3]], ["nothing like it"]]
     entries = [{"image": f"{i}.png", "caption": text} for i, texts in enumerate(references) for text in texts]
     dataset = open_dataset(write(tmp_path, "own", entries), "caption", image_root=folder)

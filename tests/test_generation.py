@@ -395,6 +395,8 @@ def test_stream(options):
         ({"no_repeat_ngram_size": "2"}, "no_repeat_ngram_size"),
         ({"early_stopping": "always"}, "early_stopping must be True, False or"),
         ({"early_stopping": 1}, "early_stopping"),
+        ({"prompt_ids": ["a"]}, "prompt_ids"),
+        ({"prompt_ids": 5}, "prompt_ids"),
         ({"bad_words_ids": [5]}, "bad_words_ids"),
         ({"bad_words_ids": []}, "bad_words_ids"),
         ({"bad_words_ids": [[]]}, "bad_words_ids"),
@@ -436,12 +438,13 @@ def test_config_files(tmp_path):
     path.write_text(json.dumps({"num_beams": 3, "eos_token_id": [2, 102], "_from_model_config": True, "x": {"y": 1}}))
     loaded = GenerationConfig.from_pretrained(tmp_path)
     assert (loaded.num_beams, loaded.end_ids, loaded.padding_id, loaded.max_length) == (3, [2, 102], 2, 20)
-    loaded.updated(max_new_tokens=7).save_pretrained(tmp_path / "new")
+    assert loaded.prompt_ids is None
+    loaded.updated(max_new_tokens=7, prompt_ids=[]).save_pretrained(tmp_path / "new")
     stored = json.loads((tmp_path / "new" / "generation_config.json").read_text())
     assert stored["x"] == {"y": 1}
     assert stored["_from_model_config"] is True
     assert stored["max_new_tokens"] == 7
-    assert GenerationConfig.from_pretrained(tmp_path / "new") == loaded.updated(max_new_tokens=7)
+    assert GenerationConfig.from_pretrained(tmp_path / "new") == loaded.updated(max_new_tokens=7, prompt_ids=[])
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "generation_config.json"]
     path.write_text('{"num_beams": -1}')
     with pytest.raises(ValueError, match=r"generation_config.json: .*num_beams"):

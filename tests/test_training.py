@@ -18,6 +18,7 @@ import tensorflow as tf
 import torch
 
 import blip_pt
+from blip_core.generation import GenerationConfig
 from blip_core.training import train
 from blip_core.training.start import HEADS
 from blip_core.training.validation import Validation
@@ -53,14 +54,14 @@ def test_both_frameworks_train_alike(world, task):
 
 @pytest.mark.parametrize("framework", ["pt", pytest.param("tf", marks=pytest.mark.slow)])
 def test_a_captioner_learns_eight_pictures(world, framework):
-    """And what it learned is a model to use: it says the captions."""
+    """And what it learned is a model to use: it says the captions, and with them the prompt that it began with."""
     settings = {
         "batch_size": 4,
         "epochs": 80,
         "learning_rate": 1e-2,
         "schedule_every": "step",
         "label_smoothing": 0.0,
-        "prompt": "",
+        "prompt": "a picture of ",
         "keep": 1,
     }
     result = train(**of(world, "caption", f"learned-{framework}", framework=framework, **settings))
@@ -70,7 +71,7 @@ def test_a_captioner_learns_eight_pictures(world, framework):
     model = blip_pt.BlipForConditionalGeneration.from_pretrained(result.output)
     inputs = processor(images=[world / f"{i}.png" for i in range(8)], return_tensors="pt")
     said = processor.batch_decode(model.generate(**inputs, max_new_tokens=8), skip_special_tokens=True)
-    truth = [entry["caption"] for entry in json.loads((world / "pairs.json").read_text())]
+    truth = [f"a picture of {entry['caption']}" for entry in json.loads((world / "pairs.json").read_text())]
     assert sum(a == b for a, b in zip(said, truth, strict=True)) >= 6, said
 
 
@@ -201,14 +202,31 @@ def test_what_is_frozen_stays_and_checkpointing_changes_nothing(world, framework
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_loss_that_is_not_finite_stops_the_run(world, framework):
-    rate = {"learning_rate": 1e30, "save_every": 1, "epochs": 9, "log_every": 100}
-    run = of(world, "caption", f"nan-{framework}", framework=framework, **rate)
-    with pytest.raises(ValueError, match=r"in step \d, epoch .* The last checkpoint is .*step-0000000\d;"):
+    good = of(world, "caption", f"good-{framework}", framework=framework, learning_rate=1e-3, save_every=1)
+    train(**good, max_steps=1)
+    expected = weights(good["output"])
+    rates = {"learning_rate": 1e37, "warmup_steps": 1, "warmup_learning_rate": 1e-3, "save_every": 1, "epochs": 9}
+    run = of(world, "caption", f"nan-{framework}", framework=framework, **{**rates, "log_every": 100})
+    with pytest.raises(ValueError, match=r"in step 2, epoch .* The last good checkpoint is .*step-00000001;"):
         train(**run)
-    last = sorted((run["output"] / "checkpoints").iterdir())[-1]
-    assert all(np.isfinite(value).all() for value in weights(last).values())
+    (last,) = (run["output"] / "checkpoints").glob("step-*")
+    found = weights(last)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert not list(run["output"].glob("model*"))  # that of the second step would be the one to use
     lines = [json.loads(line) for line in (run["output"] / "log.jsonl").read_text().splitlines()]
-    assert {line["epoch"] for line in lines} == {1}
+    assert [(line["step"], line["epoch"]) for line in lines] == [(2, 1)]
+    first = of(world, "caption", f"nan-at-once-{framework}", framework=framework, **{**rates, "warmup_steps": 0})
+    with pytest.raises(ValueError, match=r"in step 1, epoch 1, .* There is no checkpoint yet; begin another run and"):
+        train(**first)
+    assert not list((first["output"] / "checkpoints").glob("step-*"))
+
+
+def test_answers_do_not_begin_with_the_prompt_of_captions(world):
+    captioner = train(**of(world, "caption", "prompted", framework="pt", max_steps=1, prompt="a picture of ")).output
+    assert len(GenerationConfig.from_pretrained(captioner).prompt_ids) == 3
+    run = of(world, "vqa", "unprompted", framework="pt", max_steps=1) | {"model": captioner}
+    with pytest.warns(UserWarning, match="initialised at random"):
+        assert GenerationConfig.from_pretrained(train(**run).output).prompt_ids is None
 
 
 def test_the_best_of_the_validations_is_the_model_to_use(world, monkeypatch):

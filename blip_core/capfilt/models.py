@@ -16,9 +16,11 @@ from blip_core.datasets.text_inputs import MAX_LENGTH
 from blip_core.evaluation.common import HEADS, inference
 from blip_core.images import load_image
 from blip_core.processing import BlipProcessor
+from blip_core.prompts import prompt_tokens
 from blip_core.tensors import hash_weights, identity, to_numpy, to_tensor
 
 WEB, SYNTHETIC = "web", "synthetic"
+PROMPT = "a picture of"
 DIGITS = 4
 """Scores are rounded to so many: below, frameworks and batches of other sizes differ."""
 
@@ -29,14 +31,14 @@ class Captioning:
 
     `beams`: None draws them by nucleus sampling from the likeliest tokens of sum `top_p`, as in the paper; a number
     searches for the likeliest with so many beams. `prompt` is what the captioner goes on with, and no part of a
-    caption; lengths are the original's, 5 to 20 tokens with a prompt of four. Raises `ValueError` for values that
-    cannot be.
+    caption: unless given, what it was trained with, or "a picture of" where it does not tell. Lengths are the
+    original's, 5 to 20 tokens with a prompt of four. Raises `ValueError` for values that cannot be.
     """
 
     beams: int | None = None
     top_p: float = 0.9
     seed: int = 0
-    prompt: str = "a picture of "
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if self.beams is not None and (type(self.beams) is not int or self.beams < 1):
@@ -174,16 +176,14 @@ class CapFilter:
     def _write(self, states: np.ndarray, digests: Sequence[str]) -> list[str]:
         """One caption for each picture, cleaned, without the prompt."""
         model, processor, prompt = self.captioner, self.captioner_processor, self.captioning.prompt
-        inputs = {"image_embeds": states}
-        start = 1  # [DEC]
-        if prompt.strip():
-            encoded = processor(text=[prompt] * len(digests), return_tensors="np")
-            inputs |= {name: encoded[name] for name in ("input_ids", "attention_mask")}
-            start = encoded["input_ids"].shape[1] - 1  # [DEC] and the prompt, without [SEP]
+        begin = model.generation_config.prompt_ids
+        if prompt is not None or begin is None:
+            begin = prompt_tokens(PROMPT if prompt is None else prompt, processor)
         seeds = [self.captioning.item_seed(digest) for digest in digests] if self.captioning.beams is None else None
         with inference(model):
-            tokens = model.generate(**_tensors(inputs, model), **self.captioning.options, seed=seeds)
-        texts = processor.batch_decode(to_numpy(tokens)[:, start:], skip_special_tokens=True)
+            images = {"image_embeds": to_tensor(states, model)}
+            tokens = model.generate(**images, **self.captioning.options, prompt_ids=begin, seed=seeds)
+        texts = processor.batch_decode(to_numpy(tokens)[:, 1 + len(begin) :], skip_special_tokens=True)  # after [DEC]
         return [clean_caption(text.strip()) for text in texts]
 
     def _match(self, states: np.ndarray, pairs: Sequence[tuple[int, str]], size: int) -> list[float]:

@@ -76,8 +76,8 @@ class Backend:
         """The image embeddings (1, tokens, width) of one picture, to be used for any number of texts."""
         return self.model.vision_model(self.tensor(picture[None])).last_hidden_state
 
-    def texts(self, output: Any) -> list[tuple[str, dict[str, Any]]]:
-        """The text of each row of a `GenerationOutput`, and its scores.
+    def texts(self, output: Any, *, whole: bool = False) -> list[tuple[str, dict[str, Any]]]:
+        """The new text of each row of a `GenerationOutput`, or the whole one with its prompt, and its scores.
 
         `log_prob` is the log-probability of the text (after the prompt, its end token included) under the model's own
         distribution, natural logarithm; `confidence` the geometric mean of its tokens' probabilities, 0 to 1, which
@@ -85,7 +85,7 @@ class Backend:
         """
         sequences, log_probs = to_numpy(output.sequences), to_numpy(output.token_log_probs)
         new = sequences[:, sequences.shape[1] - log_probs.shape[1] :]  # all rows have prompts of the same length
-        decoded = self.processor.batch_decode(sequences, skip_special_tokens=True)
+        decoded = self.processor.batch_decode(sequences if whole else new, skip_special_tokens=True)
         found = []
         for text, ids, row in zip(decoded, new, log_probs, strict=True):
             real = ~np.isnan(row)
@@ -101,7 +101,9 @@ class Backend:
 
 def shipped(head: str) -> str:
     """Where the model in the package lies, for a command without `--model`; says on standard error what it is."""
-    print("blip: the model in the package knows drawings of emoji alone; for others name a --model.", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
+        said = "blip: the model in the package knows drawings of emoji alone; for others name a --model."
+        print(said, file=sys.stderr)
     return str(shipped_model(head))
 
 

@@ -50,7 +50,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--dry-run", type=whole(1), metavar="N", help="only report on N pictures of the input")
     parser.add_argument("--json", action="store_true", help="print the counts as one JSON object")
     group = parser.add_argument_group("captions")
-    group.add_argument("--prompt", default="a picture of ", help="what the captioner goes on with (a picture of)")
+    group.add_argument(
+        "--prompt",
+        help='what captions begin with, unless given what the captioner was trained with, else "a picture of"',
+    )
     how = group.add_mutually_exclusive_group()
     how.add_argument("--top-p", type=probability, default=0.9, metavar="P", help="draw from tokens of sum P (0.9)")
     how.add_argument("--beams", type=whole(1), metavar="N", help="search with N beams instead of drawing")

@@ -36,7 +36,7 @@ def add_command(commands: Any) -> None:
     add_result_arguments(parser, batch="pictures")
     parser.add_argument("--scores", action="store_true", help="add how sure the model is")
     group = parser.add_argument_group("text")
-    group.add_argument("--prompt", help='what captions begin with, such as "a picture of"')
+    group.add_argument("--prompt", help="what captions begin with, unless given what the model was trained with")
     add_length_arguments(group)
     group.add_argument("--no-repeat-ngram", type=whole(1), metavar="N", help="say no N tokens twice in a caption")
     group.add_argument("--sample", action="store_true", help="draw captions by chance instead of taking the likeliest")

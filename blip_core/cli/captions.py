@@ -16,6 +16,7 @@ from blip_core.cli.backend import Backend, for_workers
 from blip_core.cli.report import Report, say_missing
 from blip_core.cli.targets import Entry
 from blip_core.files import read_lines, write_lines
+from blip_core.prompts import prompt_tokens
 from blip_core.reading import in_one_line, read_batches
 from blip_core.sharding import (
     SHARD_SIZE,
@@ -69,10 +70,11 @@ class Captioner:
     def _write(self, pictures: Sequence[np.ndarray]) -> Iterator[Entry]:
         if pictures:
             args, backend = self.args, self.backend
-            prompts = backend.tokens([args.prompt] * len(pictures)) if args.prompt else {}
+            given = args.prompt is not None
+            prompt = {"prompt_ids": prompt_tokens(args.prompt, backend.processor)} if given else {}
             pixels = backend.tensor(np.stack(pictures))
-            output = backend.model.generate(pixel_values=pixels, **prompts, **self.options, seed=args.seed)
-            for text, scores in backend.texts(output):
+            output = backend.model.generate(pixel_values=pixels, **prompt, **self.options, seed=args.seed)
+            for text, scores in backend.texts(output, whole=given):
                 yield {"caption": args.prefix + text + args.suffix, **(scores if args.scores else {})}
 
 

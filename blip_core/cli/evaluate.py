@@ -52,7 +52,7 @@ def add_task(parser: argparse.ArgumentParser, task: str, function: Callable[...,
     parser.add_argument("--background", metavar="COLOUR", help="ground for transparent pictures, such as white")
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
     if task == "caption":
-        parser.add_argument("--prompt", default="", help='what captions begin with, such as "a picture of"')
+        parser.add_argument("--prompt", help="what captions begin with, unless given what the model was trained with")
     if task == "vqa":
         parser.add_argument("--choices", metavar="FILE", help="choose from these answers: a JSON list, or one a line")
         parser.add_argument(

@@ -22,6 +22,7 @@ from blip_core.evaluation.common import (
 )
 from blip_core.metrics import answer_accuracy, caption_scores
 from blip_core.processing import BlipProcessor
+from blip_core.prompts import prompt_tokens
 from blip_core.tensors import to_numpy, to_tensor
 
 ONE_EACH = {"num_return_sequences": 1, "return_dict_in_generate": False}
@@ -35,7 +36,7 @@ def evaluate_captions(
     processor: BlipProcessor,
     dataset: Dataset,
     *,
-    prompt: str = "",
+    prompt: str | None = None,
     batch_size: int = 8,
     background: str | None = None,
     progress: Progress | None = None,
@@ -44,24 +45,24 @@ def evaluate_captions(
 ) -> Evaluation:
     """Caption every picture and compare with its captions: `bleu_1` to `bleu_4` and `cider`.
 
-    Examples of the same picture are one, with all their captions. `prompt` is what captions begin with; it is no part
-    of what is compared. `options` are those of `generate`, `background` is that of `Batches`; `processes` are those
-    that evaluate together, each of which gets the whole result.
+    Examples of the same picture are one, with all their captions. `prompt` is what captions begin with, unless given
+    the prompt that the model was trained with; it is no part of what is compared. `options` are those
+    of `generate`, `background` is that of `Batches`; `processes` are those that evaluate together, each of which gets
+    the whole result.
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
     check_model(model, "caption")
     problems = list(dataset.problems)
     groups = {group[0].key: group for group in by_picture(complete(dataset, "caption", problems))}
     firsts = [group[0] for group in groups.values()]
-    start = len(processor(text=prompt)["input_ids"]) - 1 if prompt else 1  # [CLS] and the prompt, without [SEP]
+    config = (options.pop("generation_config", None) or model.generation_config).updated(**(options | ONE_EACH))
+    begin = (config.prompt_ids or []) if prompt is None else prompt_tokens(prompt, processor)
+    config = config.updated(prompt_ids=begin)
     keys, captions = [], []
     for batch in read_pictures(firsts, processor, "caption", batch_size, background, problems, progress, processes):
-        inputs = {"pixel_values": batch.inputs["pixel_values"]}
-        if prompt:
-            inputs |= processor(text=[prompt] * len(batch.examples), return_tensors="np")
         with inference(model):
-            tokens = model.generate(**_tensors(inputs, model), **options | ONE_EACH)
-        texts = processor.batch_decode(to_numpy(tokens)[:, start:], skip_special_tokens=True)
+            tokens = model.generate(to_tensor(batch.inputs["pixel_values"], model), generation_config=config)
+        texts = processor.batch_decode(to_numpy(tokens)[:, 1 + len(begin) :], skip_special_tokens=True)  # after [DEC]
         keys += [example.key for example in batch.examples]
         captions += [text.strip() for text in texts]
     keys, captions = processes.join(keys), processes.join(captions)

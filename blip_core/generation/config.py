@@ -36,7 +36,8 @@ about, as it would be read but not followed."""
 
 @dataclass(kw_only=True)
 class GenerationConfig:
-    """Which texts `generate` looks for. Names, defaults and meanings are those of transformers 4.57.6.
+    """Which texts `generate` looks for. Names, defaults and meanings are those of transformers 4.57.6,
+    but for `prompt_ids`, which it has not.
 
     Method: `num_beams=1` is greedy search, with `do_sample` sampling; `num_beams` of 2 or more is beam search, with
     `do_sample` beam sampling. `num_return_sequences` texts come back per item: at most `num_beams` of them with beams,
@@ -54,6 +55,8 @@ class GenerationConfig:
 
     Always: `repetition_penalty` > 0 (1: none) for tokens that the text or prompt holds already;
     `no_repeat_ngram_size` n allows no n-gram twice (0: any); `bad_words_ids`, a list of token lists, never appear.
+    `prompt_ids`, tokens without `[CLS]` and `[SEP]`, begin a text for which `generate` is given no `input_ids`: the
+    prompt that a captioner was trained with ([]: trained without one; None: not known, so none).
 
     `return_dict_in_generate` asks for scores and token log-probabilities, `output_scores` for the whole distributions
     too. `eos_token_id` is one id, a list of ids, or None for a text that ends at its greatest length only.
@@ -75,6 +78,7 @@ class GenerationConfig:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     bad_words_ids: list[list[int]] | None = None
+    prompt_ids: list[int] | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -116,6 +120,9 @@ class GenerationConfig:
         words = self.bad_words_ids
         good = words is None or (isinstance(words, list | tuple) and words and all(_tokens(w) for w in words))
         self._check("bad_words_ids", good, "None or a list of lists of token ids")
+        ids = self.prompt_ids
+        good = ids is None or (isinstance(ids, list | tuple) and (not ids or _tokens(ids)))
+        self._check("prompt_ids", good, "None or a list of token ids")
         self._validate_together()
 
     def _validate_together(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Batches, Dataset, open_dataset
+from blip_core.prompts import prompt_tokens
 from blip_core.training.checkpoints import Position, RunFolder, read_optimizer
 from blip_core.training.engine import MODULES, Engine, make_engine
 from blip_core.training.logs import Log, NoLog
@@ -98,6 +99,9 @@ def train(
     position = Position() if last is None else last[1]
     engine = make_engine(framework, start, chosen)
     try:
+        # A captioner is to tell which prompt its captions begin with, and a model made of one is to forget it.
+        begin = prompt_tokens(chosen.prompt, start.processor) if task == "caption" else None
+        engine.model.generation_config = engine.model.generation_config.updated(prompt_ids=begin)
         if last is not None:
             engine.load_optimizer_state(read_optimizer(last[0]))
         return _run(engine, start, chosen, dataset, held_out, folder, position, run)

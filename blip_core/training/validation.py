@@ -55,8 +55,6 @@ class Validation:
 
         engine = self.engine
         options: dict[str, Any] = {"batch_size": self.settings.batch_size, "background": self.settings.background}
-        if self.task == "caption":
-            options["prompt"] = self.settings.prompt.strip()
         evaluate = getattr(evaluation, METRICS[self.task][0])
         processes = evaluation.Processes(engine.rank, engine.processes, engine.exchange)
         return evaluate(engine.whole(), self.start.processor, self.dataset, processes=processes, **options).metrics

@@ -252,7 +252,7 @@ def test_files_are_understood_by_both(tmp_path):
 
 def test_defaults():
     ours, theirs = GenerationConfig(), TheirConfig()
-    for name in ours.to_dict() | {"max_length": 20}:
+    for name in (ours.to_dict() | {"max_length": 20}).keys() - {"prompt_ids"}:
         assert getattr(ours, name) == getattr(theirs, name), name
 
 
