@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -152,8 +153,7 @@ def main() -> None:
             seconds: dict[str, list[float]] = {way: [] for way in workers}
             for _ in range(1 + args.repeats):
                 for way, worker in workers.items():
-                    print(count, file=worker.stdin, flush=True)
-                    seconds[way].append(float(worker.stdout.readline() or "nan"))  # type: ignore[union-attr]
+                    seconds[way].append(float(ask(worker, str(count), f"{kind} {way}")))
             plain = statistics.median(seconds["plain"][1:])
             for way, (first, *rest) in seconds.items():
                 then = statistics.median(rest)
@@ -166,12 +166,23 @@ def main() -> None:
 def start(kind: str, way: str) -> subprocess.Popen[str]:
     """A process that has loaded its model."""
     command = [sys.executable, "-m", "tests.bench.options", "work", kind, way]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    found = subprocess.Popen(command, text=True, cwd=ROOT, **pipes)
-    assert found.stdout
-    while found.stdout.readline().strip() not in ("ready", ""):
-        pass
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    found = subprocess.Popen(command, text=True, cwd=ROOT, env=environment, **pipes)
+    ask(found, "", f"{kind} {way}")
     return found
+
+
+def ask(worker: subprocess.Popen[str], line: str, name: str) -> str:
+    """Send a process a line, if there is one, and return the next one that is its answer."""
+    assert worker.stdin
+    assert worker.stdout
+    if line:
+        print(line, file=worker.stdin, flush=True)
+    for answer in worker.stdout:
+        if answer == "ready\n" or answer[0].isdigit():
+            return answer
+    sys.exit(f"{name} ended; what it complained of is above.")
 
 
 if __name__ == "__main__":
