@@ -22,7 +22,7 @@ from conversion.formats import open_any
 from conversion.inspection import find_head
 from conversion.keras_files import write_keras
 from conversion.plan import DTYPES, ORIGINAL_HEADS, Plan, make_plan
-from conversion.staging import check_destination, staged
+from conversion.staging import check_destination, reaching_the_disk, staged
 from conversion.torch_writer import write_torch
 from conversion.verification import check_tied, verify
 
@@ -137,7 +137,7 @@ def convert(
         problems=found.problems,
     )
     if not dry_run:
-        with _disk(target, report.bytes), staged(target) as stage:
+        with _disk(target, report.bytes), staged(target) as stage, reaching_the_disk(stage):
             _write(stage, target, to, head, settings, plan, beside, max_shard_size or "5GB")
             verify(stage, plan)
     return report

@@ -6,9 +6,11 @@ import ctypes
 import os
 import shutil
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTS = (
@@ -17,6 +19,8 @@ PARTS = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "README.md", ".gitattributes",
 )  # fmt: skip
 """Files of a checkpoint folder."""
+PAUSE = 0.02
+"""Seconds between two looks at what there is to bring to the disk."""
 
 
 def check_destination(destination: Path, source: Path, *, folder: bool, overwrite: bool) -> None:
@@ -64,6 +68,35 @@ def staged(destination: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def reaching_the_disk(path: Path) -> Iterator[None]:
+    """Have a file or folder on the disk when this ends; the disk takes what is written from the beginning on.
+
+    Raises `OSError` where the disk fails.
+    """
+    done = threading.Event()
+
+    def meanwhile() -> None:
+        while not done.wait(PAUSE):
+            with suppress(FileNotFoundError):  # not there yet, or renamed
+                _sync(path)
+
+    with ThreadPoolExecutor(1) as disk:
+        syncing = disk.submit(meanwhile)
+        try:
+            yield
+        finally:
+            done.set()
+        syncing.result()
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def _exchange(one: Path, other: Path) -> None:

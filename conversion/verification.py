@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,32 +28,22 @@ def check_tied(checkpoint: Checkpoint, found: Match) -> None:
 def verify(path: Path, plan: Plan) -> None:
     """Read a new destination again and compare it with what was to be written, name by name and bit by bit.
 
-    Meanwhile its files go to the disk. Raises `OSError` where they differ: the disk, or this program, has failed.
+    Raises `OSError` where they differ: the disk, or this program, has failed.
     """
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    # Each file waits for the disk in a thread of its own, or small ones would keep those that compare from their work.
-    with ThreadPoolExecutor(len(files)) as disk, ThreadPoolExecutor(max_workers=2) as pool:
-        synced = [disk.submit(_sync, file) for file in files]
-        keras = next((file for file in files if file.suffix == ".h5"), None)
-        written = open_keras(keras, own=True) if keras else open_any(path)
-        if written.keys() != plan.names.keys():
-            wrong = sorted(written.keys() ^ plan.names.keys())
-            raise OSError(f"What was written does not hold the right tensors: {', '.join(wrong[:5])}.")
+    keras = None if path.is_file() else next(path.glob("*.h5"), None)
+    written = open_keras(keras, own=True) if keras else open_any(path)
+    if written.keys() != plan.names.keys():
+        wrong = sorted(written.keys() ^ plan.names.keys())
+        raise OSError(f"What was written does not hold the right tensors: {', '.join(wrong[:5])}.")
 
-        def right(name: str) -> bool:
-            stored = plan.names[name]
-            return written.dtypes[name] == stored.dtype and same(written[name], stored.read())
+    def right(name: str) -> bool:
+        stored = plan.names[name]
+        return written.dtypes[name] == stored.dtype and same(written[name], stored.read())
 
+    with ThreadPoolExecutor(max_workers=2) as pool:
         for name, good in zip(plan.names, pool.map(right, plan.names), strict=True):
             if not good:
                 raise OSError(f"What was written differs from what was to be written in {name}; check the disk.")
-        for done in synced:
-            done.result()
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:

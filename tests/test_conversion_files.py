@@ -1,5 +1,6 @@
 """What `convert` does to the disk, and what hostile files cannot make it do."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -131,6 +132,16 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, model):
     assert done.stdout.count("new could not be written: the disk is full or too small") == 4, done
     assert files(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_disk_that_fails_is_told_and_nothing_is_left(tmp_path, model, monkeypatch):
+    def fail(handle):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("conversion.staging.os.fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        convert(model, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_was_written_is_compared(tmp_path, model, monkeypatch):
