@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from blip_core.checks import check_ids
 from blip_core.config import BlipTextConfig
 from blip_core.processing import BlipProcessor
 
@@ -29,12 +30,17 @@ def decoder_prompts(
     is padding. Returns int64 ids and mask of shape (items, length). Source: the original's `generate`, row by row.
     """
     if input_ids is None:
+        if max(prompt_ids or [], default=0) >= config.vocab_size:
+            raise ValueError(
+                f"prompt_ids holds {max(prompt_ids or [])}, but the vocabulary has {config.vocab_size} tokens."
+            )
         row = np.array([config.bos_token_id, *(prompt_ids or [])], np.int64)
         return np.tile(row, (items, 1)), np.ones((items, len(row)), np.int64)
     if input_ids.ndim != 2 or not input_ids.size or not np.issubdtype(input_ids.dtype, np.integer):
         raise ValueError(
             f"input_ids must be integers of shape (batch, length), got {input_ids.dtype} of shape {input_ids.shape}."
         )
+    check_ids(int(input_ids.min()), int(input_ids.max()), config)
     if attention_mask is None:
         attention_mask = input_ids != config.pad_token_id
     if attention_mask.shape != input_ids.shape:

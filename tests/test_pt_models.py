@@ -335,6 +335,10 @@ def test_a_prompt_that_is_too_long_is_refused():
         model.generate(values["pixel_values"], values["input_ids"], max_new_tokens=60)
     with pytest.raises(TypeError, match="num_beam"):
         model.generate(values["pixel_values"], num_beam=3)
+    with pytest.raises(ValueError, match="prompt_ids holds 99999, but the vocabulary has"):
+        model.generate(values["pixel_values"], prompt_ids=[5, 99999])
+    with pytest.raises(ValueError, match="input_ids must lie between"):
+        model.generate(values["pixel_values"], values["input_ids"] + 99999)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "floaty", torch.int64])

@@ -67,6 +67,13 @@ def test_without_prompts_with_one_picture_and_with_streams(loaded):
     assert np.array_equal(
         pt.generate(torch.from_numpy(values["pixel_values"])), tf_model.generate(tf.constant(values["pixel_values"]))
     )
+    for beams in (1, 3):
+        options = {"prompt_ids": [7, 9], "num_beams": beams, "max_new_tokens": 4}
+        begun = tf_model.generate(values["pixel_values"], **options)
+        assert begun[:, 1:3].numpy().tolist() == [[7, 9], [7, 9]]
+        assert np.array_equal(pt.generate(torch.from_numpy(values["pixel_values"]), **options), begun)
+    with pytest.raises(ValueError, match="prompt_ids holds 99999"):
+        tf_model.generate(values["pixel_values"], prompt_ids=[99999])
     values["pixel_values"] = values["pixel_values"][:1]  # for both prompts
     for beams in (1, 3):
         expected = pt.generate(**to_pt(values), num_beams=beams)

@@ -205,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, framework):
     good = of(world, "caption", f"good-{framework}", framework=framework, learning_rate=1e-3, save_every=1)
     train(**good, max_steps=1)
     expected = weights(good["output"])
-    rates = {"learning_rate": 1e37, "warmup_steps": 1, "warmup_learning_rate": 1e-3, "save_every": 1, "epochs": 9}
+    rates = {"learning_rate": 1e30, "warmup_steps": 1, "warmup_learning_rate": 1e-3, "save_every": 1, "epochs": 9}
     run = of(world, "caption", f"nan-{framework}", framework=framework, **{**rates, "log_every": 100})
     with pytest.raises(ValueError, match=r"in step 2, epoch .* The last good checkpoint is .*step-00000001;"):
         train(**run)

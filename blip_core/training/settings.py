@@ -14,6 +14,8 @@ from blip_core.datasets import TASKS, Augmentation
 PRESETS = Path(__file__).with_name("presets")
 MODEL = "model"
 """The value of an optional setting that leaves it to the model."""
+MAX_RATE = 1e30
+"""Beyond it optimizers stop for numbers that float32 has not, in place of a loss that is not finite."""
 FREE = ("max_steps", "workers", "cache", "log_every", "save_every", "keep", "device")
 """What may change when a run is gone on with: it does not touch the result."""
 
@@ -78,13 +80,13 @@ class Settings:
     accumulation: int = _whole(1, 1)
     seed: int = _whole(42, 0)
 
-    learning_rate: float = _positive(1e-5)
+    learning_rate: float = _number(1e-5, f"a number above 0, up to {MAX_RATE:.0e}", lambda rate: 0 < rate <= MAX_RATE)
     min_learning_rate: float = _at_least_0(0.0)
     schedule: str = _choice("cosine", "cosine", "decay", "constant")
     schedule_every: str = _choice("epoch", "epoch", "step")
     decay_rate: float = _number(0.9, "a number above 0 and up to 1", lambda value: 0 < value <= 1)
     warmup_steps: int = _whole(0, 0)
-    warmup_learning_rate: float = _at_least_0(0.0)
+    warmup_learning_rate: float = _number(0.0, f"a number from 0 to {MAX_RATE:.0e}", lambda rate: 0 <= rate <= MAX_RATE)
 
     weight_decay: float = _at_least_0(0.05)
     weight_decay_on: str = _choice("all", "all", "matrices")
