@@ -46,9 +46,9 @@ def evaluate_captions(
     """Caption every picture and compare with its captions: `bleu_1` to `bleu_4` and `cider`.
 
     Examples of the same picture are one, with all their captions. `prompt` is what captions begin with, unless given
-    the prompt that the model was trained with; it is no part of what is compared. `options` are those
-    of `generate`, `background` is that of `Batches`; `processes` are those that evaluate together, each of which gets
-    the whole result.
+    the prompt that the model was trained with; it is no part of what is compared. `options` are those of `generate`,
+    `background` is that of `Batches`; `processes` are those that evaluate together, each of which gets the whole
+    result.
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
     check_model(model, "caption")
