@@ -90,6 +90,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def to_disk(path: str | Path) -> None:
+    """Let the system write a file, or a folder and all files in it, so that they survive a loss of power."""
+    path = Path(path)
+    for part in [*path.iterdir(), path] if path.is_dir() else [path]:
+        handle = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
 def shared_path(path: Path) -> Iterator[Path]:
     """`atomic_path` where others write the same: one that is done may clean up what we have not renamed yet."""

@@ -30,11 +30,10 @@ def decoder_prompts(
     is padding. Returns int64 ids and mask of shape (items, length). Source: the original's `generate`, row by row.
     """
     if input_ids is None:
-        if max(prompt_ids or [], default=0) >= config.vocab_size:
-            raise ValueError(
-                f"prompt_ids holds {max(prompt_ids or [])}, but the vocabulary has {config.vocab_size} tokens."
-            )
-        row = np.array([config.bos_token_id, *(prompt_ids or [])], np.int64)
+        begin = list(prompt_ids or [])
+        if max(begin, default=0) >= config.vocab_size:
+            raise ValueError(f"prompt_ids holds {max(begin)}, but the vocabulary has {config.vocab_size} tokens.")
+        row = np.array([config.bos_token_id, *begin], np.int64)
         return np.tile(row, (items, 1)), np.ones((items, len(row)), np.int64)
     if input_ids.ndim != 2 or not input_ids.size or not np.issubdtype(input_ids.dtype, np.integer):
         raise ValueError(

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from blip_core.files import to_disk
+
 PARTS = (
     "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.h5", "*.pth", "config.json",
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "vocab.txt",
@@ -81,7 +83,7 @@ def reaching_the_disk(path: Path) -> Iterator[None]:
     def meanwhile() -> None:
         while not done.wait(PAUSE):
             with suppress(FileNotFoundError):  # not there yet, or renamed
-                _sync(path)
+                to_disk(path)
 
     with ThreadPoolExecutor(1) as disk:
         syncing = disk.submit(meanwhile)
@@ -90,13 +92,7 @@ def reaching_the_disk(path: Path) -> Iterator[None]:
         finally:
             done.set()
         syncing.result()
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    for file in path.iterdir() if path.is_dir() else [path]:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
+        to_disk(path)
 
 
 def _exchange(one: Path, other: Path) -> None:

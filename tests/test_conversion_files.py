@@ -138,7 +138,7 @@ def test_a_disk_that_fails_is_told_and_nothing_is_left(tmp_path, model, monkeypa
     def fail(handle):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("conversion.staging.os.fsync", fail)
+    monkeypatch.setattr("blip_core.files.os.fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
         convert(model, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -8,7 +8,6 @@ OUTPUT/checkpoints/step-00000120/            model, optimizer.safetensors, state
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.checkpoint import open_checkpoint
-from blip_core.files import differences, read_json, write_json
+from blip_core.files import differences, read_json, to_disk, write_json
 from blip_core.saving import Stored, write_pretrained, write_safetensors
 from blip_core.training.engine import Engine
 from blip_core.training.logs import LOG
@@ -124,7 +123,7 @@ class RunFolder:
             ]
             write_safetensors(temporary / OPTIMIZER, stored)
             write_json(temporary / STATE, {"position": asdict(position)})
-            _to_disk(temporary)
+            to_disk(temporary)  # a whole checkpoint survives a loss of power
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
             for old in self.checkpoints()[keep:]:
@@ -158,13 +157,3 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before = {**old, **old.get("settings", {})}
     now = {**new, **new.get("settings", {})}
     return differences(before, now, {"settings", *FREE})
-
-
-def _to_disk(folder: Path) -> None:
-    """Let the system write all of a folder before it gets its name: a whole checkpoint survives a loss of power."""
-    for path in [*folder.iterdir(), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
