@@ -2,16 +2,17 @@
 
     python -m tests.bench.convert [FOLDER] [--from FORMAT ...] [--to FORMAT ...]
 
-FOLDER keeps the sources for the next run. Each conversion runs in a process of its own. Its time is that of `convert`,
-with the verification, against copying and syncing the source file in turns, medians of both; its memory is the growth
-of RssAnon, which leaves out mapped files, against the largest tensor (94 MB).
+FOLDER keeps the sources for the next run. Conversions take turns with copying and syncing the source file, each in a
+process of its own that has imported the same, so that both find the machine as it is after a pause: a virtual machine
+hands memory that it does not use back to its host, and is slower to take it than what was in use just before. The time
+is that of `convert`, with the verification, against the copy's, medians of both; the memory is the growth of RssAnon,
+which leaves out mapped files, against the largest tensor (94 MB).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+
+from blip_core.files import to_disk
 
 FORMATS = ("safetensors", "pytorch_model.bin", "pth", "tf_model.h5", "weights.h5")
 ROUNDS = 5
@@ -34,8 +37,8 @@ def anonymous() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def measure(source: str, destination: str, to: str) -> dict[str, float]:
-    """Convert, and return seconds and the greatest growth of anonymous memory, frameworks already imported."""
+def measure(source: str, destination: str, to: str, what: str) -> dict[str, float]:
+    """Convert, or copy; return seconds and the greatest growth of anonymous memory, frameworks already imported."""
     from conversion import convert
 
     if {".bin", ".pth"} & {Path(source).suffix, Path(to).suffix, f".{to}"}:
@@ -51,7 +54,10 @@ def measure(source: str, destination: str, to: str) -> dict[str, float]:
     thread.start()
     began = time.perf_counter()
     try:
-        convert(source, destination, to)
+        if what == "copy":
+            copy(Path(source), Path(destination))
+        else:
+            convert(source, destination, to)
         seconds = time.perf_counter() - began
     finally:
         done.set()
@@ -59,15 +65,11 @@ def measure(source: str, destination: str, to: str) -> dict[str, float]:
     return {"seconds": seconds, "grown": peak[0] - start}
 
 
-def copy_seconds(source: Path, target: Path) -> float:
-    """Seconds to copy a file and to have it on the disk."""
-    began = time.perf_counter()
-    shutil.copyfile(source, target)
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())
-    seconds = time.perf_counter() - began
-    target.unlink()
-    return seconds
+def copy(source: Path, folder: Path) -> None:
+    """Copy a file into a new folder and have it on the disk."""
+    folder.mkdir()
+    shutil.copyfile(source, folder / source.name)
+    to_disk(folder)
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -100,19 +102,15 @@ def main() -> None:
     for name in args.sources:
         weights = max(sources[name].iterdir(), key=lambda path: path.stat().st_size)
         for to in args.to:
-            rounds = [(copy_seconds(weights, root / "copy"), run(weights, root / "out", to)) for _ in range(ROUNDS)]
-            copy = median(seconds for seconds, _ in rounds)
-            found = {key: median(one[key] for _, one in rounds) for key in ("seconds", "grown")}
-            ratio = found["seconds"] / copy
-            print(
-                f"{name:<20}{to:<20}{copy:8.2f}{found['seconds']:10.2f}{ratio:7.2f}{found['grown'] / 1e6:10.0f}",
-                flush=True,
-            )
+            rounds = [[run(weights, root / "out", to, what) for what in ("copy", "convert")] for _ in range(ROUNDS)]
+            copied, converted = (median(found["seconds"] for found in turns) for turns in zip(*rounds, strict=True))
+            grown = median(found["grown"] for _, found in rounds) / 1e6
+            print(f"{name:<20}{to:<20}{copied:8.2f}{converted:10.2f}{converted / copied:7.2f}{grown:10.0f}", flush=True)
 
 
-def run(source: Path, destination: Path, to: str) -> dict[str, float]:
-    """Measure one conversion in a process of its own; `out` is removed again."""
-    command = [sys.executable, "-m", "tests.bench.convert", "--one", str(source), str(destination), to]
+def run(source: Path, destination: Path, to: str, what: str = "convert") -> dict[str, float]:
+    """Measure a conversion or a copy in a process of its own; `out` is removed again."""
+    command = [sys.executable, "-m", "tests.bench.convert", "--one", str(source), str(destination), to, what]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     if destination.name == "out":
         shutil.rmtree(destination)
