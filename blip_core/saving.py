@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
+import os
 import re
 import struct
 import uuid
@@ -25,7 +27,14 @@ from blip_core.generation import GenerationConfig
 from blip_core.weights import AnyConfig, Parameter
 
 PIECE = 2**21
-TILE = 32
+"""Bytes of a tensor that are prepared at a time: what a processor keeps near."""
+WRITE = 2**19
+"""Bytes that are written at a time. For more, Linux looks for larger areas of free memory, which may take it long."""
+TILE = 512
+"""Columns that are transposed at a time."""
+LEAST_ROWS = 64
+"""Rows at a time, however long: of fewer, a little of each cache line is taken, which is fetched again for the next."""
+
 SAFE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -149,7 +158,8 @@ def write_safetensors(path: Path, tensors: Sequence[Stored]) -> None:
 def write_tensors(path: Path, places: Sequence[tuple[int, Stored]], checksums: bool = False) -> list[int]:
     """Write each tensor at its offset in a file that exists, two at a time; returns their CRC-32, or zeros.
 
-    While the system takes the bytes of one, the other is read, transposed and summed.
+    While the system takes the bytes of one, the other is read, transposed and summed. Room for all is taken at once,
+    so that a disk that is too small is found before anything is written, and the system has less to do later.
     """
 
     def write(place: tuple[int, Stored]) -> int:
@@ -161,11 +171,25 @@ def write_tensors(path: Path, places: Sequence[tuple[int, Stored]], checksums: b
                 data = piece.reshape(-1).view(np.uint8)
                 data[:: mmap.PAGESIZE].sum()  # has the pages of a mapped file at hand, which else takes twice as long
                 checksum = zlib.crc32(data.data, checksum) if checksums else 0
-                file.write(data.data)
+                for begin in range(0, len(data), WRITE):
+                    file.write(data.data[begin : begin + WRITE])
         return checksum
 
+    _take_room(path, max((offset + tensor.nbytes for offset, tensor in places), default=0))
     with ThreadPoolExecutor(max_workers=2) as pool:
         return list(pool.map(write, places))
+
+
+def _take_room(path: Path, size: int) -> None:
+    """Have the file system reserve a file's bytes, where it can. Raises `OSError` where it has too few."""
+    if not hasattr(os, "posix_fallocate") or not size:
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems say that have no such call
+                raise
 
 
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -174,17 +198,20 @@ def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
     A large transposed tensor is never copied as a whole.
     """
     array = array.reshape(1) if array.ndim == 0 else array
-    # Few long rows would take a little of each cache line, and fetch it again for the next piece.
-    rows = max(1, min(len(array), max(2 * TILE, PIECE * len(array) // max(array.nbytes, 1))))
-    transposed = np.empty((rows, *array.shape[1:]), array.dtype) if not array.flags.c_contiguous else array
+    rows = max(1, min(len(array), max(LEAST_ROWS, PIECE * len(array) // max(array.nbytes, 1))))
+    if array.flags.c_contiguous:
+        yield from (array[begin : begin + rows] for begin in range(0, len(array), rows))
+        return
+    transposed = np.empty((rows, *array.shape[1:]), array.dtype)
+    as_it_lies = np.empty_like(array[:rows][..., :TILE])
     for begin in range(0, len(array), rows):
         piece = array[begin : begin + rows]
-        if array.flags.c_contiguous:
-            yield piece
-            continue
         here = transposed[: len(piece)]
-        for column in range(0, piece.shape[-1], TILE):  # twice as fast as all columns at once, in mapped pages
-            here[..., column : column + TILE] = piece[..., column : column + TILE]
+        for column in range(0, piece.shape[-1], TILE):
+            tile = piece[..., column : column + TILE]
+            near = as_it_lies[: len(piece)][..., : tile.shape[-1]]
+            near[...] = tile  # in the order of memory, which is fast, so that transposing has no far way
+            here[..., column : column + TILE] = near
         yield here
 
 

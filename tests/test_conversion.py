@@ -82,7 +82,9 @@ def test_a_chain_through_all_formats_changes_no_bit(tmp_path, head):
 def test_tensors_of_many_pieces_come_through(tmp_path, monkeypatch):
     values = random_checkpoint(tmp_path / "model", CAPTION)
     monkeypatch.setattr("blip_core.saving.PIECE", 500)
-    monkeypatch.setattr("blip_core.saving.TILE", 3)
+    monkeypatch.setattr("blip_core.saving.WRITE", 300)
+    monkeypatch.setattr("blip_core.saving.LEAST_ROWS", 6)
+    monkeypatch.setattr("blip_core.saving.TILE", 5)
     convert(tmp_path / "model", tmp_path / "keras", "weights.h5")
     convert(tmp_path / "keras", tmp_path / "torch", "pytorch_model.bin")
     monkeypatch.undo()
