@@ -210,7 +210,7 @@ def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
         for column in range(0, piece.shape[-1], TILE):
             tile = piece[..., column : column + TILE]
             near = as_it_lies[: len(piece)][..., : tile.shape[-1]]
-            near[...] = tile  # in the order of memory, which is fast, so that transposing has no far way
+            near[...] = tile  # row by row as the file has it, which is fast; transposing it then stays in the cache
             here[..., column : column + TILE] = near
         yield here
 

@@ -116,10 +116,27 @@ def test_killed_at_any_moment_one_destination_is_whole(tmp_path, model, target):
         assert not all(differences(tmp_path / "check", source) for source in sources), heads
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, model):
+def no_room_ahead(*_):
+    """A file system that has no call to reserve room."""
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def test_a_file_system_that_reserves_no_room(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", no_room_ahead)
+    for to in ("safetensors", "pytorch_model.bin", "tf_model.h5", "weights.h5"):
+        convert(model, tmp_path / to, to)
+        convert(tmp_path / to, tmp_path / "back", overwrite=True)
+        assert not differences(tmp_path / "back", model)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, model, ahead):
     program = """
-        import resource, sys
+        import os, resource, sys
         from conversion import convert
+        from tests.test_conversion_files import no_room_ahead
+        if sys.argv[3] == "False":
+            os.posix_fallocate = no_room_ahead
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         for to in ("safetensors", "pytorch_model.bin", "tf_model.h5", "weights.h5"):
             try:
@@ -128,7 +145,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, model):
                 print(error)
     """
     before = files(tmp_path)
-    done = python(program, model, tmp_path / "new")
+    done = python(program, model, tmp_path / "new", ahead)
     assert done.stdout.count("new could not be written: the disk is full or too small") == 4, done
     assert files(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
