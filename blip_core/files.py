@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -14,6 +15,9 @@ MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 
 
 TEMPORARY = ".*.tmp"
 """The names of files that are being written, or that a killed process left."""
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no more room: on the disk, for this user, or for one file."""
 
 Version = tuple[int, int]
 """The size of a file in bytes and when it was last written to, in nanoseconds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import mmap
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.checkpoint import DTYPES
-from blip_core.files import atomic_path, write_json
+from blip_core.files import FULL_DISK, atomic_path, write_json
 from blip_core.generation import GenerationConfig
 from blip_core.weights import AnyConfig, Parameter
 
@@ -182,13 +181,13 @@ def write_tensors(path: Path, places: Sequence[tuple[int, Stored]], checksums: b
 
 def _take_room(path: Path, size: int) -> None:
     """Have the file system reserve a file's bytes, where it can. Raises `OSError` where it has too few."""
-    if not hasattr(os, "posix_fallocate") or not size:
+    if not hasattr(os, "posix_fallocate"):
         return
     with open(path, "r+b") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems say that have no such call
+            if error.errno in FULL_DISK:  # a file system may have no such call; what else is wrong shows later
                 raise
 
 

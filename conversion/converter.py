@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.config import BlipConfig
-from blip_core.files import write_json
+from blip_core.files import FULL_DISK, write_json
 from blip_core.matching import compare
 from blip_core.pretrained import read_config, with_image_size
 from blip_core.rows import BUFFERS
@@ -209,7 +208,7 @@ def _disk(target: Path, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
+        if error.errno in FULL_DISK or "No space left" in str(error):
             raise OSError(
                 f"{target} could not be written: the disk is full or too small for {size:,} bytes. Nothing was left."
             ) from error
