@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL = 3
 .PHONY: demo test test-slow check format oracle parity bench clean
 
 demo: $(VENV)/ready
-	$(RUN) tests/demo/demo.py
+	$(RUN) docs/examples/demo/demo.py
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -q

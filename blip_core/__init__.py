@@ -1,9 +1,8 @@
 """What BLIP is, without a framework: configurations, processors, the weight table, checkpoints, generation."""
 
-from blip_core.classification import label_texts
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.generation import GenerationConfig, GenerationOutput
-from blip_core.image_processing import BlipImageProcessor
+from blip_core.inference.labels import label_texts
 from blip_core.outputs import (
     BlipFeaturesOutput,
     BlipForConditionalGenerationOutput,
@@ -19,9 +18,10 @@ from blip_core.outputs import (
     BlipVisionOutput,
     ModelOutput,
 )
-from blip_core.positions import bicubic_matrix
-from blip_core.processing import BlipProcessor
-from blip_core.tokenization import BlipTokenizer
+from blip_core.parameters.position_embeddings import bicubic_matrix
+from blip_core.processing.image_processor import BlipImageProcessor
+from blip_core.processing.processor import BlipProcessor
+from blip_core.processing.tokenizer import BlipTokenizer
 
 __version__ = "0.1.0"
 __all__ = [

@@ -16,12 +16,12 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from blip_core import GenerationConfig, ModelOutput
+from blip_core.checkpoints.loading import Pretrained
+from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import check_weight_type
-from blip_core.initial import initial_value
 from blip_core.outputs import OUTPUTS
-from blip_core.pretrained import Pretrained
-from blip_core.saving import write_pretrained
-from blip_core.weights import MODELS, AnyConfig, Parameter, parameters
+from blip_core.parameters.initial_values import initial_value
+from blip_core.parameters.models import MODELS, AnyConfig, Parameter, parameters
 from blip_pt.nn import Linear, QuantizedLinear
 
 

@@ -21,7 +21,7 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import check_pairs, given_texts
-from blip_core.explaining import chosen_layer, patch_grid
+from blip_core.inference.attribution import chosen_layer, patch_grid
 from blip_pt.base import evaluating
 from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig
-from blip_core.contrastive import check_image_ids, check_momentum, check_negatives, check_pair_batch
-from blip_core.initial import initial_value
-from blip_core.weights import Parameter, training_state
+from blip_core.checks import check_image_ids, check_momentum, check_negatives, check_pair_batch
+from blip_core.parameters.initial_values import initial_value
+from blip_core.parameters.models import Parameter, training_state
 from blip_pt.base import model_name, to_torch, type_name
 from blip_pt.distributed import gather, processes, same_length
 from blip_pt.image_model import BlipImageModel

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipForNLVROutput, BlipTextConfig
 from blip_core.checks import check_classes, check_picture_pairs, given_texts
-from blip_core.rows import MERGE
+from blip_core.parameters.table import MERGE
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel, TextBlock, TextMLP

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
-from blip_core.checks import given_texts
-from blip_core.contrastive import NO_ID, given_pictures
+from blip_core.checks import given_pictures, given_texts
+from blip_core.parameters.initial_values import NO_ID
 from blip_pt.distributed import gather, mean_over_processes
 from blip_pt.momentum import BlipMomentumModel, pair_ids
 from blip_pt.nn import Linear, wide
@@ -54,7 +54,7 @@ class BlipForPreTraining(BlipMomentumModel):
         Texts are as the processor makes them, `[CLS] ... [SEP]` and padding; the first token becomes `[ENC]` for
         matching, where `config.enc_token_id` is set, and `[DEC]` for language modelling. `alpha` is the share of the
         momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1) draws the hard negatives, see
-        `blip_core.contrastive.negative_noise`. In training mode each call is a step of the momentum encoders and the
+        `negative_noise`. In training mode each call is a step of the momentum encoders and the
         queues. `image_ids`, whole numbers (B,) but -100, say which pairs of the batch show the same thing and are no
         negatives of each other; unless given, each pair is for itself, as in the original. The queues keep no ids.
         Raises `ValueError` for batches without negatives.

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.checks import check_pairs, given_texts
-from blip_core.classification import check_label_features, check_mode, check_templates, given_labels
-from blip_core.contrastive import TEMPERATURE, check_only_losses, given_pictures
-from blip_core.explaining import chosen_layer, patch_grid
+from blip_core.checks import check_only_losses, check_pairs, given_pictures, given_texts
+from blip_core.inference.attribution import chosen_layer, patch_grid
+from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
+from blip_core.parameters.initial_values import TEMPERATURE
 from blip_pt.base import evaluating
 from blip_pt.distributed import gather
 from blip_pt.explaining import attention_maps
@@ -66,7 +66,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
 
         `image_ids`, whole numbers (B,) but -100, say which pairs have the same picture and give `loss` = `loss_itc` +
         `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
-        draws the hard negatives, see `blip_core.contrastive.negative_noise`. In training mode each such call is a step
+        draws the hard negatives, see `negative_noise`. In training mode each such call is a step
         of the momentum encoders and the queues.
         Raises `ValueError` for batches without negatives, and where `start_momentum` is missing.
         """

@@ -1,4 +1,4 @@
-"""The log-probabilities that a text decoder gives to texts joined in tries (see `blip_core.ranking`)."""
+"""The log-probabilities that a text decoder gives to texts joined in tries (see `blip_core.inference.answer_tries`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
-from blip_core import ranking as core
-from blip_core.ranking import Trie, check_answers, texts_of
+from blip_core.inference import answer_tries as core
+from blip_core.inference.answer_tries import Trie, check_answers, texts_of
 from blip_pt.nn import wide
 from blip_pt.text import BlipTextLMHeadModel
 

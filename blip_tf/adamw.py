@@ -1,4 +1,4 @@
-"""AdamW for `blip_tf.training`, with the scaling of losses that float16 needs."""
+"""AdamW for `blip_tf.trainer`, with the scaling of losses that float16 needs."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import GenerationConfig, ModelOutput
+from blip_core.checkpoints.loading import Pretrained
+from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import InputError, check_weight_type
-from blip_core.initial import initial_value
 from blip_core.outputs import OUTPUTS
-from blip_core.pretrained import Pretrained
-from blip_core.saving import write_pretrained
-from blip_core.weights import AnyConfig, Parameter, parameters
+from blip_core.parameters.initial_values import initial_value
+from blip_core.parameters.models import AnyConfig, Parameter, parameters
 from blip_tf.keras_model import KerasModel, dtype_policy, model_name
 from blip_tf.nn import dropout_seed, next_seed
 

@@ -21,7 +21,7 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import check_pairs, given_texts
-from blip_core.explaining import chosen_layer, patch_grid
+from blip_core.inference.attribution import chosen_layer, patch_grid
 from blip_tf.decoding import search
 from blip_tf.explaining import attention_maps
 from blip_tf.image_model import TFBlipImageModel

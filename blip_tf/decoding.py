@@ -15,9 +15,9 @@ from tensorflow import Tensor
 
 from blip_core import GenerationConfig, GenerationOutput
 from blip_core.checks import check_pairs
+from blip_core.engines import to_numpy
 from blip_core.generation import generate
-from blip_core.prompts import decoder_prompts
-from blip_core.tensors import to_numpy
+from blip_core.generation.prompts import decoder_prompts
 from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
 
 if TYPE_CHECKING:

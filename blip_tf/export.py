@@ -151,7 +151,7 @@ def answer(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
 
 
 def prompts(ids: Tensor, mask: Tensor, config: BlipTextConfig) -> tuple[Tensor, Tensor]:
-    """The beginnings of captions (B, L) and their mask, as `blip_core.prompts.decoder_prompts` makes them."""
+    """The beginnings of captions (B, L) and their mask, as `decoder_prompts` makes them."""
     order = tf.argsort(mask, axis=1, direction="DESCENDING", stable=True)  # padding moves to the right
     ids, mask = tf.gather(ids, order, batch_dims=1), tf.gather(mask, order, batch_dims=1)
     place, count = tf.range(sizes(ids)[1])[None], tf.reduce_sum(mask, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, GenerationConfig
-from blip_core.pretrained import CONFIGS
+from blip_core.checkpoints.loading import CONFIGS
 from blip_tf.export import export_litert, export_saved_model
 
 

@@ -12,9 +12,9 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig
-from blip_core.contrastive import NO_NEGATIVES, check_image_ids, check_momentum, check_negatives, check_pair_batch
-from blip_core.initial import initial_value
-from blip_core.weights import Parameter, training_state
+from blip_core.checks import NO_NEGATIVES, check_image_ids, check_momentum, check_negatives, check_pair_batch
+from blip_core.parameters.initial_values import initial_value
+from blip_core.parameters.models import Parameter, training_state
 from blip_tf.base import random_seed, type_name
 from blip_tf.distributed import assign, gather, processes, raw, same_length
 from blip_tf.image_model import TFBlipImageModel

@@ -12,7 +12,7 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForNLVROutput, BlipTextConfig
 from blip_core.checks import check_classes, check_picture_pairs, given_texts
-from blip_core.rows import MERGE
+from blip_core.parameters.table import MERGE
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import Layer, Linear, sizes, wide
 from blip_tf.text import TextBlock, TextMLP, TFBlipTextModel

@@ -14,10 +14,10 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.checks import check_pairs, given_texts
-from blip_core.classification import check_label_features, check_mode, check_templates, given_labels
-from blip_core.contrastive import TEMPERATURE, check_only_losses, given_pictures
-from blip_core.explaining import chosen_layer, patch_grid
+from blip_core.checks import check_only_losses, check_pairs, given_pictures, given_texts
+from blip_core.inference.attribution import chosen_layer, patch_grid
+from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
+from blip_core.parameters.initial_values import TEMPERATURE
 from blip_tf.distributed import gather, raw
 from blip_tf.explaining import attention_maps
 from blip_tf.momentum import TFBlipMomentumModel, pair_ids
@@ -68,7 +68,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
 
         `image_ids`, whole numbers (B,) but -100, say which pairs have the same picture and give `loss` = `loss_itc` +
         `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
-        draws the hard negatives, see `blip_core.contrastive.negative_noise`. With `training=True` each such call is a
+        draws the hard negatives, see `negative_noise`. With `training=True` each such call is a
         step of the momentum encoders and the queues.
         Raises `ValueError` for batches without negatives, and where `start_momentum` is missing.
         """

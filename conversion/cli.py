@@ -8,13 +8,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from blip_core.checkpoints.plan import DTYPES
 from blip_core.cli.arguments import whole
 from blip_core.cli.backend import quiet
 from blip_core.cli.report import json_line
 from blip_core.files import atomic_path
 from conversion.converter import FORMATS, ConversionReport, convert
 from conversion.inspection import CheckpointReport, inspect_checkpoint
-from conversion.plan import DTYPES
 
 SHOWN = 10
 """How many of the tensors left out are listed."""

@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from blip_core.checkpoints.companions import Beside
+from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints.keras_files import write_keras
+from blip_core.checkpoints.loading import read_config, with_image_size
+from blip_core.checkpoints.plan import DTYPES, ORIGINAL_HEADS, Plan, make_plan
+from blip_core.checkpoints.saving import config_dict, write_safetensors, write_weights
+from blip_core.checkpoints.staging import check_destination, reaching_the_disk, staged
+from blip_core.checkpoints.torch_writer import write_torch
 from blip_core.config import BlipConfig
 from blip_core.files import FULL_DISK, write_json
-from blip_core.matching import compare
-from blip_core.pretrained import read_config, with_image_size
-from blip_core.rows import BUFFERS
-from blip_core.saving import config_dict, write_safetensors, write_weights
-from blip_core.weights import MODELS, AnyConfig
-from conversion.beside import Beside
-from conversion.formats import open_any
+from blip_core.parameters.matching import compare
+from blip_core.parameters.models import MODELS, AnyConfig
+from blip_core.parameters.table import BUFFERS
 from conversion.inspection import find_head
-from conversion.keras_files import write_keras
-from conversion.plan import DTYPES, ORIGINAL_HEADS, Plan, make_plan
-from conversion.staging import check_destination, reaching_the_disk, staged
-from conversion.torch_writer import write_torch
 from conversion.verification import check_tied, verify
 
 FORMATS = {

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoint import Checkpoint
+from blip_core.checkpoints.checkpoint import Checkpoint
+from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints.loading import read_config
 from blip_core.config import BlipConfig
 from blip_core.files import read_json
-from blip_core.matching import compare, find_model, known, label_tensors
-from blip_core.pretrained import read_config
-from blip_core.weights import MODELS, AnyConfig
-from conversion.formats import open_any
+from blip_core.parameters.matching import compare, find_model, known, label_tensors
+from blip_core.parameters.models import MODELS, AnyConfig
 
 
 @dataclass(frozen=True)

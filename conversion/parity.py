@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checkpoint import Checkpoint
-from blip_core.matching import compare
-from blip_core.weights import MODELS, TRAINING_STATE, AnyConfig
-from conversion.formats import open_any
+from blip_core.checkpoints.checkpoint import Checkpoint
+from blip_core.checkpoints.formats import open_any
+from blip_core.parameters.matching import compare
+from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig
 from conversion.inspection import find_head
 from conversion.parity_inputs import inputs_for, training_inputs
 from conversion.parity_models import Arrays, ParityModel, load

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from blip_core.config import BlipConfig, BlipTextConfig
-from blip_core.contrastive import negative_noise
-from blip_core.processing import BlipProcessor
+from blip_core.processing.processor import BlipProcessor
+from blip_core.training.schedules import negative_noise
 from conversion.parity_models import Arrays, ParityModel
 
 TEXTS = ("a picture of a dog on the beach", "two cats")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from blip_core.outputs import ModelOutput
-from blip_core.weights import Parameter
+from blip_core.parameters.models import Parameter
 
 Arrays = dict[str, np.ndarray]
 Results = dict[str, Any]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from blip_core.checkpoint import Checkpoint
-from blip_core.matching import Match
-from blip_core.saving import pieces
-from conversion.formats import open_any
-from conversion.keras_files import open_keras
-from conversion.plan import Plan
+from blip_core.checkpoints.checkpoint import Checkpoint
+from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints.keras_files import open_keras
+from blip_core.checkpoints.plan import Plan
+from blip_core.checkpoints.saving import pieces
+from blip_core.parameters.matching import Match
 
 
 def check_tied(checkpoint: Checkpoint, found: Match) -> None:

@@ -1,6 +1,6 @@
 """CapFilt: write captions for pictures from the web, and keep those, written and found, that match their picture."""
 
-from blip_core.capfilt.models import CapFilter, Captioning
-from blip_core.capfilt.run import CapFiltResult, capfilt
+from blip_core.capfilt.cap_filter import CapFilter, Captioning
+from blip_core.capfilt.pipeline import CapFiltResult, capfilt
 
 __all__ = ["CapFiltResult", "CapFilter", "Captioning", "capfilt"]

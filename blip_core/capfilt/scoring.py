@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 import numpy as np
 
-from blip_core.capfilt.folder import OutputFolder
+from blip_core.capfilt.cap_filter import CapFilter, PictureRead
 from blip_core.capfilt.items import Item, Line
-from blip_core.capfilt.models import CapFilter, PictureRead
+from blip_core.capfilt.output_folder import OutputFolder
 from blip_core.datasets import clean_caption
 from blip_core.datasets.examples import ChangedError
-from blip_core.reading import in_one_line, read_batches
-from blip_core.sharding import Shard, check_worker
+from blip_core.jobs.read_ahead import in_one_line, read_batches
+from blip_core.jobs.sharding import Shard, check_worker
 
 LONGEST = 10_000
 """A web text of more characters is no caption."""

@@ -10,8 +10,8 @@ from blip_core.cli.arguments import add_length_arguments, generation_options
 from blip_core.cli.backend import Backend
 from blip_core.cli.lists import read_list, told_apart
 from blip_core.cli.pairs import Work, add_arguments, run_pairs
-from blip_core.ranking import probabilities
-from blip_core.tensors import to_numpy
+from blip_core.engines import to_numpy
+from blip_core.inference.answer_tries import probabilities
 
 HEAD = "BlipForQuestionAnswering"
 

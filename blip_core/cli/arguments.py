@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blip_core.generation import GenerationConfig
-from blip_core.sharding import SHARD_SIZE, OnRay, Share
+from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from blip_core.engines import to_numpy, to_tensor
 from blip_core.hub import shipped_model
-from blip_core.processing import BlipProcessor
-from blip_core.tensors import to_numpy, to_tensor
+from blip_core.processing.processor import BlipProcessor
 
 FRAMEWORKS = {"pt": ("torch", "blip_pt", ""), "tf": ("tensorflow", "blip_tf", "TF")}
 """For each framework its package, ours, and what our class names begin with."""

@@ -19,8 +19,8 @@ from blip_core.cli.arguments import (
 from blip_core.cli.backend import Backend, default_framework
 from blip_core.cli.report import Report, json_line, say_missing
 from blip_core.datasets import open_dataset
-from blip_core.reading import READERS
-from blip_core.sharding import SHARD_SIZE, Share
+from blip_core.jobs.read_ahead import READERS
+from blip_core.jobs.sharding import SHARD_SIZE, Share
 
 if TYPE_CHECKING:
     from blip_core.capfilt import CapFilter, Captioning

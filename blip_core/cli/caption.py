@@ -20,11 +20,11 @@ from blip_core.cli.arguments import (
     scale_argument,
     whole,
 )
-from blip_core.cli.captions import Captioner, fill_folder, tell
-from blip_core.cli.pictures import find_pictures
+from blip_core.cli.caption_folder import Captioner, fill_folder, tell
+from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
 from blip_core.cli.targets import OutputFile, Sidecars, Target
-from blip_core.images import SUFFIXES
+from blip_core.processing.pictures import SUFFIXES
 
 
 def add_command(commands: Any) -> None:

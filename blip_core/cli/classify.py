@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.classification import TEMPLATE, label_texts
 from blip_core.cli.arguments import add_model_arguments, add_result_arguments, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.lists import read_list, told_apart
-from blip_core.cli.pictures import find_pictures
+from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
-from blip_core.ranking import probabilities
-from blip_core.reading import read_batches
-from blip_core.tensors import to_numpy
+from blip_core.engines import to_numpy
+from blip_core.inference.answer_tries import probabilities
+from blip_core.inference.labels import TEMPLATE, label_texts
+from blip_core.jobs.read_ahead import read_batches
 
 
 def add_command(commands: Any) -> None:

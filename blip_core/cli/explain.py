@@ -9,12 +9,12 @@ from typing import Any
 from blip_core.cli.arguments import add_model_arguments, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.report import Report
-from blip_core.explaining import METHODS, chosen_layer, find_words, peak, strengths, word_maps
+from blip_core.engines import to_numpy
 from blip_core.files import atomic_path
-from blip_core.heatmaps import draw_maps, load_font
-from blip_core.images import load_image, to_rgb
-from blip_core.ranking import probabilities
-from blip_core.tensors import to_numpy
+from blip_core.inference.answer_tries import probabilities
+from blip_core.inference.attribution import METHODS, chosen_layer, find_words, peak, strengths, word_maps
+from blip_core.inference.heatmaps import draw_maps, load_font
+from blip_core.processing.pictures import load_image, to_rgb
 
 
 def add_command(commands: Any) -> None:

@@ -11,15 +11,15 @@ from functools import partial
 import numpy as np
 
 from blip_core.cli.backend import Backend, for_workers
-from blip_core.cli.pictures import inside, run_batches
+from blip_core.cli.picture_batches import inside, run_batches
 from blip_core.cli.report import Report
 from blip_core.files import file_version
-from blip_core.images import is_picture_name
-from blip_core.reading import in_one_line
-from blip_core.retrieval import Entry, FeatureIndex, Matcher
-from blip_core.retrieval.parts import Parts
-from blip_core.retrieval.video import frame_files, is_video_file
-from blip_core.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, check_worker, cut, work_through
+from blip_core.jobs.read_ahead import in_one_line
+from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, check_worker, cut, work_through
+from blip_core.processing.pictures import is_picture_name
+from blip_core.search import Entry, FeatureIndex, Matcher
+from blip_core.search.index_parts import Parts
+from blip_core.search.video import frame_files, is_video_file
 
 Encoded = tuple[np.ndarray, int]
 """A feature, (width,), and how many frames of a video it is of; 0 for a picture."""

@@ -6,7 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from blip_core.processing import BlipProcessor
+from blip_core.processing.processor import BlipProcessor
 
 
 def read_list(option: str, file: str) -> list[str]:

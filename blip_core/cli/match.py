@@ -8,8 +8,8 @@ from typing import Any
 
 from blip_core.cli.backend import Backend
 from blip_core.cli.pairs import Work, add_arguments, run_pairs
-from blip_core.ranking import probabilities
-from blip_core.tensors import to_numpy
+from blip_core.engines import to_numpy
+from blip_core.inference.answer_tries import probabilities
 
 
 def add_command(commands: Any) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from blip_core.cli.arguments import add_model_arguments, add_result_arguments, words
 from blip_core.cli.backend import Backend
-from blip_core.cli.pictures import find_pictures
+from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
-from blip_core.reading import read_batches
+from blip_core.jobs.read_ahead import read_batches
 
 Work = Callable[[Any], Iterator[tuple[dict[str, Any], str]]]
 """From the image embeddings (1, tokens, width) of a picture to its results, each as an entry for JSON and as lines."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from blip_core.reading import in_one_line
+from blip_core.jobs.read_ahead import in_one_line
 
 
 def json_line(entry: dict[str, Any]) -> str:

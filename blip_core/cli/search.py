@@ -20,11 +20,11 @@ from blip_core.cli.arguments import (
 )
 from blip_core.cli.backend import Backend
 from blip_core.cli.indexing import collect, encode_parts, reader, update
-from blip_core.cli.pictures import run_batches
+from blip_core.cli.picture_batches import run_batches
 from blip_core.cli.report import Report
-from blip_core.retrieval import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
-from blip_core.retrieval.parts import Parts
-from blip_core.retrieval.video import FRAMES, is_video_file
+from blip_core.search import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
+from blip_core.search.index_parts import Parts
+from blip_core.search.video import FRAMES, is_video_file
 
 RERANK = 16
 """How many of the best are matched unless told otherwise: each takes a CPU about half a second (the original: 128)."""

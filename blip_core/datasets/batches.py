@@ -14,9 +14,9 @@ from PIL import Image
 
 from blip_core.datasets.augmentation import Augmentation, on_ground, to_colour
 from blip_core.datasets.examples import TASKS, Dataset, Example
-from blip_core.datasets.loading import PictureLoader
+from blip_core.datasets.picture_loader import PictureLoader
 from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, lacks, swap_sides, text_inputs
-from blip_core.processing import BlipProcessor
+from blip_core.processing.processor import BlipProcessor
 
 AHEAD = 2  # batches that workers may be ahead of the one that is waited for
 CHUNK = 8  # examples that a worker takes at once

@@ -9,7 +9,7 @@ from typing import Any
 
 from blip_core.datasets.cleaning import clean_caption
 from blip_core.datasets.examples import Example, Picture
-from blip_core.texts import HALF
+from blip_core.processing.texts import HALF
 
 VISUAL_GENOME_WEIGHT = 0.2
 LABELS = {"True": 1, "False": 0}

@@ -9,7 +9,7 @@ import numpy as np
 
 from blip_core.datasets.cleaning import clean_caption, clean_question
 from blip_core.datasets.examples import Example
-from blip_core.processing import BlipProcessor
+from blip_core.processing.processor import BlipProcessor
 
 MAX_LENGTH = {"caption": 40, "retrieval": 35, "vqa": 35, "pretrain": 30}
 """The original's number of tokens of a text, special ones included; the sentences of NLVR are not cut."""

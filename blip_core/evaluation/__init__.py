@@ -1,8 +1,8 @@
 """How good a model of either framework is on a data set: captions, answers, retrieval, NLVR."""
 
 from blip_core.evaluation.common import HEADS, Evaluation, Processes
+from blip_core.evaluation.predictions import evaluate_answers, evaluate_captions, evaluate_nlvr
 from blip_core.evaluation.ranking import evaluate_retrieval
-from blip_core.evaluation.tasks import evaluate_answers, evaluate_captions, evaluate_nlvr
 
 __all__ = [
     "HEADS",

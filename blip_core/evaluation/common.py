@@ -12,8 +12,8 @@ import numpy as np
 
 from blip_core.datasets import Batch, Batches, Dataset, Example
 from blip_core.datasets.text_inputs import lacks
-from blip_core.processing import BlipProcessor
-from blip_core.tensors import is_pytorch, no_gradients
+from blip_core.engines import is_pytorch, no_gradients
+from blip_core.processing.processor import BlipProcessor
 
 HEADS = {
     "caption": "BlipForConditionalGeneration",

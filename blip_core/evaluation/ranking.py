@@ -14,6 +14,7 @@ import numpy as np
 
 from blip_core.datasets import Dataset
 from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text
+from blip_core.engines import to_numpy, to_tensor
 from blip_core.evaluation.common import (
     ALONE,
     Evaluation,
@@ -26,10 +27,9 @@ from blip_core.evaluation.common import (
     read_pictures,
 )
 from blip_core.metrics import recalls
-from blip_core.metrics.retrieval import LIMITS
-from blip_core.processing import BlipProcessor
-from blip_core.retrieval import nearest
-from blip_core.tensors import to_numpy, to_tensor
+from blip_core.metrics.recall import LIMITS
+from blip_core.processing.processor import BlipProcessor
+from blip_core.search import nearest
 
 QUERIES = 1024
 """How many features are compared with all others at once: with 16,384 of them, 64 MB."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blip_core.generation.config import GenerationConfig
+from blip_core.generation.options import GenerationConfig
 
 BLOCK = 128
 

@@ -3,7 +3,7 @@
 from blip_core.metrics.answers import answer_accuracy, normalize_answer
 from blip_core.metrics.captions import CaptionScores, bleu, caption_scores, cider
 from blip_core.metrics.ptb import ptb_tokens
-from blip_core.metrics.retrieval import recalls
+from blip_core.metrics.recall import recalls
 
 __all__ = [
     "CaptionScores",

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from blip_core.parameters.models import Parameter
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
-from blip_core.weights import Parameter
 
-MODULES = {"pt": ("torch", "blip_pt.training"), "tf": ("tensorflow", "blip_tf.training")}
+MODULES = {"pt": ("torch", "blip_pt.trainer"), "tf": ("tensorflow", "blip_tf.trainer")}
 """For each framework its package and our part of it."""
 
 

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.contrastive import negative_noise
 from blip_core.datasets import Batches
-from blip_core.training.checkpoints import Position, RunFolder, write_model
 from blip_core.training.engine import Engine, Micro, loss_count
+from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log
-from blip_core.training.schedules import learning_rate, momentum_share
+from blip_core.training.run_folder import Position, RunFolder, write_model
+from blip_core.training.schedules import learning_rate, momentum_share, negative_noise
 from blip_core.training.settings import Settings
 from blip_core.training.start import CONTRASTIVE, Start
-from blip_core.training.validation import Validation
 
 SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 PATIENCE = 25

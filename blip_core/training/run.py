@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Batches, Dataset, open_dataset
-from blip_core.prompts import prompt_tokens
-from blip_core.training.checkpoints import Position, RunFolder, read_optimizer
+from blip_core.generation.prompts import prompt_tokens
 from blip_core.training.engine import MODULES, Engine, make_engine
+from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
+from blip_core.training.run_folder import Position, RunFolder, read_optimizer
 from blip_core.training.settings import Settings, read_settings
 from blip_core.training.start import Start, find_start
-from blip_core.training.validation import Validation
 
 Source = str | Path
 

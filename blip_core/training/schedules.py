@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from blip_core.training.settings import Settings
 
 
@@ -33,3 +35,12 @@ def momentum_share(settings: Settings, step: int, steps_per_epoch: int) -> float
     """The `alpha` of a step: it grows from 0 to `settings.alpha` over the first `alpha_epochs`."""
     whole = settings.alpha_epochs * steps_per_epoch
     return settings.alpha * min(1.0, step / whole) if whole else settings.alpha
+
+
+def negative_noise(seed: int, step: int, batch: int) -> np.ndarray:
+    """Random numbers float32 (2, batch) in [0, 1) that choose the hard negatives of a training step.
+
+    Row 0 chooses a picture for each text, row 1 a text for each picture. The same seed and step give the same numbers
+    everywhere; of several processes each takes the columns of its own examples.
+    """
+    return np.random.default_rng([seed, step]).random((2, batch), np.float32)

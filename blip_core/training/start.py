@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoint import open_checkpoint
+from blip_core.checkpoints.checkpoint import open_checkpoint
+from blip_core.checkpoints.loading import read_config, with_image_size
 from blip_core.config import BlipConfig
-from blip_core.image_processing import BlipImageProcessor
-from blip_core.pretrained import read_config, with_image_size
-from blip_core.processing import BlipProcessor
+from blip_core.processing.image_processor import BlipImageProcessor
+from blip_core.processing.processor import BlipProcessor
 from blip_core.training.settings import Settings
 
 HEADS = {

@@ -37,8 +37,8 @@ def write_checkpoint(name: str) -> None:
     import torch
 
     from blip_core import BlipConfig, BlipImageProcessor
-    from blip_core.saving import write_pretrained
-    from blip_core.weights import parameters
+    from blip_core.checkpoints.saving import write_pretrained
+    from blip_core.parameters.models import parameters
     from conversion import convert
 
     noise = np.random.default_rng(0)

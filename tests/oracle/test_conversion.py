@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from blip_core.checkpoints.formats import open_any
 from conversion import convert
-from conversion.formats import open_any
-from tests.conversion_helpers import TRANSFORMERS, differences
+from tests.helpers.checkpoint_files import TRANSFORMERS, differences
 from tests.oracle.conftest import CONFIGS
 
 transformers = pytest.importorskip("transformers")

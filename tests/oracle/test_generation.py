@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from blip_core.generation import GenerationConfig, generate
 from blip_core.generation.logits import draw
-from tests.test_generation import REFERENCE, TABLE
+from tests.generation.test_generation import REFERENCE, TABLE
 
 pytestmark = pytest.mark.oracle
 VOCAB, END, PAD = 64, 7, 0
@@ -206,7 +206,7 @@ def test_sampling_with_the_same_noise(models, block, monkeypatch):
 
 
 class Table(BlipTextLMHeadModel):
-    """A model whose logits depend on the last token only: a row of the table of tests/test_generation.py."""
+    """A model whose logits depend on the last token only: a row of the table of tests/generation/test_generation.py."""
 
     def forward(self, input_ids, **kwargs):
         return CausalLMOutput(logits=torch.tensor(TABLE)[input_ids])

@@ -16,9 +16,9 @@ from PIL import Image
 transformers = pytest.importorskip("transformers")
 
 from blip_core import BlipImageProcessor, BlipProcessor, BlipTokenizer  # noqa: E402
-from blip_core.vocabulary import VOCABULARY  # noqa: E402
-from tests.pictures import CASES, PHOTOS, digest, photo  # noqa: E402
-from tests.test_tokenization import TEXTS, WORD_IDS, WORDS  # noqa: E402
+from blip_core.processing.vocabulary import VOCABULARY  # noqa: E402
+from tests.helpers.drawn_pictures import CASES, PHOTOS, digest, photo  # noqa: E402
+from tests.processing.test_tokenizer import TEXTS, WORD_IDS, WORDS  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::UserWarning")]
 

@@ -1,0 +1,192 @@
+"""What a run of CapFilt came to: counts, how scores are spread, and a page to judge the threshold by."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blip_core.capfilt.chart import BINS, draw_scores
+from blip_core.capfilt.items import Item, Line
+from blip_core.datasets import Picture
+from blip_core.files import shared_path
+from blip_core.processing.pictures import to_rgb
+
+SOURCES = ("web", "synthetic")
+SAMPLE = 12  # captions of each source, kept and dropped
+THUMBNAIL = 128  # pixels, the longer side
+REASONS = {
+    "no match": "the filter finds no match",
+    "repeated": "another caption of the picture says the same",
+    "empty": "no words",
+    "too long": "too long for a caption",
+    "duplicate": "the same picture came before",
+    "near-duplicate": "a picture that looks the same came before",
+    "unreadable": "the picture cannot be read",
+    "unusable": "entries of the input that cannot be used",
+}
+BAD = ("too long", "unreadable", "unusable")
+"""Reasons that tell of broken input; the others are what CapFilt is for."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A caption of the sample, and the key of its picture."""
+
+    key: str
+    caption: str
+    source: str
+    score: float
+
+
+class Summary:
+    """Counts of lines, in memory that does not grow with them but for what was broken.
+
+    The sample is drawn by the hash of picture and caption, so that it is the same however a run was stopped and gone
+    on with.
+    """
+
+    def __init__(self, threshold: float):
+        self.threshold = threshold
+        self.pictures = 0  # of which something was kept
+        self.kept: Counter[str] = Counter()  # captions by source
+        self.dropped: Counter[tuple[str, str]] = Counter()  # by source ("" for pictures and entries) and reason
+        self.scores: dict[str, np.ndarray] = {source: np.zeros(BINS, np.int64) for source in SOURCES}
+        self.problems: list[tuple[str, str]] = []
+        self._sample: dict[tuple[bool, str], dict[bytes, Shown]] = {}
+
+    def add(self, kept: Sequence[Line], dropped: Sequence[Line]) -> None:
+        """Count lines as the output has them."""
+        self.pictures += len(kept)
+        for line in kept:
+            for caption, source, score in zip(line["caption"], line["source"], line["score"], strict=True):
+                self.kept[source] += 1
+                self._see(True, line, Shown(line["key"], caption, source, score))
+        for line in dropped:
+            source, reason = line.get("source", ""), line["reason"]
+            self.dropped[source, reason] += 1
+            if reason in BAD:
+                self.problems.append((line["image"] if "image" in line else line["key"], line["detail"]))
+            elif reason == "no match":
+                self._see(False, line, Shown(line["key"], line["caption"], source, line["score"]))
+
+    def _see(self, kept: bool, line: Line, shown: Shown) -> None:
+        self.scores[shown.source][min(int(shown.score * BINS), BINS - 1)] += 1
+        sample = self._sample.setdefault((kept, shown.source), {})
+        sample[hashlib.blake2b(f"{line['hash']} {shown.caption}".encode(), digest_size=16).digest()] = shown
+        if len(sample) > SAMPLE:
+            del sample[max(sample)]
+
+    def counts(self) -> dict[str, Any]:
+        """Numbers of pictures and captions.
+
+        `pictures`: `kept`, of which some caption was; dropped ones and unusable entries by reason. `web`, `synthetic`:
+        captions, `kept` and dropped by reason.
+        """
+        found: dict[str, Any] = {"pictures": {"kept": self.pictures}}
+        found |= {source: {"kept": self.kept[source]} for source in SOURCES}
+        for (source, reason), count in sorted(self.dropped.items()):
+            found[source or "pictures"][reason] = count
+        return found
+
+    def sample(self, kept: bool) -> list[Shown]:
+        """Some captions of both sources that were kept, or did not match; the highest scores first."""
+        found = [shown for source in SOURCES for shown in self._sample.get((kept, source), {}).values()]
+        return sorted(found, key=lambda shown: (-shown.score, shown.key, shown.caption))
+
+
+def write_report(folder: Path, summary: Summary, items: Iterable[Item]) -> Path:
+    """Write scores.png and report.html, which holds all that it shows; returns the latter's path."""
+    shown = {one.key for kept in (True, False) for one in summary.sample(kept)}
+    pictures = {item.key: item.picture for item in items if item.key in shown}
+    chart = io.BytesIO()
+    draw_scores(summary.scores, summary.threshold).save(chart, "PNG", optimize=True)
+    with shared_path(folder / "scores.png") as temporary:
+        temporary.write_bytes(chart.getvalue())
+    page = folder / "report.html"
+    with shared_path(page) as temporary:
+        temporary.write_text(_page(summary, chart.getvalue(), pictures), encoding="utf-8", errors="backslashreplace")
+    return page
+
+
+def _page(summary: Summary, chart: bytes, pictures: Mapping[str, Picture]) -> str:
+    counts = summary.counts()
+    rows = ["kept", *(reason for reason in REASONS if any(reason in counts[column] for column in counts))]
+    cells = "".join(
+        f"<tr><th>{REASONS.get(row, row)}</th>{''.join(_cell(counts[column], row) for column in counts)}</tr>"
+        for row in rows
+    )
+    columns = "".join(f"<th>{name}</th>" for name in ("pictures", "web captions", "synthetic captions"))
+    parts = []
+    for kept, title in ((True, "Kept"), (False, "Dropped, for the filter finds no match")):
+        cards = "".join(_card(shown, pictures) for shown in summary.sample(kept))
+        parts.append(f"<h2>{title}</h2><div class='cards'>{cards or '<p>none</p>'}</div>")
+    return PAGE.format(
+        threshold=f"{summary.threshold:g}",
+        columns=columns,
+        rows=cells,
+        chart=_data(chart, "png"),
+        sample="".join(parts),
+    )
+
+
+def _cell(column: Mapping[str, int], row: str) -> str:
+    return f"<td>{column[row]:,}</td>" if row in column else "<td></td>"
+
+
+def _card(shown: Shown, pictures: Mapping[str, Picture]) -> str:
+    try:
+        image = to_rgb(pictures[shown.key].load(), shown.key)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=80)
+        picture = f"<img src='{_data(file.getvalue(), 'jpeg')}' alt=''>"
+    except (OSError, ValueError, KeyError):  # it was there when it was captioned
+        picture = "<div class='gone'>the picture is gone</div>"
+    return (
+        f"<figure title='{html.escape(shown.key, quote=True)}'><div class='picture'>{picture}</div>"
+        f"<figcaption>{html.escape(shown.caption)}</figcaption>"
+        f"<p class='{shown.source}'>{shown.source} <b>{shown.score:.4f}</b></p></figure>"
+    )
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>CapFilt</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 24px auto; padding: 0 16px }}
+h1 {{ font-size: 24px }} h2 {{ font-size: 18px; margin: 32px 0 12px }}
+table {{ border-collapse: collapse }} th, td {{ padding: 4px 16px 4px 0; text-align: right; font-weight: normal }}
+th:first-child {{ text-align: left }} thead th {{ border-bottom: 1px solid #bbb; color: #666 }}
+td {{ font-variant-numeric: tabular-nums }}
+.chart {{ width: 100% }}
+.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 16px }}
+figure {{ margin: 0; padding: 10px; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere }}
+.picture {{ height: 128px; display: flex; align-items: center; justify-content: center; margin-bottom: 8px }}
+.picture img {{ max-width: 100%; height: 128px; object-fit: contain }} .gone {{ color: #888 }}
+figure p {{ margin: 6px 0 0; font-size: 13px; color: #666 }}
+.web {{ border-left: 4px solid #3b6fb6; padding-left: 6px }}
+.synthetic {{ border-left: 4px solid #c0702a; padding-left: 6px }}
+</style>
+<h1>CapFilt</h1>
+<p>Captions are kept where the filter's probability that they match their picture is at least {threshold}.</p>
+<table><thead><tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody></table>
+<h2>Scores</h2>
+<img class="chart" src="{chart}" alt="histograms of the scores of web and synthetic captions">
+{sample}
+</html>
+"""

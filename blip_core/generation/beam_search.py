@@ -1,0 +1,163 @@
+"""The search for the texts of one item: what it keeps, and how it takes the next step from the scores of its rows.
+
+An item is one image or prompt; its beams or its samples are rows, as many as the item returns or has beams. A search
+knows nothing of other items, so a text is the same alone and in any batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from blip_core.generation.logits import draw, largest
+from blip_core.generation.options import GenerationConfig
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text being written: its tokens, prompt included; for each new token its log-probability and its row."""
+
+    tokens: list[int]
+    log_probs: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    score: float = 0.0
+    finished: bool = False
+
+    def extended(self, token: int, row: int, log_probs: np.ndarray | None) -> Hypothesis:
+        """Return this text and one more token, chosen from `row`. `log_probs` is (rows, vocabulary) or None."""
+        known = [] if log_probs is None else [*self.log_probs, float(log_probs[row, token])]
+        return replace(self, tokens=[*self.tokens, token], log_probs=known, rows=[*self.rows, row])
+
+
+class Search(ABC):
+    """What greedy search, sampling and beam search share.
+
+    `texts` are the rows: one, the prompt, at first. After `advance`, `parents` says which row each new row continues.
+    """
+
+    def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
+        self.config = config
+        self.shortest, self.longest = limits
+        self.prompt_length = len(prompt)
+        self.texts = [Hypothesis(prompt)]
+        self.parents: list[int] = []
+        self.done = False
+        # A stream of random numbers of its own for each returned text (one for all beams), in every NumPy alike.
+        streams = range(config.num_return_sequences if config.num_beams == 1 else 1)
+        keys = [np.random.SeedSequence(seed, spawn_key=(i,)) for i in streams] if seed is not None else []
+        self.noise = [np.random.Generator(np.random.Philox(key)) for key in keys]
+
+    @abstractmethod
+    def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
+        """Choose the next token of each row.
+
+        `scores`: float32 (rows, vocabulary), after all rules. `log_probs`: the same shape, the model's own
+        distribution, or None if nobody asks. Raises `ValueError` where no token is allowed.
+        """
+
+    def results(self) -> list[Hypothesis]:
+        """Return the `num_return_sequences` texts found, best first, once `done`."""
+        return self.texts
+
+    def ends(self, text: Hypothesis) -> bool:
+        """Say whether a text is complete: by an end token, or by its length."""
+        return text.tokens[-1] in self.config.end_ids or len(text.tokens) >= self.longest
+
+
+class Chains(Search):
+    """Greedy search and sampling: rows that go their own ways. A finished row waits for the item's others."""
+
+    def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
+        count = self.config.num_return_sequences
+        self.parents = list(range(count)) if len(self.texts) == count else [0] * count
+        self.texts = [self._next(i, row, scores, log_probs) for i, row in enumerate(self.parents)]
+        self.done = all(text.finished for text in self.texts)
+
+    def _next(self, index: int, row: int, scores: np.ndarray, log_probs: np.ndarray | None) -> Hypothesis:
+        text = self.texts[row]
+        if text.finished:
+            return text
+        chosen = draw(scores[row], [self.noise[index].random()]) if self.noise else largest(scores[row], 1)
+        if not chosen.size:
+            raise nothing_allowed(text.tokens)
+        text = text.extended(int(chosen[0]), row, log_probs)
+        return replace(text, score=sum(text.log_probs), finished=self.ends(text))
+
+
+class Beams(Search):
+    """Beam search and beam sampling.
+
+    Of `num_beams` x (end tokens + 1) candidates the best `num_beams` that do not end go on; those among the first
+    `num_beams` that end are finished, and the best `num_beams` finished ones are kept. Where fewer than `num_beams`
+    can go on, rows with the total -inf fill the item, from which nothing is chosen.
+    """
+
+    def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
+        super().__init__(prompt, config, limits, seed)
+        self.totals = np.zeros(1, np.float32)
+        self.candidates = max(2, len(config.end_ids) + 1) * config.num_beams
+        self.finished: list[Hypothesis] = []
+
+    def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
+        beams, vocab = self.config.num_beams, scores.shape[1]
+        totals = (scores + self.totals[:, None]).ravel()
+        if self.noise:
+            chosen = draw(totals, self.noise[0].random(self.candidates).tolist())
+        else:
+            chosen = largest(totals, self.candidates)
+        running: list[tuple[float, Hypothesis]] = []
+        for rank, index in enumerate(chosen):
+            row, token = divmod(int(index), vocab)
+            total = float(totals[index])
+            text = self.texts[row].extended(token, row, log_probs)
+            if not self.ends(text):
+                running.append((total, text))
+            elif rank < beams:
+                self.finished.append(replace(text, score=self._score(total, len(text.rows)), finished=True))
+        running = sorted(running, key=lambda pair: -pair[0])[:beams]
+        self.finished = sorted(self.finished, key=lambda text: -text.score)[:beams]
+        self.done = not running or self._enough(running[0])
+        if self.done:
+            self._require_results()
+            return
+        running += [(-np.inf, running[0][1])] * (beams - len(running))
+        self.totals = np.array([total for total, _ in running], np.float32)
+        self.texts = [text for _, text in running]
+        self.parents = [text.rows[-1] for text in self.texts]
+
+    def results(self) -> list[Hypothesis]:
+        return self.finished[: self.config.num_return_sequences]
+
+    def _score(self, total: float, new_tokens: int) -> float:
+        return total / new_tokens**self.config.length_penalty
+
+    def _enough(self, best: tuple[float, Hypothesis]) -> bool:
+        """Say whether the running beams can be given up: by `early_stopping`, or as they can improve nothing."""
+        if len(self.finished) < self.config.num_beams:
+            return False
+        if self.config.early_stopping is True:
+            return True
+        total, text = best
+        hopeful = self.config.early_stopping == "never" and self.config.length_penalty > 0
+        length = self.longest - self.prompt_length if hopeful else len(text.rows)
+        return self._score(total, length) <= self.finished[-1].score
+
+    def _require_results(self) -> None:
+        if not self.finished:
+            raise nothing_allowed(self.texts[0].tokens)
+        if len(self.finished) < self.config.num_return_sequences:
+            raise ValueError(
+                f"Only {len(self.finished)} of {self.config.num_return_sequences} texts exist under these options; "
+                "lower num_return_sequences, or relax bad_words_ids, no_repeat_ngram_size, top_k or top_p."
+            )
+
+
+def nothing_allowed(tokens: Sequence[int]) -> ValueError:
+    """The error for a text that no token may follow."""
+    return ValueError(
+        f"No token may follow {list(tokens)}: bad_words_ids, no_repeat_ngram_size and the least length ban them all; "
+        "relax one of these options."
+    )

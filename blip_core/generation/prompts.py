@@ -1,0 +1,57 @@
+"""What the answer or caption begins with: prompts as the decoder reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blip_core.checks import check_ids
+from blip_core.config import BlipTextConfig
+from blip_core.processing.processor import BlipProcessor
+
+
+def prompt_tokens(prompt: str, processor: BlipProcessor) -> list[int]:
+    """The tokens of a prompt for `generate(prompt_ids=...)`: those of the text, without `[CLS]` and `[SEP]`."""
+    return list(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+
+
+def decoder_prompts(
+    input_ids: np.ndarray | None,
+    attention_mask: np.ndarray | None,
+    items: int,
+    config: BlipTextConfig,
+    prompt_ids: Sequence[int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn tokenized prompts into the beginnings of captions, one for each of `items` pictures.
+
+    The first token of each row becomes `[DEC]` (`bos_token_id`), a closing `[SEP]` is dropped from each row by itself,
+    and padding moves to the right. Without prompts each row is `[DEC]` and `prompt_ids`. Without a mask, `pad_token_id`
+    is padding. Returns int64 ids and mask of shape (items, length). Source: the original's `generate`, row by row.
+    """
+    if input_ids is None:
+        begin = list(prompt_ids or [])
+        if max(begin, default=0) >= config.vocab_size:
+            raise ValueError(f"prompt_ids holds {max(begin)}, but the vocabulary has {config.vocab_size} tokens.")
+        row = np.array([config.bos_token_id, *begin], np.int64)
+        return np.tile(row, (items, 1)), np.ones((items, len(row)), np.int64)
+    if input_ids.ndim != 2 or not input_ids.size or not np.issubdtype(input_ids.dtype, np.integer):
+        raise ValueError(
+            f"input_ids must be integers of shape (batch, length), got {input_ids.dtype} of shape {input_ids.shape}."
+        )
+    check_ids(int(input_ids.min()), int(input_ids.max()), config)
+    if attention_mask is None:
+        attention_mask = input_ids != config.pad_token_id
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask must be of shape {input_ids.shape} like input_ids, got {attention_mask.shape}."
+        )
+    rows = [ids[real.astype(bool)] for ids, real in zip(input_ids, attention_mask, strict=True)]
+    rows = [row[:-1] if len(row) > 1 and row[-1] == config.sep_token_id else row for row in rows]
+    rows = [np.concatenate([[config.bos_token_id], row[1:]]) for row in rows]
+    length = max(len(row) for row in rows)
+    ids = np.full((len(rows), length), config.pad_token_id, np.int64)
+    mask = np.zeros((len(rows), length), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+    return ids, mask

@@ -1,0 +1,104 @@
+"""Which part of a picture each word of a text goes by: layers, grids of patches, words of wordpieces, their maps."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from blip_core.checks import InputError, Shape
+from blip_core.config import BlipTextConfig, BlipVisionConfig
+from blip_core.processing.tokenizer import BlipTokenizer
+
+METHODS = ("gradcam", "attention")
+
+
+def chosen_layer(layer: int | None, method: str, config: BlipTextConfig) -> int:
+    """The layer, counted from 0, whose cross-attention is mapped.
+
+    None is layer 7 of 12, as in LAVIS's demonstrations, and its like in other models, but not the last, of which the
+    match score reads the first token alone. Raises `ValueError` for a layer or a method that there is not.
+    """
+    if method not in METHODS:
+        raise InputError(f"method must be {' or '.join(map(repr, METHODS))}, got {method!r}.")
+    layers = config.num_hidden_layers
+    if layer is None:
+        return max(0, min(7 * layers // 12, layers - 2))
+    if not isinstance(layer, int) or not 0 <= layer < layers:
+        raise InputError(f"The text model has layers 0 to {layers - 1}, got layer {layer!r}.")
+    return layer
+
+
+def patch_grid(pixels: Shape | None, tokens: int, grid: Sequence[int] | None, config: BlipVisionConfig) -> list[int]:
+    """The rows and columns of patches behind `tokens` image tokens, of which the first is the class token.
+
+    `pixels` is the shape of `pixel_values` where they are given. Without them `grid` says it, or the grid is square.
+    Raises `ValueError` where the numbers do not fit.
+    """
+    if pixels is not None:
+        side = [int(size or 0) // config.patch_size for size in pixels[2:]]
+        if grid is not None and list(grid) != side:
+            raise InputError(f"grid must be {side[0]} x {side[1]} patches for these pixel_values, got {tuple(grid)}.")
+        return side
+    side = [round((tokens - 1) ** 0.5)] * 2 if grid is None else [int(size) for size in grid]
+    if len(side) != 2 or side[0] * side[1] != tokens - 1:
+        raise InputError(
+            f"image_embeds hold {tokens - 1} patches, which are not {' x '.join(map(str, side))}; "
+            "give grid=(rows, columns)."
+        )
+    return side
+
+
+class Word(NamedTuple):
+    """A word as it is written, and the places of its wordpieces among the tokens, `[CLS]` being 0."""
+
+    text: str
+    places: tuple[int, ...]
+
+
+def find_words(tokenizer: BlipTokenizer, text: str) -> list[Word]:
+    """The words of a text, each with its wordpieces; special tokens are left out.
+
+    What the vocabulary splits ("un ##believ ##ably") is one word, and so is what hangs together by punctuation
+    ("dog's", "ball,"), whose signs are written but have no places. Raises `ValueError` for a text without words.
+    """
+    encoding = tokenizer.backend.encode(text)
+    words: list[tuple[int, int, list[int]]] = []  # beginning and end in the text, places
+    end, signs = -1, False  # of the token before: where it ends, and whether it is punctuation
+    for place, (token, (first, last)) in enumerate(zip(encoding.tokens, encoding.offsets, strict=True)):
+        if encoding.special_tokens_mask[place]:
+            continue
+        sign = all(map(_is_punctuation, text[first:last]))
+        if words and (token.startswith("##") or (first == end and (sign or signs))):
+            words[-1] = words[-1][0], last, words[-1][2] + [place] * (not sign)
+        else:
+            words.append((first, last, [place] * (not sign)))
+        end, signs = last, sign
+    found = [Word(text[first:last], tuple(places)) for first, last, places in words if places]
+    if not found:
+        raise ValueError(f"The text {text!r} has no words to explain.")
+    return found
+
+
+def _is_punctuation(character: str) -> bool:
+    """What BERT splits off as punctuation."""
+    return unicodedata.category(character).startswith("P") or character in "$+<=>^`|~"
+
+
+def word_maps(maps: np.ndarray, words: Sequence[Word]) -> np.ndarray:
+    """Maps of the tokens (tokens, rows, columns) -> of each word (words, rows, columns), the mean of its pieces."""
+    return np.stack([maps[list(word.places)].mean(axis=0) for word in words])
+
+
+def peak(heat: np.ndarray, size: tuple[int, int]) -> tuple[float, float]:
+    """Where a map (rows, columns) is highest, in pixels (x, y) of a picture of `size`: the middle of the patch."""
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    return (float(column) + 0.5) * size[0] / heat.shape[1], (float(row) + 0.5) * size[1] / heat.shape[0]
+
+
+def strengths(maps: np.ndarray) -> np.ndarray:
+    """How much each map (words, rows, columns) stands out, from 0 to 1, that of the strongest word."""
+    ranges = maps.max(axis=(1, 2)) - maps.min(axis=(1, 2))
+    return ranges / ranges.max() if ranges.max() > 0 else ranges

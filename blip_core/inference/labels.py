@@ -1,0 +1,58 @@
+"""Zero-shot classification, as far as it is not tensor code: texts that stand for labels, and what users may give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from blip_core.checks import InputError, Shape, differ
+from blip_core.processing.texts import check_texts
+
+TEMPLATE = "a picture of {}"
+"""What BLIP's captioners begin with."""
+
+T = TypeVar("T")
+
+
+def label_texts(labels: Sequence[str], templates: Sequence[str] = (TEMPLATE,)) -> list[str]:
+    """Put labels into templates such as "a photo of a {}": for each label its texts, next to each other.
+
+    Raises `ValueError` for no labels, empty ones or duplicates, and for templates without exactly one `{}`.
+    """
+    seen: dict[str, int] = {}
+    for number, label in enumerate(check_texts("labels", labels)):
+        if not label.strip():
+            raise InputError(f"Label {number} is empty; leave it out.")
+        if (first := seen.setdefault(label, number)) != number:
+            raise InputError(f"Labels {first} and {number} are the same, {label!r}; leave one out.")
+    for template in check_texts("templates", templates):
+        if template.count("{}") != 1:
+            raise InputError(f"A template needs one {{}} where the label goes, got {template!r}.")
+    return [template.replace("{}", label) for label in labels for template in templates]
+
+
+def given_labels(label_features: T | None) -> T:
+    """Return the features of labels, and refuse missing ones."""
+    if label_features is None:
+        raise InputError("Give label_features to classify by; get_label_features makes them.")
+    return label_features
+
+
+def check_templates(texts: int | None, templates: int) -> None:
+    """Refuse texts that are not the same number of each label."""
+    if templates < 1 or (texts is not None and texts % templates):
+        raise InputError(f"{texts} texts do not go with {templates} templates of each label; see label_texts.")
+
+
+def check_label_features(shape: Shape, width: int, temperature: float | None) -> None:
+    """Refuse features (labels, width) of another shape, and a temperature that is not above 0."""
+    if len(shape) != 2 or differ(shape[1], width):
+        raise InputError(f"label_features must be of shape (labels, {width}), got {tuple(shape)}.")
+    if temperature is not None and not temperature > 0:
+        raise InputError(f"temperature must be above 0, got {temperature}.")
+
+
+def check_mode(mode: str) -> None:
+    """Refuse unknown kinds of features."""
+    if mode not in ("image", "text", "multimodal"):
+        raise InputError(f"mode must be 'image', 'text' or 'multimodal', got {mode!r}.")

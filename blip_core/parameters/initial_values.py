@@ -1,0 +1,59 @@
+"""Initial values of parameters, drawn in NumPy so that both frameworks begin alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from blip_core.config import BlipVisionConfig
+from blip_core.parameters.models import AnyConfig, Parameter
+
+NO_ID = -100
+"""Placeholder id of queue entries that no pair filled yet, or of pairs without an id; it matches no picture."""
+
+TEMPERATURE = 0.07
+"""What similarities are divided by when training begins, and where no temperature is learned."""
+
+CONSTANTS = {
+    "zeros": np.float32(0),
+    "ones": np.float32(1),
+    "temperature": np.float32(TEMPERATURE),
+    "no_id": np.int64(NO_ID),
+    "pointer": np.int64(0),
+}
+
+
+def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Generator) -> np.ndarray:
+    """Draw a new parameter: float32 in PyTorch's layout.
+
+    Weights are normal with the configuration's `initializer_range` (0.02 in a vision model by itself, whose own range
+    is that of the class token and the positions), biases 0, LayerNorm scales 1, the temperature 0.07; queues hold
+    unit vectors of no picture (int64 -100) and begin at column 0 (int64).
+    """
+    init, shape = parameter.row.init, parameter.shape
+    if init in CONSTANTS:
+        return np.full(shape, CONSTANTS[init])
+    if init == "unit_columns":
+        columns = noise.standard_normal(shape, np.float32)
+        return columns / np.linalg.norm(columns, axis=0)
+    if init == "logit_scale":
+        return np.full(shape, config.logit_scale_init_value, np.float32)  # type: ignore[union-attr]
+    if init == "position":
+        std = getattr(config, "vision_config", config).initializer_range
+    else:
+        std = 0.02 if isinstance(config, BlipVisionConfig) else config.initializer_range
+    return noise.standard_normal(shape, np.float32) * np.float32(std)
+
+
+def initial_values(rows: Sequence[Parameter], config: AnyConfig, seed: int) -> Iterator[tuple[Parameter, np.ndarray]]:
+    """Draw the parameters of a new model one after the other; momentum copies begin as what they are copies of."""
+    noise = np.random.default_rng(seed)
+    drawn: dict[str, np.ndarray] = {}
+    copied = {row.name.replace("_m.", ".", 1) for row in rows if "_m." in row.name}
+    for parameter in rows:
+        own = parameter.name.replace("_m.", ".", 1)
+        value = drawn[own] if own in drawn else initial_value(parameter, config, noise)
+        if parameter.name in copied:
+            drawn[parameter.name] = value
+        yield parameter, value

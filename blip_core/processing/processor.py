@@ -1,0 +1,139 @@
+"""What stands between a user's pictures and texts and a model: the image processor and the tokenizer in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from blip_core.hub import or_shipped, resolve_folder
+from blip_core.processing.image_processor import FILES as IMAGE_FILES
+from blip_core.processing.image_processor import BlipImageProcessor
+from blip_core.processing.inputs import BlipInputs
+from blip_core.processing.texts import check_texts
+from blip_core.processing.tokenizer import FILES as TEXT_FILES
+from blip_core.processing.tokenizer import BlipTokenizer
+
+
+class BlipProcessor:
+    """Prepare pictures and texts for any BLIP model, and turn its tokens back into text.
+
+    `image_processor` and `tokenizer` are BLIP's own with default settings unless given.
+    """
+
+    def __init__(self, image_processor: BlipImageProcessor | None = None, tokenizer: BlipTokenizer | None = None):
+        for name, value, expected in (
+            ("image_processor", image_processor, BlipImageProcessor),
+            ("tokenizer", tokenizer, BlipTokenizer),
+        ):
+            if value is not None and not isinstance(value, expected):
+                raise ValueError(f"{name} must be a {expected.__name__}, got {type(value).__name__}.")
+        self.image_processor = BlipImageProcessor() if image_processor is None else image_processor
+        self.tokenizer = BlipTokenizer() if tokenizer is None else tokenizer
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        prompt: str | None = None,
+        return_labels: bool = False,
+        add_special_tokens: bool = True,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        **image_options: Any,
+    ) -> BlipInputs:
+        """Prepare pictures, texts or both: `pixel_values`, `input_ids`, `attention_mask` and, if asked for, `labels`.
+
+        `images` and `image_options` are those of `BlipImageProcessor.preprocess`, the options of `text` those of
+        `BlipTokenizer`; with `return_tensors` ("np", "pt", "tf") texts are padded to the longest unless `padding` says
+        otherwise. `prompt` goes before each text; alone with pictures it is the text of each.
+
+        `return_labels=True` makes the inputs of a captioner's training step, as the original trained it: each row
+        of `input_ids` begins with `[DEC]`, and `labels` are the `input_ids` with -100, which the loss leaves out, on
+        the prompt and on padding.
+
+        Raises `ValueError` where there is neither picture nor text, or an option cannot work; `OSError` for a
+        picture's file that cannot be read.
+        """
+        if images is None and text is None and prompt is None:
+            raise ValueError("Neither images nor text is given; pass at least one of them.")
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError(f"prompt must be one text, for all, got {prompt!r:.80}; texts that differ go into text.")
+        inputs = BlipInputs()
+        if images is not None:
+            inputs.update(self.image_processor.preprocess(images, return_tensors=return_tensors, **image_options))
+        elif image_options:
+            names = ", ".join(sorted(image_options))
+            raise TypeError(f"{names}: no option for text; pass images with it, or leave it out.")
+        if text is None and return_labels:
+            raise ValueError("return_labels=True needs text: the captions to learn.")
+        if text is None and prompt is not None:
+            text = prompt if images is None else [prompt] * len(inputs["pixel_values"])
+            prompt = None
+        if text is None:
+            return inputs
+        single = isinstance(text, str)
+        texts = check_texts("text", [text] if single else text)
+        if prompt is not None:
+            texts = [f"{prompt} {text}" for text in texts]  # BERT takes any run of spaces for one
+        if truncation is None:  # as in the tokenizer, which is not to pad before there are labels
+            truncation = max_length is not None and padding in (None, False)
+        if padding is None:
+            padding = return_tensors is not None
+        rows = self.tokenizer(
+            texts, add_special_tokens=add_special_tokens, truncation=truncation, max_length=max_length
+        )
+        if return_labels:
+            limit = None if truncation in (False, "do_not_truncate") else max_length or self.tokenizer.model_max_length
+            self._add_labels(rows, prompt or "", add_special_tokens, limit)
+        rows = self.tokenizer.pad(rows, padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
+        inputs.update({name: row[0] for name, row in rows.items()} if single and return_tensors is None else rows)
+        return inputs
+
+    def _add_labels(self, rows: BlipInputs, prompt: str, add_special_tokens: bool, limit: int | None) -> None:
+        if not add_special_tokens:
+            raise ValueError("return_labels=True puts [DEC] in the place of [CLS]; leave add_special_tokens=True.")
+        start = self.tokenizer(prompt)["input_ids"][:-1]  # [CLS] and the prompt, without [SEP]
+        if limit is not None and limit < len(start) + 2:
+            raise ValueError(
+                f"max_length must leave room for a caption after the {len(start) - 1} tokens of the prompt, "
+                f"[DEC] and [SEP], got {limit}; use at least {len(start) + 2}."
+            )
+        if any(row[: len(start)] != start for row in rows["input_ids"]):
+            raise ValueError(
+                "The prompt was cut, which truncation_side='left' does where texts are longer than max_length; "
+                "use truncation_side='right' or a greater max_length."
+            )
+        rows["input_ids"] = [[self.tokenizer.bos_token_id, *row[1:]] for row in rows["input_ids"]]
+        rows["labels"] = [[-100] * len(start) + row[len(start) :] for row in rows["input_ids"]]
+
+    def decode(self, token_ids: Any, **options: Any) -> str:
+        """The text of one row of token ids, see `BlipTokenizer.decode`."""
+        return self.tokenizer.decode(token_ids, **options)
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """The text of each row of token ids, see `BlipTokenizer.batch_decode`."""
+        return self.tokenizer.batch_decode(sequences, **options)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+        """Read the processor files of a folder or a Hub repository, or of the folder that a file lies in.
+
+        What is not there is BLIP's own, as by `BlipProcessor()`: see `BlipImageProcessor.from_pretrained` and
+        `BlipTokenizer.from_pretrained`, which also tell what is raised. Without a name it is the processor of the
+        model in the package.
+        """
+        name_or_path = or_shipped(name_or_path)
+        files = sorted({*IMAGE_FILES, *TEXT_FILES})
+        folder = resolve_folder(name_or_path, revision=revision, patterns=files)
+        return cls(BlipImageProcessor.from_pretrained(folder), BlipTokenizer.from_pretrained(folder))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the files of both into `folder`, in the Hugging Face layout, each atomically."""
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

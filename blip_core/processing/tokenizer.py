@@ -1,0 +1,302 @@
+"""From texts to `input_ids` and back: BERT's WordPiece with BLIP's two tokens, on the `tokenizers` library."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import Encoding, Tokenizer
+
+from blip_core.files import atomic_path, read_json, write_json
+from blip_core.hub import or_shipped, resolve_folder
+from blip_core.processing.inputs import BlipInputs, check_framework, stack
+from blip_core.processing.padding import check_choice, check_length, kept_lengths, pad_rows
+from blip_core.processing.texts import Text, check_texts, close_gaps, to_ids
+from blip_core.processing.vocabulary import (
+    BERT_TOKENS,
+    NORMALIZER,
+    VOCABULARY,
+    read_vocabulary,
+    warn_of_another_vocabulary,
+)
+
+FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
+BLIP_TOKENS = {"bos": "[DEC]", "enc": "[ENC]"}
+"""What a decoder's text begins with, and what text encoded together with a picture begins with; added last."""
+SETTINGS = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
+SIDES = ("right", "left")
+TRUNCATIONS = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
+
+
+class BlipTokenizer:
+    """Turn texts into token ids and back: bert-base-uncased plus `[DEC]` (30522) and `[ENC]` (30523).
+
+    The ids are those of transformers' `BertTokenizerFast`. `tokenizer` is a `tokenizers.Tokenizer` of another BERT
+    vocabulary; without one it is the vocabulary shipped in the package. `[DEC]` and `[ENC]` are added after the last
+    id unless they are there. `model_max_length` is where `truncation=True` cuts and `padding="max_length"` ends when
+    no `max_length` is given. `padding_side` and `truncation_side` are "right" or "left". `special_tokens` names the
+    five tokens of BERT where a vocabulary calls them otherwise, as `{"cls": "<s>"}`.
+    Raises `ValueError` for a vocabulary without these tokens, or a setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None = None,
+        *,
+        model_max_length: int = 512,
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        clean_up_tokenization_spaces: bool = True,
+        special_tokens: dict[str, str] | None = None,
+    ):
+        if not isinstance(tokenizer, Tokenizer | None):
+            raise ValueError(f"tokenizer must be a tokenizers.Tokenizer, got {tokenizer!r:.80}; see from_pretrained.")
+        self.backend = read_vocabulary(VOCABULARY) if tokenizer is None else tokenizer
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        for kind, token in (special_tokens or {}).items():
+            if kind not in BERT_TOKENS or not isinstance(token, str):
+                raise ValueError(
+                    f"special_tokens must name {', '.join(BERT_TOKENS)} and their texts, got {kind!r}: {token!r}."
+                )
+        self.special_tokens = {**BERT_TOKENS, **(special_tokens or {}), **BLIP_TOKENS}
+        for name in ("pad", "unk", "cls", "sep"):
+            if self.backend.token_to_id(self.special_tokens[name]) is None:
+                raise ValueError(
+                    f"The vocabulary has no {self.special_tokens[name]!r} token ({name}_token); "
+                    "pass that of a BERT model, or name the token with special_tokens."
+                )
+        self.backend.add_special_tokens(list(BLIP_TOKENS.values()))
+        for option, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
+            check_choice(option, side, SIDES)
+        check_length("model_max_length", model_max_length)
+        check_choice("clean_up_tokenization_spaces", clean_up_tokenization_spaces, (True, False))
+        self.model_max_length = model_max_length
+        self.padding_side = padding_side
+        self.truncation_side = truncation_side
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.extra: dict[str, Any] = {}
+        """What a `tokenizer_config.json` holds, so that keys that are not ours are written back."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Give `pad_token`, `pad_token_id` and the like for unk, sep, pad, cls, mask, bos ([DEC]) and enc ([ENC])."""
+        kind, _, rest = name.partition("_")
+        if rest not in ("token", "token_id") or kind not in self.__dict__.get("special_tokens", ()):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        token = self.special_tokens[kind]
+        return token if rest == "token" else self.backend.token_to_id(token)
+
+    def __len__(self) -> int:
+        """The number of ids, `[DEC]` and `[ENC]` included: 30524, the `vocab_size` of a `BlipTextConfig`."""
+        return self.backend.get_vocab_size()
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids without the added tokens: 30522."""
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids that `skip_special_tokens` drops."""
+        return sorted(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        return self.backend.get_vocab()
+
+    def __call__(
+        self,
+        text: Text | Sequence[Text],
+        text_pair: Text | Sequence[Text] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        is_split_into_words: bool = False,
+        return_attention_mask: bool = True,
+        return_tensors: str | None = None,
+    ) -> BlipInputs:
+        """Tokenize one text or many; returns `input_ids` and `attention_mask` (1 = token, 0 = padding).
+
+        One text without `return_tensors` gives flat lists, everything else has a batch dimension: lists, or with
+        `return_tensors` "np", "pt", "tf" integer tensors of shape (batch, length), which needs texts of one length.
+        `text_pair` is the second text of each pair: `[CLS] text [SEP] text_pair [SEP]`. With `is_split_into_words`
+        a text is a list of words.
+
+        `padding` is False, True or "longest", or "max_length"; the length is rounded up to `pad_to_multiple_of`.
+        `truncation` is True or "longest_first", "only_first", "only_second" (of a pair), or False; left out, a
+        `max_length` without padding truncates. A text that is too long for the model is not cut unless asked for.
+        Raises `ValueError` for what is no text, or an option that cannot work.
+        """
+        check_framework(return_tensors)
+        if truncation is None:
+            truncation = max_length is not None and padding is False
+        single = isinstance(text, str) or (is_split_into_words and _is_list_of_words(text))
+        texts = check_texts("text", [text] if single else text, is_split_into_words)
+        first = self._encode(texts, is_split_into_words)
+        second: list[Encoding | None] = [None] * len(texts)
+        if text_pair is not None:
+            pairs = check_texts("text_pair", [text_pair] if single else text_pair, is_split_into_words)
+            if len(pairs) != len(texts):
+                raise ValueError(f"text holds {len(texts)} texts and text_pair {len(pairs)}; each needs one.")
+            second = list(self._encode(pairs, is_split_into_words))
+        room = self._room(truncation, max_length, text_pair is not None, add_special_tokens)
+        rows = []
+        for one, other in zip(first, second, strict=True):
+            if room is not None:
+                parts = [one] if other is None else [one, other]
+                for part, size in zip(parts, kept_lengths([len(p) for p in parts], room, truncation), strict=True):
+                    part.truncate(size, direction=self.truncation_side)
+            rows.append(self.backend.post_process(one, other, add_special_tokens).ids)
+        inputs = BlipInputs(input_ids=rows)
+        if return_attention_mask:
+            inputs["attention_mask"] = [[1] * len(row) for row in rows]
+        inputs = self.pad(inputs, padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
+        return BlipInputs({k: v[0] for k, v in inputs.items()}) if single and return_tensors is None else inputs
+
+    def encode(self, text: Text, text_pair: Text | None = None, **options: Any) -> list[int]:
+        """The ids of one text; options as in a call."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """The tokens of one text, as strings; a piece that goes on a word begins with `##`."""
+        return self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens))
+
+    def pad(
+        self,
+        inputs: dict[str, list[list[int]]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+    ) -> BlipInputs:
+        """Bring rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100.
+
+        The options are those of a call. Raises `ValueError` for other names than these three.
+        """
+        side = padding_side or self.padding_side
+        check_choice("padding_side", side, SIDES)
+        if padding == "max_length" and max_length is None:
+            max_length = self.model_max_length
+        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": -100}
+        if not inputs.keys() <= fills.keys():
+            raise ValueError(f"inputs must hold none but {', '.join(fills)}, got {', '.join(inputs)}.")
+        padded = {
+            name: pad_rows(rows, fills[name], padding, max_length, pad_to_multiple_of, side)
+            for name, rows in inputs.items()
+        }
+        remedy = "pass padding=True to bring the texts to one length"
+        return BlipInputs({name: stack(name, rows, return_tensors, remedy) for name, rows in padded.items()})
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of one row of ids: a list, a NumPy array or a tensor of one dimension (or a single id).
+
+        `skip_special_tokens` drops `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]`, `[DEC]` and `[ENC]`. The clean-up
+        closes the gaps before punctuation and around apostrophes ("a man ' s hat ." -> "a man's hat."); without it
+        those around apostrophes stay.
+        """
+        text = self.backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return close_gaps(text) if clean_up_tokenization_spaces else text
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """The text of each row, see `decode`; `sequences` has two dimensions, or is a list of rows."""
+        return [self.decode(row, **options) for row in sequences]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or the list of those of a row of ids; unknown ids are `[UNK]`."""
+        skipped = set(self.all_special_ids) if skip_special_tokens else ()
+        tokens = [self.backend.id_to_token(i) or self.unk_token for i in to_ids(ids) if i not in skipped]
+        return tokens[0] if isinstance(ids, int) else tokens
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of a token, or the list of those of many; unknown tokens have the id of `[UNK]`."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        found = self.backend.token_to_id(tokens)
+        return self.unk_token_id if found is None else found
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+        """Read `tokenizer.json`, else `vocab.txt`, of a folder or a Hub repository; or one such file by its path.
+
+        Where there is neither it is BERT's, as by `BlipTokenizer()`; a warning tells if the model's `config.json` says
+        that this is not its own. Without a name it is that of the model in the package. Settings come from
+        `tokenizer_config.json`.
+        Raises `OSError` where there is no such folder and `ValueError` for a file that holds no vocabulary.
+        """
+        name_or_path = or_shipped(name_or_path)
+        path = Path(name_or_path).expanduser()
+        folder = resolve_folder(name_or_path, revision=revision, patterns=FILES)
+        found = [folder / name for name in FILES[:2] if (folder / name).is_file()]
+        if path.is_file() and path.suffix in (".json", ".txt"):
+            found = [path]
+        file = folder / "tokenizer_config.json"
+        values = read_json(file) if file.is_file() else {}
+        given = {name: value for name, value in values.items() if value is not None}
+        backend = read_vocabulary(found[0], **{k: given[k] for k in NORMALIZER if k in given}) if found else None
+        settings = {k: given[k] for k in SETTINGS if k in given}
+        limit = settings.get("model_max_length")
+        if isinstance(limit, int | float) and limit > 10**9:  # how transformers writes that there is no limit
+            del settings["model_max_length"]
+        # A token is given as a text, or as an object with this and more.
+        tokens = {kind: given[f"{kind}_token"] for kind in BERT_TOKENS if f"{kind}_token" in given}
+        tokens = {kind: token.get("content") if isinstance(token, dict) else token for kind, token in tokens.items()}
+        try:
+            tokenizer = cls(backend, special_tokens=tokens, **settings)
+        except ValueError as error:
+            raise ValueError(f"{' with '.join(str(f) for f in (*found[:1], file) if f.is_file())}: {error}") from None
+        tokenizer.extra = copy.deepcopy(values)
+        if not found:
+            warn_of_another_vocabulary(folder, len(tokenizer))
+        return tokenizer
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically."""
+        folder = Path(folder)
+        with atomic_path(folder / "tokenizer.json") as temporary:
+            temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+        pieces = sorted(self.backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+        with atomic_path(folder / "vocab.txt") as temporary:
+            temporary.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+        own = {f"{kind}_token": token for kind, token in self.special_tokens.items() if kind != "enc"}
+        added = [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
+        values = {**self.extra, **own, **{name: getattr(self, name) for name in SETTINGS}}
+        values.update(
+            additional_special_tokens=[token for token in added if token not in own.values()],
+            model_input_names=["input_ids", "attention_mask"],
+            tokenizer_class="BertTokenizerFast",
+            processor_class="BlipProcessor",
+        )
+        write_json(folder / "tokenizer_config.json", values)
+
+    def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
+        return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
+
+    def _room(self, how: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
+        """The greatest number of tokens of a row besides the special ones that are added, None for no limit."""
+        check_choice("truncation", how, TRUNCATIONS)
+        if how in (False, "do_not_truncate"):
+            return None
+        limit = self.model_max_length if max_length is None else max_length
+        check_length("max_length", limit)
+        added = self.backend.num_special_tokens_to_add(pair) if add_special_tokens else 0
+        if limit < added:
+            raise ValueError(f"max_length must leave room for {added} special tokens, got {limit}.")
+        return limit - added
+
+
+def _is_list_of_words(text: Any) -> bool:
+    return isinstance(text, Sequence) and (not text or isinstance(text[0], str))

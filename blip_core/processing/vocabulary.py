@@ -1,0 +1,66 @@
+"""Vocabularies of BERT: the one shipped in the package, and those of files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from blip_core.files import MAX_JSON_BYTES, read_json
+
+VOCABULARY = Path(__file__).parents[1] / "data" / "bert-base-uncased-vocab.txt"
+BERT_TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+NORMALIZER = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+"""The settings of a `tokenizer_config.json` that a `vocab.txt` needs."""
+
+
+def read_vocabulary(
+    path: Path,
+    *,
+    do_lower_case: bool = True,
+    strip_accents: bool | None = None,
+    tokenize_chinese_chars: bool = True,
+) -> Tokenizer:
+    """Read a `tokenizer.json`, or a `vocab.txt` of one WordPiece a line, to which the other arguments apply.
+
+    Without `strip_accents` accents go where case goes, as in BERT. Raises `ValueError` for a file that is neither.
+    """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no vocabulary of a BLIP is.")
+    try:
+        content = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return Tokenizer.from_str(content)
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"{path} is no tokenizer file ({error}); restore it or download it again.") from None
+    vocabulary = {piece: index for index, piece in enumerate(content.removesuffix("\n").split("\n"))}
+    if not {"[UNK]", "[CLS]", "[SEP]"} <= vocabulary.keys():
+        raise ValueError(f"{path} is no BERT vocabulary: it must hold [UNK], [CLS] and [SEP], one token a line.")
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens([token for token in BERT_TOKENS.values() if token in vocabulary])
+    try:
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            lowercase=do_lower_case, strip_accents=strip_accents, handle_chinese_chars=tokenize_chinese_chars
+        )
+    except TypeError:
+        raise ValueError(
+            f"{path.with_name('tokenizer_config.json')}: {', '.join(NORMALIZER)} must be true or false."
+        ) from None
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def warn_of_another_vocabulary(folder: Path, size: int) -> None:
+    """Warn if the `config.json` of a model without tokenizer files tells of another size than the package's own."""
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    text = config.get("text_config")
+    expected = text.get("vocab_size") if isinstance(text, dict) else None
+    if isinstance(expected, int) and expected not in (size, size - 2):  # with [DEC] and [ENC], or without
+        warnings.warn(
+            f"{folder} has no tokenizer.json or vocab.txt and a vocabulary of {expected} tokens, but that of "
+            f"bert-base-uncased, which is used instead, has {size}; put its own vocab.txt there, unless this is it.",
+            stacklevel=3,
+        )

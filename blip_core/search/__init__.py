@@ -1,0 +1,20 @@
+"""Search over collections of pictures and videos, by text or by picture."""
+
+from blip_core.search.feature_index import Entry, FeatureIndex, default_index, delete_index
+from blip_core.search.matcher import Matcher
+from blip_core.search.nearest import Hit, candidates, find, nearest, rerank
+from blip_core.search.video import sample_frames
+
+__all__ = [
+    "Entry",
+    "FeatureIndex",
+    "Hit",
+    "Matcher",
+    "candidates",
+    "default_index",
+    "delete_index",
+    "find",
+    "nearest",
+    "rerank",
+    "sample_frames",
+]

@@ -1,0 +1,118 @@
+"""Frames of videos: of files that Pillow or PyAV decodes, and of folders of pictures."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from PIL import Image
+
+from blip_core.processing.pictures import is_picture_name, load_image
+
+FRAMES = 8
+"""How many frames stand for a video, as in the original's evaluation."""
+
+ANIMATIONS = ("AVIF", "GIF", "PNG", "WEBP")
+"""Formats of Pillow whose pictures follow each other in time; those of a TIFF or of a stereo camera do not."""
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+"""What a file must end in to be taken for a video."""
+
+CONTAINERS = "asf,avi,matroska,mov,mp4,mpeg,mpegts,ogg,webm"
+"""Formats that FFmpeg may take a file for: none is a playlist, which could name other files."""
+
+
+def sample_frames(
+    path: str | os.PathLike[str], frames: int = FRAMES, apply_exif_orientation: bool | None = None
+) -> list[Image.Image]:
+    """Up to `frames` frames of a video, spread evenly; the picture itself where there is but one.
+
+    `path` is a video file by its suffix (needs PyAV: `pip install "blip-duo[video]"`), an animated GIF, WebP, PNG or
+    AVIF, any other picture, or a folder of pictures, which are frames in the order of their names. Of a video with
+    `count` frames those with the numbers floor(i * count / frames) are taken: the first of each of `frames` equal
+    parts. A shorter one gives all of its frames once. `apply_exif_orientation` is that of `load_image`.
+
+    Raises `ValueError` for a number below 1, a folder without pictures, a file without a video, and where PyAV is
+    missing; `OSError` for a file that cannot be read.
+    """
+    if frames < 1:
+        raise ValueError(f"frames must be at least 1, got {frames}.")
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        pictures = frame_files(name)
+        if not pictures:
+            raise ValueError(f"{name} has no frames: there are no pictures in this folder.")
+        return [load_image(pictures[i], apply_exif_orientation) for i in positions(len(pictures), frames)]
+    if is_video_file(name):
+        return video_frames(name, frames)
+    return animation_frames(name, frames) or [load_image(name, apply_exif_orientation)]
+
+
+def frame_files(folder: str) -> list[str]:
+    """The paths of the pictures in a folder, in the order of their names."""
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if is_picture_name(name)]
+
+
+def is_video_file(path: str) -> bool:
+    """Say whether a file is a video by its suffix."""
+    return path.lower().endswith(VIDEOS)
+
+
+def positions(count: int, frames: int) -> list[int]:
+    """The numbers of the frames to take of `count`: increasing, from 0 on, each once."""
+    return [i * count // frames for i in range(frames)] if count > frames else list(range(count))
+
+
+def animation_frames(path: str, frames: int) -> list[Image.Image]:
+    """Frames of an animation that Pillow reads, and none of any other file."""
+    try:
+        image = Image.open(path)
+    except Exception:
+        return []  # no picture, as load_image will say
+    with image:
+        try:
+            count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+            return [frame_at(image, position) for position in positions(count, frames)] if count > 1 else []
+        except Exception as error:  # a file that is cut off, and one of fewer frames than it says, among others
+            raise OSError(f"{path} is not an animation that can be read whole: {error}") from error
+
+
+def frame_at(image: Image.Image, position: int) -> Image.Image:
+    """A frame of an animation, as a picture of its own."""
+    image.seek(position)
+    return image.copy()
+
+
+def video_frames(path: str, frames: int) -> list[Image.Image]:
+    """Frames of a video file, by PyAV; arguments and errors as of `sample_frames`."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError(f'{path}: video files need PyAV; pip install "blip-duo[video]", or av.') from None
+    with open(path, "rb") as file:  # an open file and not its path: FFmpeg opens nothing by itself
+        try:
+            with av.open(file, options={"format_whitelist": CONTAINERS}) as container:
+                streams = container.streams.video
+                # What the header says of the number of frames may be missing or wrong: the packets are counted.
+                times = [packet.pts for packet in container.demux(streams[0])] if streams else []
+                known = sorted(time for time in times if time is not None)
+                chosen = [known[position] for position in positions(len(known), frames)]
+                found = [frame_from(container, streams[0], time) for time in chosen]
+        except Exception as error:  # of FFmpeg, and of Python where FFmpeg seeks to what a broken file says
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{path} is not a video that can be read whole: {reason}") from error
+    if not found:
+        raise ValueError(f"{path} has no frames: it holds no video.")
+    return found
+
+
+def frame_from(container: Any, stream: Any, time: int) -> Image.Image:
+    """The frame of a time (in the stream's units), or the nearest to it that can be decoded, upright."""
+    container.seek(time, stream=stream)
+    frame = None
+    for frame in container.decode(stream):
+        if frame.pts is not None and frame.pts >= time:
+            break
+    if frame is None:
+        raise EOFError("it ends before its last frames")
+    return frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)

@@ -1,0 +1,92 @@
+"""The settings of training, the schedules, and what is told of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from blip_core.cli.train import OWN
+from blip_core.datasets import TASKS, Augmentation
+from blip_core.training import Settings, read_settings
+from blip_core.training.schedules import learning_rate, momentum_share
+from blip_core.training.settings import PRESETS, parse_setting
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize(
+    ("task", "epochs", "rate", "batch"),
+    [("caption", 5, 1e-5, 32), ("vqa", 10, 2e-5, 16), ("retrieval", 6, 1e-5, 32), ("nlvr", 15, 3e-5, 16),
+     ("pretrain", 20, 3e-4, 75)],
+)  # fmt: skip
+def test_presets_are_the_papers(task, epochs, rate, batch):
+    settings = read_settings(task)
+    assert (settings.epochs, settings.learning_rate, settings.batch_size) == (epochs, rate, batch)
+    assert (settings.weight_decay, settings.weight_decay_on) == (0.05, "all")
+    assert settings.augment(task) == Augmentation.original(task)
+    assert {path.stem for path in PRESETS.glob("*.toml")} == set(TASKS)
+
+
+def test_a_file_goes_over_the_preset_and_single_settings_over_the_file(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('epochs = 3\ndropout = "model"\n[augmentation]\nflip = 0.0\nrand_augment = []\n')
+    settings = read_settings("caption", file, [parse_setting("epochs=4"), parse_setting("augmentation.rotate = 10")])
+    assert settings.epochs == 4
+    assert settings.prompt == "a picture of "
+    assert settings.dropout is None
+    assert settings.label_smoothing == 0.1
+    assert settings.augment("caption") == Augmentation(flip=0.0, rand_augment=None, rotate=10)
+    assert settings.model_settings() == {"text_config": {"label_smoothing": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("prompt=a photo of", "a photo of"), ('prompt = "x"', "x"), ("epochs=2", 2), ("learning_rate=3e-4", 3e-4),
+     ("augmentation=false", False), ("device=cuda:1", "cuda:1")],
+)  # fmt: skip
+def test_a_setting_is_a_line_of_toml_or_a_text(text, value):
+    assert list(parse_setting(text).values()) == [value]
+
+
+def test_what_is_no_setting_is_refused(tmp_path):
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    with pytest.raises(ValueError, match=r"bad.toml is not a TOML file"):
+        read_settings("caption", tmp_path / "bad.toml")
+    with pytest.raises(ValueError, match="a setting must be KEY=VALUE, got 'epochs'"):
+        parse_setting("epochs")
+    with pytest.raises(ValueError, match=r"learning_rate must be a number above 0, up to 1e\+30, got nan"):
+        Settings(learning_rate=math.nan)
+    with pytest.raises(ValueError, match="epochs must be a whole number of at least 1, got True"):
+        Settings(epochs=True)
+
+
+def test_schedules_are_the_originals():
+    cosine = Settings(learning_rate=1e-5, epochs=5)
+    assert [learning_rate(cosine, step, 10) for step in (0, 9, 10, 49)] == pytest.approx(
+        [1e-5, 1e-5, 1e-5 * (1 + math.cos(math.pi / 5)) / 2, 1e-5 * (1 + math.cos(4 * math.pi / 5)) / 2]
+    )
+    pretrain = read_settings("pretrain")
+    assert [learning_rate(pretrain, step, 5000) for step in (0, 1500, 3000, 4999, 5000, 10000)] == pytest.approx(
+        [1e-6, 1e-6 + (3e-4 - 1e-6) / 2, 3e-4, 3e-4, 2.7e-4, 2.43e-4]
+    )
+    assert learning_rate(pretrain, 5000 * 60, 5000) == 1e-6
+    smooth = Settings(learning_rate=1.0, epochs=2, schedule_every="step")
+    assert learning_rate(smooth, 10, 10) == pytest.approx(0.5)
+    assert learning_rate(smooth, 5, 10) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_alpha_grows_over_the_first_epochs():
+    settings = read_settings("pretrain")
+    assert [momentum_share(settings, step, 100) for step in (0, 100, 200, 900)] == pytest.approx([0, 0.2, 0.4, 0.4])
+    assert momentum_share(read_settings("retrieval"), 50, 100) == pytest.approx(0.2)
+    assert momentum_share(Settings(alpha_epochs=0), 0, 100) == 0.4
+
+
+def test_every_setting_is_described():
+    text = (DOCS / "training.md").read_text()
+    missing = [setting.name for setting in fields(Settings) if f"| `{setting.name}` |" not in text]
+    assert not missing
+    assert set(OWN) <= {setting.name for setting in fields(Settings)}
