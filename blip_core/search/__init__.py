@@ -2,7 +2,7 @@
 
 from blip_core.search.feature_index import Entry, FeatureIndex, default_index, delete_index
 from blip_core.search.matcher import Matcher
-from blip_core.search.nearest import Hit, candidates, find, nearest, rerank
+from blip_core.search.neighbours import Hit, candidates, find, nearest, rerank
 from blip_core.search.video import sample_frames
 
 __all__ = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blip_core.search import FeatureIndex, Hit, Matcher, candidates, find, nearest, rerank, search
+from blip_core.search import FeatureIndex, Hit, Matcher, candidates, find, nearest, neighbours, rerank
 from blip_core.search.feature_index import Entry
 from tests.helpers.frameworks import FRAMEWORKS
 from tests.helpers.random_models import CONFIGS_OF, difference
@@ -38,7 +38,7 @@ def reopened(index, model="model", folder=None, width=WIDTH):
 @pytest.mark.parametrize("chunk", [3, 7, 1000])
 @pytest.mark.parametrize("rows", [None, [0, 1, 2, 3, 8, 9, 30, 31, 32, 49]])
 def test_nearest_is_exact(monkeypatch, chunk, rows):
-    monkeypatch.setattr(search, "CHUNK", chunk)
+    monkeypatch.setattr(neighbours, "CHUNK", chunk)
     queries, features = normalized(4, WIDTH, seed=1), normalized(50, WIDTH)
     features[31] = features[8]  # equal: the first comes first
     rows = None if rows is None else np.array(rows)
