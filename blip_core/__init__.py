@@ -1,27 +1,34 @@
-"""What BLIP is, without a framework: configurations, processors, the weight table, checkpoints, generation."""
+"""BLIP without a framework: configurations, processors, the weight table, checkpoints, generation, inference.
 
-from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
-from blip_core.generation import GenerationConfig, GenerationOutput
-from blip_core.inference.labels import label_texts
-from blip_core.outputs import (
-    BlipFeaturesOutput,
-    BlipForConditionalGenerationOutput,
-    BlipForImageTextRetrievalOutput,
-    BlipForNLVROutput,
-    BlipForPreTrainingOutput,
-    BlipForQuestionAnsweringOutput,
-    BlipOutput,
-    BlipRankedAnswersOutput,
-    BlipTextLMOutput,
-    BlipTextOutput,
-    BlipTextScoresOutput,
-    BlipVisionOutput,
-    ModelOutput,
-)
-from blip_core.parameters.position_embeddings import bicubic_matrix
-from blip_core.processing.image_processor import BlipImageProcessor
-from blip_core.processing.processor import BlipProcessor
-from blip_core.processing.tokenizer import BlipTokenizer
+The names below are imported when they are first used, so that `import blip_core` and `blip --help` take no time.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+    from blip_core.generation import GenerationConfig, GenerationOutput
+    from blip_core.inference.labels import label_texts
+    from blip_core.outputs import (
+        BlipFeaturesOutput,
+        BlipForConditionalGenerationOutput,
+        BlipForImageTextRetrievalOutput,
+        BlipForNLVROutput,
+        BlipForPreTrainingOutput,
+        BlipForQuestionAnsweringOutput,
+        BlipOutput,
+        BlipRankedAnswersOutput,
+        BlipTextLMOutput,
+        BlipTextOutput,
+        BlipTextScoresOutput,
+        BlipVisionOutput,
+        ModelOutput,
+    )
+    from blip_core.parameters.position_embeddings import bicubic_matrix
+    from blip_core.processing.image_processor import BlipImageProcessor
+    from blip_core.processing.processor import BlipProcessor
+    from blip_core.processing.tokenizer import BlipTokenizer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,3 +56,28 @@ __all__ = [
     "bicubic_matrix",
     "label_texts",
 ]
+# The module of each name; what is not listed is in `outputs`.
+_MODULES = {
+    "BlipConfig": "config",
+    "BlipTextConfig": "config",
+    "BlipVisionConfig": "config",
+    "GenerationConfig": "generation",
+    "GenerationOutput": "generation",
+    "BlipImageProcessor": "processing.image_processor",
+    "BlipProcessor": "processing.processor",
+    "BlipTokenizer": "processing.tokenizer",
+    "bicubic_matrix": "parameters.position_embeddings",
+    "label_texts": "inference.labels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'outputs')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

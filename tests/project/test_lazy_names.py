@@ -1,0 +1,27 @@
+"""`import blip_core` loads nothing; every public name is found when it is used, and type checkers know all of them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import blip_core
+
+
+def test_import_loads_no_library():
+    code = "import sys, blip_core; print(sorted({'numpy', 'PIL', 'huggingface_hub'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_every_public_name_is_found_and_seen_by_type_checkers():
+    tree = ast.parse(Path(blip_core.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert sorted(seen) == sorted(blip_core.__all__)
+    for name, module in seen.items():
+        assert getattr(blip_core, name) is getattr(sys.modules[module], name)
+    assert set(blip_core.__all__) <= set(dir(blip_core))
+    with pytest.raises(AttributeError, match="no attribute 'BlipNothing'"):
+        blip_core.BlipNothing  # noqa: B018
