@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +30,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no BLIP file of settings is.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); restore the file or download it again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}.")
@@ -77,17 +77,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], without: Iterabl
     ]
 
 
+def temporary_name(path: Path) -> Path:
+    """Return a name beside `path` to write to first. It matches `TEMPORARY` and fits wherever the name of `path` does.
+
+    File systems limit names to 255 bytes or less, so that of a long name only the beginning is taken.
+    """
+    begin = os.fsencode(path.name)[:60].decode("utf-8", "ignore")
+    return path.with_name(f".{begin}.{secrets.token_hex(4)}.tmp")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary file beside `path` to write; on success it replaces `path` in one step, else it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_name(path)
+    # The system applies the umask of the process, which could be asked for only by changing it for all threads.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -114,9 +122,3 @@ def shared_path(path: Path) -> Iterator[Path]:
     except FileNotFoundError:
         if not path.exists():
             raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -7,13 +7,12 @@ import os
 import shutil
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from blip_core.files import to_disk
+from blip_core.files import temporary_name, to_disk
 
 PARTS = (
     "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.h5", "*.pth", "config.json",
@@ -56,9 +55,11 @@ def staged(destination: Path) -> Iterator[Path]:
     """Give a path beside `destination` to write a file or folder to; on success it takes its place in one step.
 
     An older destination is whole until then, and gone after. On failure nothing is left of what was written.
+    A symbolic link as destination stays; what it points to is written.
     """
+    destination = Path(os.path.realpath(destination))
     destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_name(destination)
     try:
         yield temporary
         if temporary.is_file() or not destination.exists() or not any(destination.iterdir()):
