@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import importlib
 import io
 import json
 import os
@@ -16,122 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core import (
-    BlipConfig,
-    BlipImageProcessor,
-    BlipProcessor,
-    BlipTextConfig,
-    BlipTokenizer,
-    BlipVisionConfig,
-)
-from blip_core.capfilt import CapFilter, Captioning, capfilt, output_folder
+from blip_core.capfilt import Captioning, capfilt, output_folder
 from blip_core.capfilt.scoring import Scoring
-from blip_core.checkpoints.saving import write_pretrained
-from blip_core.cli import backend, main
 from blip_core.datasets import clean_caption, open_dataset
 from blip_core.engines import to_numpy, to_tensor
 from blip_core.jobs import sharding
-from blip_core.parameters.initial_values import initial_value
-from blip_core.parameters.models import parameters, training_state
-
-HEADS = {
-    "captioner": "BlipForConditionalGeneration",
-    "filter": "BlipForImageTextRetrieval",
-    "both": "BlipForPreTraining",
-}
-FRAMEWORKS = list(backend.FRAMEWORKS)
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A captioner, a filter, and a checkpoint of pre-training, with its state, that holds both; all tiny and random."""
-    root = tmp_path_factory.mktemp("models")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text, vision = BlipTextConfig(**sizes), BlipVisionConfig.base(**sizes, image_size=32)
-    config = BlipConfig.from_text_vision_configs(text, vision, image_text_hidden_size=8)
-    config.enc_token_id, config.queue_size = 30523, 6
-    for name, head in HEADS.items():
-        noise, rows = np.random.default_rng(4), parameters(head, config)
-        values = {row.name: noise.normal(0, 0.5, row.shape).astype(np.float32) for row in rows}
-        state = training_state(head, config) if name == "both" else []
-        rows, values = rows + state, values | {row.name: initial_value(row, config, noise) for row in state}
-        if name == "filter":
-            values["itm_head.bias"][1] += 0.8  # scores lie on both sides of 0.5
-            values["vision_model.class_embedding"] += 0.1  # its vision encoder is not the captioner's
-        write_pretrained(root / name, head, config, rows, lambda row, values=values: values[row.name])
-        BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer()).save_pretrained(root / name)
-    return root
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Twelve pictures, the last with the bytes of the first, and web captions in a file of JSON lines."""
-    root = tmp_path_factory.mktemp("pictures")
-    noise = np.random.default_rng(5)
-    entries = []
-    for number in range(12):
-        if number < 11:
-            Image.fromarray(noise.integers(0, 256, (30, 40, 3), np.uint8)).save(root / f"{number}.png")
-        entries.append({"image": f"{number}.png", "caption": f"Picture ({number})! {'of a red dog ' * (number % 3)}"})
-    shutil.copy(root / "0.png", root / "11.png")
-    entries.append({"image": "3.png", "caption": ["a second text", "A SECOND TEXT."]})
-    (root / "data.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    return root
-
-
-@pytest.fixture
-def blip(models, capfd):
-    """Run `blip capfilt`; returns the exit code, standard output (parsed with --json) and standard error."""
-
-    def run(source, output, *arguments, captioner="captioner", matcher="filter"):
-        named = ("--captioner", str(models / captioner), "--filter", str(models / matcher))
-        code = main(["capfilt", "--input", str(source), "--output", str(output), *named, *map(str, arguments)])
-        out, err = capfd.readouterr()
-        return code, json.loads(out) if "--json" in arguments else out, err
-
-    return run
-
-
-def load(models, framework, captioner="captioner", matcher="filter", **captioning):
-    _, ours, prefix = backend.FRAMEWORKS[framework]
-    package = importlib.import_module(ours)
-    found = []
-    for name, head in ((captioner, HEADS["captioner"]), (matcher, HEADS["filter"])):
-        found += [getattr(package, prefix + head).from_pretrained(models / name)]
-        found += [BlipProcessor.from_pretrained(models / name)]
-    return CapFilter(*found, Captioning(**captioning))
-
-
-def lines(output, kind):
-    """The lines of all shards in order."""
-    paths = sorted((Path(output) / kind).glob("0*.jsonl"))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-
-
-def captions(output):
-    """What became of every caption, by picture and words; scores apart."""
-    found = {}
-    for line in lines(output, "kept"):
-        for text, source, score in zip(line["caption"], line["source"], line["score"], strict=True):
-            found[line["hash"], source, text] = ("kept", score)
-    for line in lines(output, "dropped"):
-        if "score" in line:
-            found.setdefault((line["hash"], line["source"], line["caption"]), (line["reason"], line["score"]))
-    return found
-
-
-def same(one, other):
-    """Captions and decisions are equal, and scores to their last digit."""
-    assert one.keys() == other.keys()
-    for caption, (decision, score) in one.items():
-        assert other[caption] == (decision, pytest.approx(score, abs=1.5e-4))
-    return True
-
-
-def contents(output):
-    """The bytes of all files of a folder."""
-    return {path.relative_to(output): path.read_bytes() for path in Path(output).rglob("*") if path.is_file()}
+from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, captions, contents, lines, load, same
 
 
 def test_kept_and_dropped(blip, pictures, tmp_path):

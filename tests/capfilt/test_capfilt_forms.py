@@ -10,7 +10,7 @@ import pytest
 from blip_core import BlipProcessor
 from blip_core.capfilt import writers as formats
 from blip_core.datasets import Batches, open_dataset
-from tests.capfilt.test_capfilt import blip, contents, lines, models, pictures  # noqa: F401  # fixtures
+from tests.helpers.capfilt_runs import contents, lines
 
 OPTIONS = ("--shard-size", "5", "--threshold", "0", "--json")
 SUFFIXES = {"jsonl": ".jsonl", "parquet": ".parquet", "webdataset": ".tar"}
@@ -30,7 +30,7 @@ def kept(output, to):
     return [{name: value for name, value in line.items() if name != "image"} for line in found]
 
 
-def test_shards_are_read_as_they_are(blip, models, pictures, tmp_path, to):  # noqa: F811
+def test_shards_are_read_as_they_are(blip, models, pictures, tmp_path, to):
     data = pictures / "data.jsonl"
     assert blip(data, tmp_path / "jsonl", *OPTIONS)[0] == 0
     code, counts, err = blip(data, tmp_path / "one", *OPTIONS, "--to", to)
@@ -55,7 +55,7 @@ def test_shards_are_read_as_they_are(blip, models, pictures, tmp_path, to):  # n
     assert [path.suffix for path in sorted((tmp_path / "again-jsonl/kept").glob("*/*"))] == [".png"] * 11
 
 
-def test_always_the_same_bytes(blip, pictures, tmp_path, to):  # noqa: F811
+def test_always_the_same_bytes(blip, pictures, tmp_path, to):
     data = pictures / "data.jsonl"
     assert blip(data, tmp_path / "one", *OPTIONS, "--to", to)[0] == 0
     for share in ("2/2", "1/2"):
@@ -73,7 +73,7 @@ def test_always_the_same_bytes(blip, pictures, tmp_path, to):  # noqa: F811
     assert f"{path} is not as it was written" in err
 
 
-def test_tar_headers_say_nothing_of_time_and_owner(blip, pictures, tmp_path):  # noqa: F811
+def test_tar_headers_say_nothing_of_time_and_owner(blip, pictures, tmp_path):
     assert blip(pictures / "data.jsonl", tmp_path / "out", *OPTIONS, "--to", "webdataset")[0] == 0
     with tarfile.open(tmp_path / "out/kept/00000.tar") as tar:
         members = tar.getmembers()
@@ -81,7 +81,7 @@ def test_tar_headers_say_nothing_of_time_and_owner(blip, pictures, tmp_path):  #
     assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
 
 
-def test_file_names_of_any_bytes(blip, pictures, tmp_path, to):  # noqa: F811
+def test_file_names_of_any_bytes(blip, pictures, tmp_path, to):
     (tmp_path / "in").mkdir()
     for number, name in enumerate(["caf\udce9", "café", "2.x"]):  # the first is one byte that is no UTF-8
         shutil.copy(pictures / f"{number}.png", tmp_path / "in" / f"{name}.png")
@@ -96,7 +96,7 @@ def test_file_names_of_any_bytes(blip, pictures, tmp_path, to):  # noqa: F811
     assert len(open_dataset(counts["data"], "pretrain")) == 3
 
 
-def test_parquet_without_pyarrow(blip, pictures, tmp_path, monkeypatch):  # noqa: F811
+def test_parquet_without_pyarrow(blip, pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     code, out, err = blip(pictures / "data.jsonl", tmp_path / "out", "--to", "parquet")
     assert (code, out) == (1, "")

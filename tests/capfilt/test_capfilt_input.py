@@ -13,7 +13,7 @@ from PIL import Image
 
 from blip_core.capfilt import capfilt, output_folder, writers
 from blip_core.datasets import open_dataset
-from tests.capfilt.test_capfilt import blip, contents, lines, load, models, pictures  # noqa: F401  # fixtures
+from tests.helpers.capfilt_runs import contents, lines, load
 
 WAYS = {
     "truncated": "not a picture that can be read whole",
@@ -58,7 +58,7 @@ def thousand(tmp_path_factory):
     return root / "data.jsonl", broken
 
 
-def test_a_tenth_of_a_thousand_pictures_is_broken(blip, thousand, tmp_path):  # noqa: F811
+def test_a_tenth_of_a_thousand_pictures_is_broken(blip, thousand, tmp_path):
     data, broken = thousand
     options = ("--json", "--threshold", "0", "--batch-size", "100", "--shard-size", "300", "--beams", "1")
     code, counts, err = blip(data, tmp_path / "out", *options)
@@ -75,7 +75,7 @@ def test_a_tenth_of_a_thousand_pictures_is_broken(blip, thousand, tmp_path):  # 
 
 
 @pytest.fixture(params=["tar", "parquet"])
-def shard(request, pictures, tmp_path):  # noqa: F811
+def shard(request, pictures, tmp_path):
     """Ten pictures in a file."""
     path, names = tmp_path / f"data.{request.param}", [f"{number}.png" for number in range(10)]
     if request.param == "tar":
@@ -93,7 +93,7 @@ def shard(request, pictures, tmp_path):  # noqa: F811
     return path
 
 
-def test_a_shard_changes_while_it_is_read(blip, shard, tmp_path, monkeypatch):  # noqa: F811
+def test_a_shard_changes_while_it_is_read(blip, shard, tmp_path, monkeypatch):
     options = ("--shard-size", "3", "--batch-size", "1")
     assert blip(shard, tmp_path / "whole", *options)[0] == 0
     before, write = shard.read_bytes(), output_folder.OutputFolder.write_scored
@@ -115,7 +115,7 @@ def test_a_shard_changes_while_it_is_read(blip, shard, tmp_path, monkeypatch):  
 
 
 @pytest.mark.parametrize("to", ["parquet", "webdataset"])
-def test_a_picture_changes_after_it_was_captioned(blip, pictures, tmp_path, to):  # noqa: F811
+def test_a_picture_changes_after_it_was_captioned(blip, pictures, tmp_path, to):
     for number in range(6):
         shutil.copy(pictures / f"{number}.png", tmp_path)
     entries = [{"image": f"{number}.png", "caption": "a dog"} for number in range(6)]
@@ -139,7 +139,7 @@ def test_a_picture_changes_after_it_was_captioned(blip, pictures, tmp_path, to):
 
 
 @pytest.mark.parametrize("to", writers.FORMS)
-def test_the_disk_is_full_at_every_moment(models, pictures, tmp_path, monkeypatch, to):  # noqa: F811
+def test_the_disk_is_full_at_every_moment(models, pictures, tmp_path, monkeypatch, to):
     loaded, dataset = load(models, "pt"), open_dataset(pictures / "data.jsonl", "caption")
     options = {"shard_size": 5, "to": to, "threshold": 0}
     capfilt(dataset, loaded, tmp_path / "whole", **options)
@@ -167,7 +167,7 @@ def test_the_disk_is_full_at_every_moment(models, pictures, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), "0.5"])
-def test_thresholds_that_are_none_in_python(pictures, tmp_path, threshold):  # noqa: F811
+def test_thresholds_that_are_none_in_python(pictures, tmp_path, threshold):
     dataset = open_dataset(pictures / "data.jsonl", "caption")
     with pytest.raises(ValueError, match="threshold must be a number from 0 to 1, got"):
         capfilt(dataset, None, tmp_path / "out", threshold=threshold)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.capfilt.test_capfilt import ROOT, contents, models, pictures  # noqa: F401  # fixtures
+from tests.helpers.capfilt_runs import ROOT, contents
 
 pytestmark = pytest.mark.slow
 MOMENTS = 20
@@ -20,7 +20,7 @@ RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
 
 
 @pytest.fixture
-def start(models, pictures, tmp_path):  # noqa: F811
+def start(models, pictures, tmp_path):
     """Start `blip capfilt` in a process group of its own, with an output folder and options."""
 
     def run(name, *options):

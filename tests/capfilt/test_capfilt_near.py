@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from blip_core.capfilt import capfilt, near
 from blip_core.datasets import open_dataset
-from tests.capfilt.test_capfilt import FRAMEWORKS, ROOT, blip, contents, lines, load, models, pictures  # noqa: F401  # fixtures
+from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, contents, lines, load
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_first_stays_and_those_like_it_go(monkeypatch, chunk, limit):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_near_duplicates_are_dropped(models, alike, tmp_path, framework):  # noqa: F811
+def test_near_duplicates_are_dropped(models, alike, tmp_path, framework):
     loaded, encoded = load(models, framework), []
     encode = loaded._encode
     loaded._encode = lambda model, pixels: (encoded.append(len(pixels)), encode(model, pixels))[1]
@@ -89,7 +89,7 @@ def test_near_duplicates_are_dropped(models, alike, tmp_path, framework):  # noq
     assert not (tmp_path / "without/features").exists()
 
 
-def test_a_picture_without_a_caption_that_matches_counts_for_no_other(models, alike, tmp_path):  # noqa: F811
+def test_a_picture_without_a_caption_that_matches_counts_for_no_other(models, alike, tmp_path):
     loaded, dataset = load(models, "pt"), open_dataset(alike, "caption")
     capfilt(dataset, loaded, tmp_path / "all", threshold=0)
     best = {line["key"].split(":")[1]: max(line["score"]) for line in lines(tmp_path / "all", "kept")}
@@ -108,7 +108,7 @@ def test_a_picture_without_a_caption_that_matches_counts_for_no_other(models, al
             assert (first, "near-duplicate") not in [found[:2] for found in drop(tmp_path / name)]
 
 
-def test_shares_and_missing_shards(blip, alike, tmp_path):  # noqa: F811
+def test_shares_and_missing_shards(blip, alike, tmp_path):
     options = ("--near-duplicates", "1", "--shard-size", "4", "--threshold", "0")
     assert blip(alike, tmp_path / "one", *options)[0] == 0
     for share in ("2/2", "1/2"):
@@ -128,7 +128,7 @@ def test_shares_and_missing_shards(blip, alike, tmp_path):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_on_ray(blip, alike, tmp_path, monkeypatch):  # noqa: F811
+def test_on_ray(blip, alike, tmp_path, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name, how in (("here", []), ("ray", ["--ray"])):
@@ -138,7 +138,7 @@ def test_on_ray(blip, alike, tmp_path, monkeypatch):  # noqa: F811
     assert [reason for _, reason, _ in drop(tmp_path / "ray")].count("near-duplicate") == 4
 
 
-def test_a_filter_without_contrastive_projections(blip, models, alike, tmp_path):  # noqa: F811
+def test_a_filter_without_contrastive_projections(blip, models, alike, tmp_path):
     shutil.copytree(models / "filter", tmp_path / "filter")
     weights = load_file(tmp_path / "filter/model.safetensors")
     rest = {name: value for name, value in weights.items() if not name.startswith(("vision_proj.", "text_proj."))}
@@ -152,7 +152,7 @@ def test_a_filter_without_contrastive_projections(blip, models, alike, tmp_path)
 
 
 @pytest.mark.parametrize("value", ["0", "1.1", "nan", "x"])
-def test_limits_that_are_none(blip, alike, tmp_path, value, capfd):  # noqa: F811
+def test_limits_that_are_none(blip, alike, tmp_path, value, capfd):
     with pytest.raises(SystemExit, match="2"):
         blip(alike, tmp_path / "out", f"--near-duplicates={value}")
     assert "--near-duplicates: must be a number above 0 and up to 1" in capfd.readouterr().err

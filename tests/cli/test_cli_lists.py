@@ -10,9 +10,7 @@ from PIL import Image
 
 from blip_core import BlipProcessor
 from blip_core.cli import backend
-from tests.cli.test_cli import FRAMEWORKS, blip, models, no_models, objects, pictures, usage_error
-
-__all__ = ["blip", "models", "no_models", "pictures"]  # fixtures
+from tests.helpers.command_runs import FRAMEWORKS, objects, usage_error
 
 CHOICES = ["yes", "no", "a red wall", "two dogs", "two cats on a sofa"]
 

@@ -16,7 +16,7 @@ from blip_core.engines import to_numpy
 from blip_core.parameters.models import parameters
 from blip_core.search import Matcher, sample_frames
 from tests.helpers.frameworks import FRAMEWORKS
-from tests.search.test_video import animation, frame, video
+from tests.helpers.videos import animation, frame, video
 
 EMOJI = Path(__file__).parents[1] / "data" / "emoji"
 COLORS = ("black", "blue", "green", "grey", "orange", "red", "white", "yellow")

@@ -15,7 +15,7 @@ from PIL import Image
 from blip_core.cli import caption_folder as captions
 from blip_core.datasets import open_dataset
 from blip_core.search.index_parts import Parts
-from tests.cli.test_cli import ENVIRONMENT, FRAMEWORKS, blip, models, no_models, objects, usage_error  # noqa: F401  # fixtures
+from tests.helpers.command_runs import ENVIRONMENT, FRAMEWORKS, objects, usage_error
 
 SHARDS = ("--shard-size", "3", "--batch-size", "2")
 
@@ -33,7 +33,7 @@ def pictures(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def search(blip, models):  # noqa: F811
+def search(blip, models):
     """Run `blip search`; returns the exit code, standard output and standard error."""
     return lambda *arguments: blip("search", *arguments, model=models / "match")
 
@@ -47,7 +47,7 @@ def entries(folder):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_captions_in_shares(blip, pictures, framework):  # noqa: F811
+def test_captions_in_shares(blip, pictures, framework):
     """What one process writes and what is printed without a folder, however the work is divided and begun anew."""
     how = ("--sample", "--seed", "3", "--prompt", "a", "--suffix", "!", "--framework", framework)
     code, out, err = blip("caption", "photos", "--output", "one", *SHARDS, *how)
@@ -87,7 +87,7 @@ def interrupt_second(monkeypatch, owner, name):
     return function
 
 
-def test_captions_killed_in_a_shard(blip, pictures, monkeypatch):  # noqa: F811
+def test_captions_killed_in_a_shard(blip, pictures, monkeypatch):
     assert blip("caption", "photos", "--output", "one", *SHARDS, "--scores")[0] == 1
     write = interrupt_second(monkeypatch, captions, "write_lines")
     assert blip("caption", "photos", "--output", "many", *SHARDS, "--scores")[0] == 130
@@ -97,7 +97,7 @@ def test_captions_killed_in_a_shard(blip, pictures, monkeypatch):  # noqa: F811
     assert contents("many") == contents("one")
 
 
-def test_a_folder_of_something_else(blip, pictures):  # noqa: F811
+def test_a_folder_of_something_else(blip, pictures):
     assert blip("caption", "photos/0.png", "photos/1.png", "--output", "out")[0] == 0
     before = contents("out")
     for options, said in [
@@ -130,12 +130,12 @@ def test_a_folder_of_something_else(blip, pictures):  # noqa: F811
         (["--output", "out.v2"], "must end in .jsonl or .csv, or be a folder, whose name has no dot"),
     ],
 )
-def test_what_does_not_go_with_a_folder(capsys, no_models, arguments, said):  # noqa: F811
+def test_what_does_not_go_with_a_folder(capsys, no_models, arguments, said):
     assert said in usage_error("caption", "x.png", "--model", "m", *arguments, capsys=capsys)
 
 
 @pytest.mark.slow
-def test_captions_on_ray(blip, pictures, monkeypatch):  # noqa: F811
+def test_captions_on_ray(blip, pictures, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     for folder, how in (("one", []), ("ray", ["--ray"])):
@@ -211,7 +211,7 @@ def test_an_index_killed_and_of_a_folder_that_changed(search, pictures, monkeypa
         (["photos", "--index", "it"], "give a text and a folder"),
     ],
 )
-def test_what_does_not_go_with_an_index(pictures, capsys, no_models, arguments, said):  # noqa: F811
+def test_what_does_not_go_with_an_index(pictures, capsys, no_models, arguments, said):
     assert said in usage_error("search", *arguments, "--model", "m", capsys=capsys)
 
 

@@ -18,6 +18,7 @@ from blip_core.checkpoints.saving import Stored, write_safetensors
 from blip_core.checkpoints.torch_writer import write_torch
 from conversion import convert, inspect_checkpoint
 from tests.helpers.checkpoint_files import ATTENTION_HEADS, ORIGINAL, TRANSFORMERS, differences, random_checkpoint
+from tests.helpers.full_disks import no_room_ahead
 
 CAPTION = "BlipForConditionalGeneration"
 ROOT = Path(__file__).parents[2]
@@ -116,11 +117,6 @@ def test_killed_at_any_moment_one_destination_is_whole(tmp_path, model, target):
         assert not all(differences(tmp_path / "check", source) for source in sources), heads
 
 
-def no_room_ahead(*_):
-    """A file system that has no call to reserve room."""
-    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-
 def test_a_file_system_that_reserves_no_room(tmp_path, model, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", no_room_ahead)
     for to in ("safetensors", "pytorch_model.bin", "tf_model.h5", "weights.h5"):
@@ -134,7 +130,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, model, ahead):
     program = """
         import os, resource, sys
         from conversion import convert
-        from tests.conversion.test_conversion_files import no_room_ahead
+        from tests.helpers.full_disks import no_room_ahead
         if sys.argv[3] == "False":
             os.posix_fallocate = no_room_ahead
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

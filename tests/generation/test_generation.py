@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,9 @@ from blip_core.generation.logits import (
     largest,
     penalise_repetition,
 )
+from tests.helpers.generation_table import REFERENCE, TABLE
 
 VOCAB, END, PAD = 40, 3, 0
-REFERENCE = Path(__file__).parents[1] / "data" / "generation.json"
-TABLE = np.random.default_rng(4).normal(scale=2.0, size=(24, 24)).astype(np.float32)
-TABLE[:, 7] += 1.5  # the end token of the reference
 
 
 class Toy:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from blip_core import label_texts
+from tests.helpers.contrastive_models import pairs, tiny
 from tests.helpers.frameworks import FRAMEWORKS, original
 from tests.helpers.random_models import CONFIGS_OF, difference, numpy
-from tests.models.test_objectives import pairs, tiny
 
 HEAD = "BlipForImageTextRetrieval"
 

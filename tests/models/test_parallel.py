@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.contrastive_models import CONTRASTIVE, pairs, tiny
 from tests.helpers.frameworks import FRAMEWORKS, PyTorch
 from tests.helpers.parallel_steps import PARTS, halves
 from tests.helpers.random_models import difference, numpy
-from tests.models.test_objectives import CONTRASTIVE, pairs, tiny
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,71 +1,10 @@
-"""Pairs of models with the same weights: ours and transformers'."""
+"""Configurations and pairs of models, ours and transformers', for the oracle tests."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
-transformers = pytest.importorskip("transformers")
-
-import blip_pt  # noqa: E402
-
-CONFIGS = {
-    "odd": {
-        "text_config": {
-            "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "max_position_embeddings": 30, "bos_token_id": 95, "sep_token_id": 3,
-        },
-        "vision_config": {
-            "hidden_size": 36, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 3,
-            "image_size": 24, "patch_size": 8, "num_channels": 3,
-        },
-        "projection_dim": 10, "image_text_hidden_size": 14,
-    },
-    "square": {
-        "text_config": {
-            "vocab_size": 61, "hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 2,
-            "num_attention_heads": 8, "max_position_embeddings": 26, "bos_token_id": 59, "sep_token_id": 7,
-            "hidden_act": "gelu_new", "label_smoothing": 0.1,
-        },
-        "vision_config": {
-            "hidden_size": 32, "intermediate_size": 52, "num_hidden_layers": 3, "num_attention_heads": 2,
-            "image_size": 20, "patch_size": 5, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-6, "num_channels": 3,
-        },
-        "projection_dim": 12, "image_text_hidden_size": 6,
-    },
-    "deep": {
-        "text_config": {
-            "vocab_size": 83, "hidden_size": 20, "intermediate_size": 72, "num_hidden_layers": 4,
-            "num_attention_heads": 5, "max_position_embeddings": 34, "bos_token_id": 81, "sep_token_id": 11,
-            "hidden_act": "relu", "layer_norm_eps": 1e-5,
-        },
-        "vision_config": {
-            "hidden_size": 40, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4,
-            "image_size": 36, "patch_size": 12, "hidden_act": "silu", "num_channels": 3,
-        },
-        "projection_dim": 9, "image_text_hidden_size": 11,
-    },
-}  # fmt: skip
-
-
-def randomize(model: torch.nn.Module) -> None:
-    """Weights large enough that every term of every layer shows in the outputs; biases and LayerNorms not trivial."""
-    noise = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = (
-                0.4 if "embeddings" in name else 1.0 / max(parameter.shape[-1], 1) ** 0.5 if parameter.ndim > 1 else 0.2
-            )
-            parameter.normal_(std=scale, generator=noise)
-            if name.endswith(("norm.weight", "Norm.weight", "norm1.weight", "norm2.weight")):
-                parameter.add_(1.0)
-
-
-def make_pair(name: str, config: dict, folder) -> tuple[torch.nn.Module, torch.nn.Module]:
-    theirs = getattr(transformers, name)(transformers.BlipConfig(**config)).eval()
-    randomize(theirs)
-    theirs.save_pretrained(folder)
-    return getattr(blip_pt, name).from_pretrained(folder), theirs
+from tests.helpers.transformers_pairs import CONFIGS, make_pair
 
 
 @pytest.fixture(params=CONFIGS)
@@ -76,21 +15,3 @@ def config(request) -> dict:
 @pytest.fixture
 def pair(config, tmp_path):
     return lambda name: make_pair(name, config, tmp_path / name)
-
-
-def inputs(
-    config: dict, batch: int = 3, length: int = 7, padded: bool = True, seed: int = 0
-) -> dict[str, torch.Tensor]:
-    noise = torch.Generator().manual_seed(seed)
-    text, vision = config["text_config"], config["vision_config"]
-    size = vision["image_size"]
-    ids = torch.randint(12, text["vocab_size"] - 3, (batch, length), generator=noise)
-    ids[:, 0] = text["bos_token_id"]
-    ids[:, -1] = text["sep_token_id"]
-    mask = torch.ones(batch, length, dtype=torch.long)
-    if padded:
-        for row in range(1, batch):
-            ids[row, -row:], mask[row, -row:] = 0, 0
-            ids[row, -row - 1] = text["sep_token_id"]
-    pixels = torch.randn(batch, 3, size, size, generator=noise)
-    return {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("transformers")
-
-from tests.oracle.conftest import inputs, make_pair
-from tests.oracle.test_models import OUTPUTS, assert_close, assert_gradients
+from tests.helpers.transformers_pairs import OUTPUTS, assert_close, assert_gradients, inputs, make_pair
 
 pytestmark = pytest.mark.oracle
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from blip_core.checkpoints.formats import open_any
 from conversion import convert
 from tests.helpers.checkpoint_files import TRANSFORMERS, differences
-from tests.oracle.conftest import CONFIGS
-
-transformers = pytest.importorskip("transformers")
+from tests.helpers.transformers_pairs import CONFIGS
 
 pytestmark = pytest.mark.oracle
 

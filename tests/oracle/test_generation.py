@@ -5,8 +5,6 @@ import random
 
 import numpy as np
 import pytest
-
-pytest.importorskip("transformers")
 import torch
 from transformers import BlipTextConfig, BlipTextLMHeadModel
 from transformers import GenerationConfig as TheirConfig
@@ -14,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from blip_core.generation import GenerationConfig, generate
 from blip_core.generation.logits import draw
-from tests.generation.test_generation import REFERENCE, TABLE
+from tests.helpers.generation_table import REFERENCE, TABLE
 
 pytestmark = pytest.mark.oracle
 VOCAB, END, PAD = 64, 7, 0

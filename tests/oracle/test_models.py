@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
-transformers = pytest.importorskip("transformers")
-
-import blip_pt  # noqa: E402
-from tests.oracle.conftest import CONFIGS, inputs, make_pair  # noqa: E402
+import blip_pt
+from tests.helpers.transformers_pairs import (
+    CONFIGS,
+    OUTPUTS,
+    assert_close,
+    assert_gradients,
+    inputs,
+    make_pair,
+    relative,
+)
 
 pytestmark = pytest.mark.oracle
-OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
-
-
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def assert_close(ours, theirs, where: str = "") -> None:
-    """Everything that transformers returned, however nested, is in ours within 1e-5."""
-    if torch.is_tensor(theirs):
-        assert ours.shape == theirs.shape, where
-        assert relative(ours, theirs) < 1e-5, f"{where}: {relative(ours, theirs)}"
-    elif isinstance(theirs, tuple):
-        assert len(ours) == len(theirs), where
-        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            assert_close(a, b, f"{where}[{i}]")
-    else:
-        for key in theirs:
-            assert_close(ours[key], theirs[key], f"{where}.{key}")
-
-
-def assert_gradients(ours: torch.nn.Module, theirs: torch.nn.Module, tolerance: float = 1e-5) -> None:
-    expected = {name: p.grad for name, p in theirs.named_parameters()}
-    largest = max(float(g.abs().max()) for g in expected.values() if g is not None)
-    for row in ours.table():
-        ours_grad, grad = ours.get_parameter(row.name).grad, expected[row.hf]
-        if grad is None:
-            assert ours_grad is None or not ours_grad.any(), row.name
-            continue
-        difference = float((ours_grad - grad).abs().max())
-        # The bias of keys moves all scores alike: its gradient is zero but for rounding, of no scale of its own.
-        scale = largest if row.name.endswith("key.bias") else float(grad.abs().max())
-        assert difference < tolerance * max(scale, 1e-3 * largest), (row.name, difference, scale)
 
 
 @pytest.mark.parametrize("name", ["BlipModel", "BlipForConditionalGeneration", "BlipForImageTextRetrieval"])

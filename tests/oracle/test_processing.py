@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
-transformers = pytest.importorskip("transformers")
-
-from blip_core import BlipImageProcessor, BlipProcessor, BlipTokenizer  # noqa: E402
-from blip_core.processing.vocabulary import VOCABULARY  # noqa: E402
-from tests.helpers.drawn_pictures import CASES, PHOTOS, digest, photo  # noqa: E402
-from tests.processing.test_tokenizer import TEXTS, WORD_IDS, WORDS  # noqa: E402
+from blip_core import BlipImageProcessor, BlipProcessor, BlipTokenizer
+from blip_core.processing.vocabulary import VOCABULARY
+from tests.helpers.drawn_pictures import CASES, PHOTOS, digest, photo
+from tests.helpers.tokenizer_texts import TEXTS, WORD_IDS, WORDS
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::UserWarning")]
 

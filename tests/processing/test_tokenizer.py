@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from blip_core import BlipTokenizer
-
-# Texts, and lists of words, with what transformers' BertTokenizerFast 4.57.6 makes of them; the oracle tests check it.
-DATA = json.loads((Path(__file__).parents[1] / "data" / "texts.json").read_text())
-TEXTS: dict[str, list[int]] = dict(DATA["texts"])
-WORDS, WORD_IDS = map(list, zip(*DATA["words"], strict=True))
+from tests.helpers.tokenizer_texts import TEXTS, WORD_IDS, WORDS
 
 
 @pytest.fixture(scope="module")

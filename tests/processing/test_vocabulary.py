@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from blip_core import BlipTokenizer
-from tests.processing.test_tokenizer import TEXTS
+from tests.helpers.tokenizer_texts import TEXTS
 
 
 def tiny(*pieces: str, names: str = "[PAD] [UNK] [CLS] [SEP] [MASK]") -> str:
