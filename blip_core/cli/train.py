@@ -10,7 +10,7 @@ from typing import Any
 
 from blip_core.cli.arguments import whole
 from blip_core.cli.backend import default_framework, quiet, shipped
-from blip_core.datasets.examples import TASKS
+from blip_core.tasks import TASKS, get_task
 
 OWN = {
     "epochs": ("N", whole(1), "passes over the data"),
@@ -63,7 +63,6 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Train; returns the exit code: 0, or 128 and the number of the signal that stopped the run."""
     from blip_core.training import read_settings, train
     from blip_core.training.settings import parse_setting
-    from blip_core.training.start import HEADS
 
     own = {name: getattr(args, name) for name in (*OWN, "freeze_vision", "gradient_checkpointing")}
     try:
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     result = train(
         args.task,
         args.data,
-        args.model or shipped(HEADS[args.task]),
+        args.model or shipped(get_task(args.task).head),
         args.output,
         framework=framework,
         revision=args.revision,

@@ -3,11 +3,10 @@
 from blip_core.datasets.augmentation import Augmentation
 from blip_core.datasets.batches import Batch, Batches
 from blip_core.datasets.cleaning import clean_caption, clean_question
-from blip_core.datasets.examples import TASKS, Dataset, Example, Picture
+from blip_core.datasets.examples import Dataset, Example, Picture
 from blip_core.datasets.sources import open_dataset
 
 __all__ = [
-    "TASKS",
     "Augmentation",
     "Batch",
     "Batches",

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from blip_core.datasets.rand_augment import rand_augment
+from blip_core.tasks import get_task
 
 Colour = tuple[int, int, int]
 CELLS = 4  # the grid of an elastic distortion has so many cells along each side
@@ -75,7 +76,7 @@ class Augmentation:
     @classmethod
     def original(cls, task: str) -> Self:
         """The original's for a task: pre-training crops from a fifth of the picture on, the others from a half."""
-        return cls(crop_scale=(0.2, 1.0) if task == "pretrain" else (0.5, 1.0))
+        return cls(crop_scale=get_task(task).crop_scale)
 
     def __call__(
         self,

@@ -7,16 +7,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from blip_core.datasets.augmentation import Augmentation, on_ground, to_colour
-from blip_core.datasets.examples import TASKS, Dataset, Example
+from blip_core.datasets.examples import Dataset, Example
 from blip_core.datasets.picture_loader import PictureLoader
-from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, lacks, swap_sides, text_inputs
 from blip_core.processing.processor import BlipProcessor
+from blip_core.tasks import get_task
 
 AHEAD = 2  # batches that workers may be ahead of the one that is waited for
 CHUNK = 8  # examples that a worker takes at once
@@ -84,22 +85,23 @@ class Batches:
                 raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}.")
         if rank >= world_size:
             raise ValueError(f"rank must be less than world_size, {world_size}, got {rank}.")
-        if task not in TASKS or (task != dataset.task and {task, dataset.task} & {"vqa", "nlvr"}):
+        self.task = get_task(task)
+        if self.task.parse != get_task(dataset.task).parse:
             raise ValueError(f"The data set was opened for {dataset.task}, and cannot be used for {task!r}.")
         if not processor.image_processor.do_resize:
             raise ValueError("Pictures of a batch need one size; use an image processor with do_resize=True.")
-        self.dataset, self.processor, self.task, self.batch_size = dataset, processor, task, batch_size
+        self.dataset, self.processor, self.batch_size = dataset, processor, batch_size
         self.training, self.seed, self.prompt, self.workers = training, seed, prompt, workers
         self.augment, self.background = augment if training else None, to_colour(background)
         self.rank, self.world_size = rank, world_size
         self.drop_last = training if drop_last is None else drop_last
-        longest = max_text_length or MAX_LENGTH.get(task) or processor.tokenizer.model_max_length
-        self.text_options: dict[str, Any] = {"max_length": longest, "padding": padding}
+        longest = max_text_length or self.task.max_length or processor.tokenizer.model_max_length
+        self.tokenize = partial(processor, truncation=True, max_length=longest, padding=padding, return_tensors="np")
         self.load = PictureLoader(
             cache, self.background is not None or (self.augment is not None and self.augment.random_background > 0)
         )
         self.examples: Sequence[Example] = dataset
-        self.with_targets = not any(lacks(task, example) for example in dataset)
+        self.with_targets = not any(self.task.lacks(example) for example in dataset)
         if training and not self.with_targets:
             self.examples, self.with_targets = [e for e in dataset if not self._left_out(e)], True
         if not self.steps_per_epoch:
@@ -110,12 +112,13 @@ class Batches:
                 + "use a smaller batch_size (blip train --batch-size), or give Batches drop_last=False."
             )
         self.image_numbers: dict[Any, int] = {}
-        if task == "retrieval" or (task == "pretrain" and any(e.image_id is not None for e in dataset)):
+        given = self.task.image_ids == "given" and any(example.image_id is not None for example in dataset)
+        if given or self.task.image_ids == "always":
             for example in dataset:
                 self.image_numbers.setdefault(_picture_of(example), len(self.image_numbers))
 
     def _left_out(self, example: Example) -> bool:
-        missing = lacks(self.task, example)
+        missing = self.task.lacks(example)
         if missing:
             self.dataset.report(example.key, f"has not got {missing} to learn from")
         return bool(missing)
@@ -161,8 +164,7 @@ class Batches:
     ) -> tuple[np.ndarray, list[Future[list[Row | None]]]]:
         """Let workers fill the pictures of a batch, (batch, pictures, 3, height, width)."""
         size = self.processor.image_processor.size
-        count = 2 if self.task == "nlvr" else 1
-        pixels = np.empty((len(indices), count, 3, size["height"], size["width"]), np.float32)
+        pixels = np.empty((len(indices), self.task.pictures, 3, size["height"], size["width"]), np.float32)
         parts = [slice(i, i + CHUNK) for i in range(0, len(indices), CHUNK)]
         return pixels, [submit(self._fill, epoch, indices[part].tolist(), pixels[part]) for part in parts]
 
@@ -177,11 +179,9 @@ class Batches:
         if len(found) < len(rows):
             pixels = pixels[[row is not None for row in rows]]
         examples, texts = zip(*found, strict=True)
-        inputs = {"pixel_values": pixels if self.task == "nlvr" else pixels[:, 0]}
-        if self.with_targets or self.task in ("vqa", "nlvr"):
-            inputs |= text_inputs(
-                self.task, examples, texts, self.processor, self.prompt, self.with_targets, self.text_options
-            )
+        inputs = {"pixel_values": pixels if self.task.pictures > 1 else pixels[:, 0]}
+        if self.with_targets or self.task.needs_text:
+            inputs |= self.task.inputs(examples, texts, self.tokenize, self.prompt, self.with_targets)
         if self.image_numbers:
             numbers = [self.image_numbers[_picture_of(example)] for example in examples]
             inputs["image_ids"] = np.array(numbers, np.int64)
@@ -207,9 +207,10 @@ class Batches:
         text = example.texts[0] if example.texts else ""
         if self.training and len(example.texts) > 1:
             text = example.texts[int(self._noise(epoch, example, "text").integers(len(example.texts)))]
-        text = clean_text(self.task, text)
-        if self.training and self.task == "nlvr" and self._noise(epoch, example, "sides").random() < 0.5:
-            images, text = images[::-1], swap_sides(text)
+        text = self.task.clean(text)
+        swap = self.task.swap
+        if self.training and swap is not None and self._noise(epoch, example, "sides").random() < 0.5:
+            images, text = images[::-1], swap(text)
         noise = self._noise(epoch, example, "picture")
         for image, pixels in zip(images, out, strict=True):
             pixels[:] = self._pixels(image, noise)

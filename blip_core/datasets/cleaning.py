@@ -6,6 +6,8 @@ import re
 
 DROPPED = re.compile(r'[.!"()*#:;~]')
 SPACES = re.compile(r"\s{2,}")
+NLVR_WORDS = 40
+SIDES = {"left": "right", "right": "left"}
 
 
 def clean_caption(text: str, max_words: int = 30) -> str:
@@ -24,6 +26,16 @@ def clean_question(text: str, max_words: int = 50) -> str:
     The question mark stays. Source: the original's `pre_question`.
     """
     return _cut(DROPPED.sub("", text.lower()).rstrip(" "), max_words)
+
+
+def clean_sentence(text: str) -> str:
+    """Clean a sentence of NLVR as a caption, but cut it to 40 words."""
+    return clean_caption(text, NLVR_WORDS)
+
+
+def swap_sides(sentence: str) -> str:
+    """Return the cleaned sentence about two pictures that are swapped: left becomes right and right left."""
+    return " ".join(SIDES.get(word, word) for word in sentence.split(" "))
 
 
 def _cut(text: str, max_words: int) -> str:

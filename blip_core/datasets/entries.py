@@ -4,44 +4,57 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from blip_core.datasets.cleaning import clean_caption
 from blip_core.datasets.examples import Example, Picture
 from blip_core.processing.texts import HALF
+from blip_core.tasks import Task
 
 VISUAL_GENOME_WEIGHT = 0.2
 LABELS = {"True": 1, "False": 0}
 
 
-def make_example(task: str, key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
-    """Check the fields that `task` reads and make an example of them; other fields are passed over.
+def make_example(task: Task, key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """Check the fields that a task reads and make an example of them; other fields are ignored.
 
     Raises `ValueError` with the reason where a field is missing or of the wrong type. Captions, answers and labels may
-    be left out, as files for testing do.
+    be missing, as in files for testing.
     """
-    expected = 2 if task == "nlvr" else 1
-    if len(images) != expected:
-        raise ValueError(f"needs {expected} picture{'s' * (expected > 1)}, got {len(images)}")
-    if task == "vqa":
-        answers, weights = _answers(entry)
-        return Example(
-            key,
-            images,
-            (_text("question", entry.get("question")),),
-            _identity(entry, "image_id"),
-            _identity(entry, "question_id"),
-            answers,
-            weights,
-        )
-    if task == "nlvr":
-        return Example(key, images, (_text("sentence", entry.get("sentence")),), label=_label(entry.get("label")))
-    captions = entry.get("caption")
-    captions = [] if captions is None else [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list):
-        raise ValueError(f"caption must be a text or a list of texts, got {captions!r:.80}")
-    return Example(key, images, tuple(_text("caption", text) for text in captions), _identity(entry, "image_id"))
+    if len(images) != task.pictures:
+        raise ValueError(f"needs {task.pictures} picture{'s' * (task.pictures > 1)}, got {len(images)}")
+    example: Example = task.parse(key, images, entry)
+    return example
+
+
+def parse_captions(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """An entry of a picture with captions."""
+    texts = tuple(_text("caption", text) for text in _list_of_texts(entry, "caption", least=0))
+    return Example(key, images, texts, _identity(entry, "image_id"))
+
+
+def parse_question(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """An entry of VQA. Each different answer weighs its share of all; one of Visual Genome 0.2, as in the original."""
+    question = _text("question", entry.get("question"))
+    answers = _list_of_texts(entry, "answer", least=1)
+    counts = Counter(_text("answer", answer, str.strip) for answer in answers)
+    if entry.get("dataset") == "vg":
+        weights = [VISUAL_GENOME_WEIGHT] * len(counts)
+    else:
+        weights = [count / len(answers) for count in counts.values()]
+    identities = (_identity(entry, name) for name in ("image_id", "question_id"))
+    return Example(key, images, (question,), *identities, tuple(counts), tuple(weights))
+
+
+def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """An entry of NLVR: a sentence about two pictures."""
+    label = entry.get("label")
+    label = LABELS.get(label, label) if isinstance(label, str) else label
+    if label is not None and label not in (0, 1):
+        raise ValueError(f"label must be 'True' or 'False', got {label!r:.80}")
+    sentence = _text("sentence", entry.get("sentence"))
+    return Example(key, images, (sentence,), label=None if label is None else int(label))
 
 
 def sidecar_entry(sidecars: dict[str, bytes]) -> dict[str, Any]:
@@ -83,22 +96,12 @@ def _identity(entry: dict[str, Any], name: str) -> str | int | None:
     return value
 
 
-def _answers(entry: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Different answers, each weighing its share of all; one of Visual Genome weighs 0.2, as in the original."""
-    answers = entry.get("answer")
-    if answers is None:
-        return (), ()
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(answers, list) or not answers:
-        raise ValueError(f"answer must be a text or a list of texts, got {answers!r:.80}")
-    counts = Counter(_text("answer", answer, str.strip) for answer in answers)
-    if entry.get("dataset") == "vg":
-        return tuple(counts), (VISUAL_GENOME_WEIGHT,) * len(counts)
-    return tuple(counts), tuple(count / len(answers) for count in counts.values())
-
-
-def _label(value: Any) -> int | None:
-    value = LABELS.get(value, value) if isinstance(value, str) else value
-    if value is not None and value not in (0, 1):
-        raise ValueError(f"label must be 'True' or 'False', got {value!r:.80}")
-    return None if value is None else int(value)
+def _list_of_texts(entry: dict[str, Any], name: str, least: int) -> Sequence[Any]:
+    """The texts of a field that holds one or a list of `least` or more; none where the field is missing."""
+    value = entry.get(name)
+    if value is None:
+        return ()
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or len(value) < least:
+        raise ValueError(f"{name} must be a text or a list of texts, got {value!r:.80}")
+    return value

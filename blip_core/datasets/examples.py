@@ -15,7 +15,6 @@ from blip_core.files import Version, file_version
 from blip_core.processing.pictures import load_image
 
 MAX_PICTURE_BYTES = 2**28
-TASKS = ("caption", "retrieval", "vqa", "nlvr", "pretrain")
 
 
 class ChangedError(OSError):

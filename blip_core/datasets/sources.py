@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets.entries import make_example, sidecar_entry
-from blip_core.datasets.examples import TASKS, Dataset, Picture, StoredExamples
+from blip_core.datasets.examples import Dataset, Picture, StoredExamples
 from blip_core.datasets.parquet import MAGIC, read_parquet
 from blip_core.datasets.shards import read_shard
 from blip_core.processing.pictures import SUFFIXES
+from blip_core.tasks import get_task
 
 Source = str | os.PathLike[str]
 Root = Source | Mapping[str, Source] | None
@@ -40,8 +41,7 @@ def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root =
     file that is no such file, and where not one example can be used, and `OSError` for a path that is missing, a shard
     that is written to meanwhile, or where temporary files have no room.
     """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+    row = get_task(task)
     sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = [file for source in sources for file in _expand(source)]
     shared = {name for name, count in Counter(file.name for file in files).items() if count > 1}
@@ -54,7 +54,7 @@ def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root =
             try:
                 if len(found) == 1:
                     raise ValueError(found[0])
-                examples.append(make_example(task, key, *found))
+                examples.append(make_example(row, key, *found))
             except ValueError as error:
                 problems.append((key, str(error)))
     examples.flush()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from blip_core.parameters.models import Parameter
+from blip_core.tasks import Task
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 
@@ -30,34 +31,21 @@ class Micro:
     noise: np.ndarray | None
 
 
-ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask", "answer_weights")
-"""What a batch of questions has for each answer, of which a question may have several."""
-
-
-def loss_count(inputs: Mapping[str, np.ndarray], task: str) -> int:
-    """How many things the loss of a batch is the mean over: tokens of captions, otherwise examples."""
-    if task == "caption":
-        return int((inputs["labels"][:, 1:] != -100).sum())
-    return len(inputs["pixel_values"])
-
-
-def split(part: Micro, task: str, number: int) -> list[Micro]:
-    """A batch in so many parts of the same number of examples, one behind the other."""
+def split(part: Micro, task: Task, number: int) -> list[Micro]:
+    """Cut a batch into so many parts with the same number of examples, in order."""
     if number == 1:
         return [part]
     size = len(part.inputs["pixel_values"]) // number
+    ends = {name: np.cumsum([0, *part.inputs[name]]) for name in set(task.rows_per_example.values())}
     parts = []
     for first in range(0, number * size, size):
-        examples = answers = slice(first, first + size)
-        if task == "vqa":
-            ends = np.concatenate([[0], np.cumsum(part.inputs["answer_counts"])])
-            answers = slice(ends[first], ends[first + size])
+        examples = slice(first, first + size)
+        rows = {name: slice(end[first], end[first + size]) for name, end in ends.items()}
         inputs = {
-            name: value[answers if task == "vqa" and name in ANSWERS else examples]
-            for name, value in part.inputs.items()
+            name: value[rows.get(task.rows_per_example.get(name, ""), examples)] for name, value in part.inputs.items()
         }
         noise = None if part.noise is None else part.noise[:, examples]
-        parts.append(Micro(inputs, loss_count(inputs, task), noise))
+        parts.append(Micro(inputs, task.loss_count(inputs), noise))
     return parts
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Batches
-from blip_core.training.engine import Engine, Micro, loss_count
+from blip_core.training.engine import Engine, Micro
 from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log
 from blip_core.training.run_folder import Position, RunFolder, write_model
 from blip_core.training.schedules import learning_rate, momentum_share, negative_noise
 from blip_core.training.settings import Settings
-from blip_core.training.start import CONTRASTIVE, Start
+from blip_core.training.start import Start
 
 SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
 PATIENCE = 25
@@ -120,11 +120,11 @@ class Loop:
 
     def _micro(self, inputs: Mapping[str, np.ndarray], number: int) -> Micro:
         noise = None
-        if self.batches.task in CONTRASTIVE:
+        if self.start.task.contrastive:
             size = len(inputs["pixel_values"])
             whole = negative_noise(self.settings.seed, number, size * self.engine.processes)
             noise = whole[:, self.engine.rank * size : (self.engine.rank + 1) * size]
-        return Micro(inputs, loss_count(inputs, self.batches.task), noise)
+        return Micro(inputs, self.start.task.loss_count(inputs), noise)
 
     def _end_epoch(self, epoch: int) -> None:
         """Validate, write the model to use where it is the best, and save a checkpoint."""

@@ -100,7 +100,7 @@ def train(
     engine = make_engine(framework, start, chosen)
     try:
         # A captioner is to tell which prompt its captions begin with, and a model made of one is to forget it.
-        begin = prompt_tokens(chosen.prompt, start.processor) if task == "caption" else None
+        begin = prompt_tokens(chosen.prompt, start.processor) if start.task.takes_prompt else None
         engine.model.generation_config = engine.model.generation_config.updated(prompt_ids=begin)
         if last is not None:
             engine.load_optimizer_state(read_optimizer(last[0]))
@@ -140,11 +140,11 @@ def _run(
     batches = Batches(
         dataset,
         start.processor,
-        start.task,
+        start.task.name,
         settings.batch_size * engine.replicas,
         training=True,
         seed=settings.seed,
-        augment=settings.augment(start.task),
+        augment=settings.augment(start.task.name),
         **parts,
         **texts,
     )

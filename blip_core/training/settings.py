@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from blip_core.datasets import TASKS, Augmentation
+from blip_core.datasets import Augmentation
+from blip_core.tasks import get_task
 
-PRESETS = Path(__file__).with_name("presets")
 MODEL = "model"
 """The value of an optional setting that leaves it to the model."""
 MAX_RATE = 1e30
@@ -172,9 +172,8 @@ def read_settings(task: str, config: str | Path | None = None, overrides: Sequen
     Raises `ValueError` for an unknown task or setting, for a value that cannot work, and for a file that is not TOML;
     `OSError` for one that is missing.
     """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    values = _read_toml(PRESETS / f"{task}.toml")
+    preset = get_task(task).preset
+    values = _read_toml(preset) if preset else {}
     for source in ([] if config is None else [_read_toml(Path(config))]) + list(overrides):
         known = {setting.name for setting in fields(Settings)}
         if unknown := source.keys() - known:

@@ -11,18 +11,9 @@ from blip_core.checkpoints.loading import read_config, with_image_size
 from blip_core.config import BlipConfig
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.processor import BlipProcessor
+from blip_core.tasks import Task, get_task
 from blip_core.training.settings import Settings
 
-HEADS = {
-    "caption": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-    "retrieval": "BlipForImageTextRetrieval",
-    "nlvr": "BlipForNLVR",
-    "pretrain": "BlipForPreTraining",
-}
-"""The model class of each task."""
-CONTRASTIVE = ("retrieval", "pretrain")
-"""The tasks whose losses compare the pairs of a batch."""
 SIZES = ("base", "large")
 
 
@@ -30,7 +21,7 @@ SIZES = ("base", "large")
 class Start:
     """A model to begin with: `config` of a new one with random weights, or None for `revision` of what `name` says."""
 
-    task: str
+    task: Task
     name: str
     config: BlipConfig | None
     processor: BlipProcessor
@@ -39,7 +30,7 @@ class Start:
     @property
     def head(self) -> str:
         """The name of the model class, without `TF`."""
-        return HEADS[self.task]
+        return self.task.head
 
     def load(self, model_class: Any, settings: Settings, **options: Any) -> Any:
         """The model by `from_pretrained`, with what the settings override."""
@@ -69,7 +60,7 @@ def find_start(
     else:
         where = tokenizer or model
     if config is None:
-        found = read_config(HEADS[task], open_checkpoint(model, revision=revision), None)
+        found = read_config(get_task(task).head, open_checkpoint(model, revision=revision), None)
         assert isinstance(found, BlipConfig)
     else:
         found = config = _override(config, settings)
@@ -82,7 +73,7 @@ def find_start(
         old.to_dict() | {"size": {"height": size, "width": size}, "do_resize": True}
     )
     _check_vocabulary(processor, found, str(where or "the package's own"))
-    return Start(task, str(model), config, processor, revision)
+    return Start(get_task(task), str(model), config, processor, revision)
 
 
 def _override(config: BlipConfig, settings: Settings) -> BlipConfig:

@@ -20,7 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from blip_core import BlipImageProcessor, BlipProcessor
-from blip_core.datasets import TASKS, Augmentation, Batches, Dataset, open_dataset
+from blip_core.datasets import Augmentation, Batches, Dataset, open_dataset
+from blip_core.tasks import TASKS
 
 DATA = Path(__file__).parents[1] / "data"
 AUGMENTATIONS = {

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core.datasets import TASKS, Example, Picture, clean_caption, clean_question, open_dataset
+from blip_core.datasets import Example, Picture, clean_caption, clean_question, open_dataset
+from blip_core.tasks import TASKS
 from tests.helpers.data_files import FIELDS, picture, picture_bytes, save_pictures, write_entries, write_tar
 
 

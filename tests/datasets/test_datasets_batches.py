@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core.datasets import TASKS, Augmentation, Batches, Dataset, Example, Picture, open_dataset
+from blip_core.datasets import Augmentation, Batches, Dataset, Example, Picture, open_dataset
 from blip_core.datasets.batches import TRIES
+from blip_core.tasks import TASKS
 from tests.helpers.data_files import PROCESSOR, make_batches, picture, save_pictures, small_dataset, write_entries
 
 STRONG = Augmentation(

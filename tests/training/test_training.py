@@ -19,14 +19,13 @@ import torch
 
 import blip_pt
 from blip_core.generation import GenerationConfig
+from blip_core.tasks import TASKS
 from blip_core.training import train
 from blip_core.training.held_out import Validation
-from blip_core.training.start import HEADS
 from tests.helpers.training_runs import close, losses, make_world, of, weights
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("pt", "tf")
-TASKS = tuple(HEADS)
 
 
 @pytest.fixture(scope="module")

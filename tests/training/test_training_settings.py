@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from blip_core.cli.train import OWN
-from blip_core.datasets import TASKS, Augmentation
+from blip_core.datasets import Augmentation
+from blip_core.tasks import PRESETS, TASKS
 from blip_core.training import Settings, read_settings
 from blip_core.training.schedules import learning_rate, momentum_share
-from blip_core.training.settings import PRESETS, parse_setting
+from blip_core.training.settings import parse_setting
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -1,0 +1,207 @@
+"""The registry of tasks: what a model can be trained for and evaluated on, a row each.
+
+Datasets, training, evaluation and the command line read these rows and never compare a task's name. To add a task,
+`register` a row of it; its functions may stand in one new file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+PRESETS = Path(__file__).parent / "training" / "presets"
+IGNORED = -100
+"""The label of a position that does not count in the loss."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function named as "package.module:function", imported when it is first called: rows import no other room."""
+
+    path: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        module, name = self.path.split(":")
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+
+def count_examples(inputs: Mapping[str, np.ndarray]) -> int:
+    """Return how many examples a batch has."""
+    return len(inputs["pixel_values"])
+
+
+def count_tokens(inputs: Mapping[str, np.ndarray]) -> int:
+    """Return how many tokens the language-modelling loss of a batch predicts: logits are shifted by one."""
+    return int((inputs["labels"][:, 1:] != IGNORED).sum())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. Functions are callables, or a `Function` where they stand in another room.
+
+    Attributes:
+        name: As in `blip train NAME`.
+        head: The model class, without "TF".
+        description: What an evaluation measures, in a few words.
+        parse: `(key, pictures, entry) -> Example`; raises `ValueError` with what is wrong with the entry. Tasks with
+            the same function share their datasets.
+        inputs: `(examples, texts, tokenize, prompt, with_targets) -> arrays` by the model's argument names, but for
+            `pixel_values`. `texts` are cleaned, one for each example; `tokenize` is the processor with its options.
+        target: The field of an `Example` that training learns and evaluation compares with, and its name in messages.
+        clean: How a text is cleaned before it is tokenized.
+        max_length: The original's number of tokens of a text, special ones included; None does not cut.
+        needs_text: Whether the model is given the text, so that batches without targets have it, too.
+        pictures: Pictures of an example.
+        swap: Changes the text of an example with two pictures when training swaps them, as it then does half of the
+            time.
+        image_ids: Whether batches tell which examples have the same picture: "always", "given" (where the data do),
+            or "never".
+        crop_scale: The share of a picture's area that the original's random crop leaves.
+        takes_prompt: Whether texts begin with the prompt of the settings, which is stored with the model.
+        contrastive: Whether the loss compares the pairs of a batch, so that it needs two and noise for negatives.
+        loss_count: How many things the loss of a batch is the mean over.
+        rows_per_example: The inputs with several rows for an example, and the input that says how many.
+        evaluate: `(model, processor, dataset, **options) -> Evaluation`; None where the loss is all there is.
+        metric: The metric that finds the best epoch, higher being better.
+        evaluation_options: The keywords of `evaluate` beside the common ones; "generation" stands for those of
+            `generate`.
+        preset: A TOML file of training settings; None leaves the defaults.
+    """
+
+    name: str
+    head: str
+    description: str
+    parse: Callable[..., Any]
+    inputs: Callable[..., dict[str, np.ndarray]]
+    target: tuple[str, str] = ("texts", "a caption")
+    clean: Callable[[str], str] = Function("blip_core.datasets.cleaning:clean_caption")
+    max_length: int | None = None
+    needs_text: bool = False
+    pictures: int = 1
+    swap: Callable[[str], str] | None = None
+    image_ids: Literal["never", "given", "always"] = "never"
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    takes_prompt: bool = False
+    contrastive: bool = False
+    loss_count: Callable[[Mapping[str, np.ndarray]], int] = count_examples
+    rows_per_example: Mapping[str, str] = field(default_factory=dict)
+    evaluate: Callable[..., Any] | None = None
+    metric: str = ""
+    evaluation_options: tuple[str, ...] = ()
+    preset: Path | None = None
+
+    def lacks(self, example: Any) -> str:
+        """Return the name of the target that an example has not got, "" where it has it."""
+        name, words = self.target
+        return words if getattr(example, name) in (None, ()) else ""
+
+
+TASKS: dict[str, Task] = {}
+"""The rows by name."""
+
+
+def register(task: Task) -> None:
+    """Add a task.
+
+    Raises:
+        ValueError: If there is another task of that name.
+    """
+    if TASKS.setdefault(task.name, task) is not task:
+        raise ValueError(f"There is a task {task.name!r} already; choose another name.")
+
+
+def get_task(name: str) -> Task:
+    """Return the task of a name.
+
+    Raises:
+        ValueError: If there is none, naming those that there are.
+    """
+    if not isinstance(name, str) or name not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}.")
+    return TASKS[name]
+
+
+_CAPTIONED = Function("blip_core.datasets.entries:parse_captions")
+_TEXTS = Function("blip_core.datasets.text_inputs:plain_texts")
+_ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask", "answer_weights")
+
+for _task in (
+    Task(
+        name="caption",
+        head="BlipForConditionalGeneration",
+        description="captions of pictures: BLEU and CIDEr",
+        parse=_CAPTIONED,
+        inputs=Function("blip_core.datasets.text_inputs:captions"),
+        max_length=40,
+        takes_prompt=True,
+        loss_count=count_tokens,
+        evaluate=Function("blip_core.evaluation:evaluate_captions"),
+        metric="cider",
+        evaluation_options=("prompt", "generation"),
+        preset=PRESETS / "caption.toml",
+    ),
+    Task(
+        name="retrieval",
+        head="BlipForImageTextRetrieval",
+        description="captions found by pictures and pictures by captions: recall",
+        parse=_CAPTIONED,
+        inputs=_TEXTS,
+        max_length=35,
+        image_ids="always",
+        contrastive=True,
+        evaluate=Function("blip_core.evaluation:evaluate_retrieval"),
+        metric="mean_recall",
+        evaluation_options=("rerank",),
+        preset=PRESETS / "retrieval.toml",
+    ),
+    Task(
+        name="vqa",
+        head="BlipForQuestionAnswering",
+        description="answers to questions: the accuracy of the VQA challenge",
+        parse=Function("blip_core.datasets.entries:parse_question"),
+        inputs=Function("blip_core.datasets.text_inputs:questions"),
+        target=("answers", "an answer"),
+        clean=Function("blip_core.datasets.cleaning:clean_question"),
+        max_length=35,
+        needs_text=True,
+        rows_per_example=dict.fromkeys(_ANSWERS, "answer_counts"),
+        evaluate=Function("blip_core.evaluation:evaluate_answers"),
+        metric="accuracy",
+        evaluation_options=("choices", "candidates", "generation"),
+        preset=PRESETS / "vqa.toml",
+    ),
+    Task(
+        name="nlvr",
+        head="BlipForNLVR",
+        description="sentences about two pictures: accuracy",
+        parse=Function("blip_core.datasets.entries:parse_sentence"),
+        inputs=Function("blip_core.datasets.text_inputs:sentences"),
+        target=("label", "a label"),
+        clean=Function("blip_core.datasets.cleaning:clean_sentence"),
+        needs_text=True,
+        pictures=2,
+        swap=Function("blip_core.datasets.cleaning:swap_sides"),
+        evaluate=Function("blip_core.evaluation:evaluate_nlvr"),
+        metric="accuracy",
+        preset=PRESETS / "nlvr.toml",
+    ),
+    Task(
+        name="pretrain",
+        head="BlipForPreTraining",
+        description="pictures with captions: the loss",
+        parse=_CAPTIONED,
+        inputs=_TEXTS,
+        max_length=30,
+        image_ids="given",
+        crop_scale=(0.2, 1.0),
+        contrastive=True,
+        preset=PRESETS / "pretrain.toml",
+    ),
+):
+    register(_task)
