@@ -178,7 +178,7 @@ class TableSession:
 
 @pytest.mark.parametrize("case", json.loads(REFERENCE.read_text()), ids=lambda case: str(case["options"]))
 def test_stored_reference(case):
-    """Greedy and beam search against what transformers 4.57.6 found (tests/oracle/test_generation.py wrote it)."""
+    """Tokens are what transformers 4.57.6 gave (stored by tests/oracle/test_transformers_generation.py)."""
     ids = np.array([case["prompt"]])
     chosen = GenerationConfig(**case["options"], return_dict_in_generate=True)
     found = generate(TableSession(), ids, np.ones_like(ids), chosen)

@@ -44,7 +44,8 @@ def deep() -> Image.Image:
     return Image.fromarray(np.asarray(grey()).astype(np.uint16) * 2)
 
 
-# What goes in, the options, and the hash of what transformers 4.57.6 gives; tests/oracle/test_processing.py checks it.
+# What goes in, the options, and the hash of what transformers 4.57.6 gives, which
+# tests/oracle/test_transformers_processing.py checks.
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "defaults": (photo, {}, "ba6d8067f09840e2"),
     "size": (photo, {"size": SIZE}, "ed904f8b4fc5f142"),

@@ -230,7 +230,7 @@ def reference():
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_stored_reference_is_what_transformers_finds():
-    """`python -m tests.oracle.test_generation` writes the file anew."""
+    """`python -m tests.oracle.test_transformers_generation` writes the file anew."""
     stored = json.loads(REFERENCE.read_text())
     found = reference()
     assert len(stored) == len(found)
