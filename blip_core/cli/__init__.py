@@ -1,8 +1,7 @@
-"""The `blip` command: what belongs to no single subcommand - the parser, the errors, the exit code."""
+"""The `blip` command: what belongs to no single subcommand - the choice of one, the errors, the exit code."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
@@ -10,7 +9,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import blip_core
-from blip_core.cli import answer, capfilt, caption, classify, evaluate, explain, match, search, train
+from blip_core.cli.commands import COMMANDS
+from blip_core.cli.parser import CommandParser, nearest
+
+OURS = ("blip_core", "blip_pt", "blip_tf", "conversion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,11 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # any file name can be printed
-    args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
-            return args.run(args)
+            return run_command(sys.argv[1:] if argv is None else list(argv))
         except KeyboardInterrupt:
             complain("interrupted")
             return 130
@@ -35,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             complain(f"error: {error}")
             return 1
+        except ImportError as error:
+            if error.name and error.name.split(".")[0] in OURS:
+                raise
+            complain(f"error: {error}")
+            return 1
         except Exception as error:
             if not is_out_of_memory(error):
                 raise  # a mistake of ours, which a report should show whole
@@ -42,27 +48,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands; each sets `run`, a function from the parsed arguments to the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="blip",
-        description="Describe pictures, answer questions about them, match them with texts and labels.",
-        epilog="`blip COMMAND --help` explains a command.",
+def run_command(words: Sequence[str]) -> int:
+    """Import the command that the first word names, and run it with the others."""
+    if words and words[0] in COMMANDS:
+        module = COMMANDS[words[0]].load()
+        parser = CommandParser(prog=f"blip {words[0]}")
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(words[1:]), parser)
+    parser = main_parser()
+    parser.parse_known_args(words[:1])  # ends for --help, --version and unknown options
+    if not words:
+        parser.error("name a command")
+    parser.error(f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}")
+
+
+def main_parser() -> CommandParser:
+    """The parser of `blip` itself, whose help lists the commands."""
+    parser = CommandParser(prog="blip")
+    parser.describe(
+        "COMMAND ...",
+        "Describe pictures, answer questions about them, match them with texts and labels; train, measure and convert "
+        "the models that do.",
+        "blip caption photos/",
+        "blip caption --help",
+    )
+    groups: dict[str, list[str]] = {}
+    for row in COMMANDS.values():
+        groups.setdefault(row.group, []).append(f"  {row.name:10}{row.text}")
+    parser.description = "\n\n".join(
+        [str(parser.description), *("\n".join([f"{group}:", *rows]) for group, rows in groups.items())]
     )
     parser.add_argument("--version", action="version", version=f"blip {blip_core.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    caption.add_command(commands)
-    answer.add_command(commands)
-    match.add_command(commands)
-    classify.add_command(commands)
-    explain.add_command(commands)
-    search.add_command(commands)
-    evaluate.add_command(commands)
-    capfilt.add_command(commands)
-    train.add_command(commands)
-    from conversion.cli import add_commands  # here and not above: blip_core stands without the conversion package
-
-    add_commands(commands)
     return parser
 
 

@@ -9,26 +9,30 @@ from typing import Any
 from blip_core.cli.arguments import add_length_arguments, generation_options
 from blip_core.cli.backend import Backend
 from blip_core.cli.lists import read_list, told_apart
-from blip_core.cli.pairs import Work, add_arguments, run_pairs
+from blip_core.cli.pairs import Work, add_pair_arguments, run_pairs
+from blip_core.cli.parser import CommandParser
 from blip_core.engines import to_numpy
 from blip_core.inference.answer_tries import probabilities
 
 HEAD = "BlipForQuestionAnswering"
 
 
-def add_command(commands: Any) -> None:
-    """Add `answer` to the command line."""
-    parser = commands.add_parser("answer", help="answer questions about a picture", description=__doc__)
-    add_arguments(parser, "QUESTION")
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "IMAGE QUESTION... [options]",
+        "Answer questions about a picture, or about each picture of a folder, in the model's own words or from a list.",
+        'blip answer photo.jpg "how many dogs are there?" "is it day or night?"',
+    )
+    add_pair_arguments(parser, "QUESTION")
     parser.add_argument("--scores", action="store_true", help="add how sure the model is")
     add_length_arguments(parser)
     parser.add_argument(
         "--choices", metavar="FILE", help="answer with the likeliest line of this file (- for standard input)"
     )
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Answer questions about pictures; returns the exit code."""
     options = {"num_beams": args.beams, "min_new_tokens": args.min_tokens, "max_new_tokens": args.max_tokens}
     if args.choices is None:

@@ -23,6 +23,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_framework_arguments(group)
 
 
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, revision: bool = True) -> None:
+    """How a checkpoint is read whose folder does not tell all."""
+    group = parser.add_argument_group("reading")
+    if revision:
+        group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    group.add_argument("--config", metavar="FILE", help="config.json, or settings that the checkpoint lacks")
+    group.add_argument("--head", metavar="CLASS", help="such as BlipForConditionalGeneration (found in the checkpoint)")
+
+
 def add_framework_arguments(group: Any) -> None:
     """What a model is run by."""
     group.add_argument(

@@ -17,6 +17,7 @@ from blip_core.cli.arguments import (
     whole,
 )
 from blip_core.cli.backend import Backend, default_framework
+from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line, say_missing
 from blip_core.datasets import open_dataset
 from blip_core.jobs.read_ahead import READERS
@@ -28,9 +29,14 @@ if TYPE_CHECKING:
 CAPTIONER, MATCHER = "BlipForConditionalGeneration", "BlipForImageTextRetrieval"
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add `capfilt` to the command line."""
-    parser = commands.add_parser("capfilt", help="clean a data set of captions from the web", description=__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "--input PATH... --captioner M --filter M --output FOLDER",
+        "Write a caption for each picture of a data set from the web, and keep those captions, the web's and the "
+        "model's, that match their picture.",
+        "blip capfilt --input web.jsonl --captioner cap/ --filter itm/ --output clean/",
+    )
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
     )
@@ -63,7 +69,6 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     group.add_argument("--filter", required=True, metavar="MODEL", help="says whether captions match")
     add_framework_arguments(group)
     add_scale_arguments(parser)
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Loader:
         return CapFilter(captioner.model, captioner.processor, matcher.model, matcher.processor, self.captioning)
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Caption and filter; returns the exit code, 1 where some of the input could not be used."""
     from blip_core.capfilt import Captioning, capfilt
 

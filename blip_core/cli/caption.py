@@ -21,15 +21,21 @@ from blip_core.cli.arguments import (
     whole,
 )
 from blip_core.cli.caption_folder import Captioner, fill_folder, tell
+from blip_core.cli.parser import CommandParser
 from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
 from blip_core.cli.targets import OutputFile, Sidecars, Target
 from blip_core.processing.pictures import SUFFIXES
 
 
-def add_command(commands: Any) -> None:
-    """Add `caption` to the command line."""
-    parser = commands.add_parser("caption", help="say what pictures show", description=__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "IMAGE... [options]",
+        "Say what pictures show, on the terminal or in files for training.",
+        "blip caption photos/ --recursive",
+        "blip caption photos/ --sidecar .txt --beams 3",
+    )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns*.jpg', or - for a list on stdin"
     )
@@ -57,10 +63,9 @@ def add_command(commands: Any) -> None:
     group.add_argument("--overwrite", action="store_true", help="do again what is done already")
     add_model_arguments(parser)
     add_scale_arguments(parser)
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Caption pictures; returns the exit code."""
     options = checked_options(args, parser)
     report = Report(args.json, quiet=bool(args.sidecar or args.output))

@@ -11,6 +11,7 @@ import numpy as np
 from blip_core.cli.arguments import add_model_arguments, add_result_arguments, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.lists import read_list, told_apart
+from blip_core.cli.parser import CommandParser
 from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
 from blip_core.engines import to_numpy
@@ -19,9 +20,13 @@ from blip_core.inference.labels import TEMPLATE, label_texts
 from blip_core.jobs.read_ahead import read_batches
 
 
-def add_command(commands: Any) -> None:
-    """Add `classify` to the command line."""
-    parser = commands.add_parser("classify", help="say which of some labels pictures show", description=__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "IMAGE... --labels FILE [options]",
+        "Say which of some labels pictures show, with the probability of each label among all of them.",
+        'blip classify photos/ --labels animals.txt --template "a photo of a {}"',
+    )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns*.jpg', or - for a list on stdin"
     )
@@ -36,10 +41,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--itm", action="store_true", help="order these K by the matching head; better, but slower")
     add_result_arguments(parser, batch="pictures (and labels)")
     add_model_arguments(parser)
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Classify pictures; returns the exit code."""
     if args.labels == "-" and "-" in args.images:
         parser.error("argument --labels: standard input cannot be the pictures' list, too")

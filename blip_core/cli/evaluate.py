@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from blip_core.cli.arguments import add_length_arguments, add_model_arguments, generation_options, whole
 from blip_core.cli.backend import Backend
+from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line
 from blip_core.datasets import open_dataset
 from blip_core.evaluation import (
@@ -35,16 +35,23 @@ TASKS = {
 }
 
 
-def add_command(commands: Any) -> None:
-    """Add `evaluate` to the command line, with a subcommand for each task."""
-    parser = commands.add_parser("evaluate", help="measure how good a model is on a data set", description=__doc__)
-    tasks = parser.add_subparsers(title="tasks", metavar="TASK", required=True)
-    for task, (text, function) in TASKS.items():
-        add_task(tasks.add_parser(task, help=text, description=f"Evaluate {text}."), task, function)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add a subcommand for each task."""
+    parser.describe(
+        "TASK --data PATH... [options]",
+        "Measure how good a model is on a data set. Each task explains its options: blip evaluate TASK --help.",
+        "blip evaluate caption --data captions.jsonl",
+    )
+    tasks = parser.add_subparsers(prog=parser.prog, title="tasks", metavar="TASK", required=True)
+    for task, (text, _) in TASKS.items():
+        add_task(tasks.add_parser(task, help=text), task)
 
 
-def add_task(parser: argparse.ArgumentParser, task: str, function: Callable[..., Evaluation]) -> None:
+def add_task(parser: CommandParser, task: str) -> None:
     """Add the arguments of one task."""
+    parser.describe(
+        "--data PATH... [options]", f"Evaluate {TASKS[task][0]}.", f"blip evaluate {task} --data {task}.jsonl"
+    )
     parser.add_argument(
         "--data", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
     )
@@ -67,13 +74,12 @@ def add_task(parser: argparse.ArgumentParser, task: str, function: Callable[...,
     parser.add_argument("--output", metavar="FILE", help="write all results, one by one, to a .json file")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     add_model_arguments(parser)
-    parser.set_defaults(run=lambda args: run(args, parser, task, function))
+    parser.set_defaults(task=task, parser=parser)
 
 
-def run(
-    args: argparse.Namespace, parser: argparse.ArgumentParser, task: str, function: Callable[..., Evaluation]
-) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Evaluate a model; returns the exit code, 1 where an example was left out."""
+    task, parser = args.task, args.parser
     if args.output and not args.output.lower().endswith(".json"):
         parser.error(f"argument --output: must end in .json, got {args.output!r}")
     options = task_options(args, parser, task)
@@ -82,7 +88,7 @@ def run(
     pictures = len(dataset) if task == "nlvr" else len(by_picture(dataset))  # of NLVR pairs
     total = pictures * (2 if options.get("rerank") else 1)
     with tqdm(total=total, unit="picture", disable=None) as bar:
-        result = function(
+        result = TASKS[task][1](
             backend.model,
             backend.processor,
             dataset,
@@ -105,7 +111,7 @@ def run(
     return 1 if result.problems else 0
 
 
-def task_options(args: argparse.Namespace, parser: argparse.ArgumentParser, task: str) -> dict[str, Any]:
+def task_options(args: argparse.Namespace, parser: CommandParser, task: str) -> dict[str, Any]:
     """The keywords that the evaluation of a task has beside the common ones."""
     if task == "retrieval":
         return {"rerank": args.rerank}

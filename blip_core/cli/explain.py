@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 from blip_core.cli.arguments import add_model_arguments, whole
 from blip_core.cli.backend import Backend
+from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
 from blip_core.engines import to_numpy
 from blip_core.files import atomic_path
@@ -17,9 +17,13 @@ from blip_core.inference.heatmaps import draw_maps, load_font
 from blip_core.processing.pictures import load_image, to_rgb
 
 
-def add_command(commands: Any) -> None:
-    """Add `explain` to the command line."""
-    parser = commands.add_parser("explain", help="show where a picture has each word of a text", description=__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "IMAGE TEXT -o FILE.png [options]",
+        "Draw where in a picture the model finds each word of a text.",
+        'blip explain photo.jpg "two dogs on a beach" -o maps.png',
+    )
     parser.add_argument("image", metavar="IMAGE", help="a picture")
     parser.add_argument("text", metavar="TEXT", help="what it may show, in quotes")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the file to draw into")
@@ -30,10 +34,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--font", metavar="FILE", help="a TrueType font, for words in other scripts than Latin")
     parser.add_argument("--json", action="store_true", help="print one JSON object: the match, each word's peak")
     add_model_arguments(parser)
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Draw what each word of a text goes by; returns the exit code."""
     if not args.output.lower().endswith(".png"):
         parser.error(f"--output must end in .png, got {args.output!r}")

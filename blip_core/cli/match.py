@@ -7,19 +7,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from blip_core.cli.backend import Backend
-from blip_core.cli.pairs import Work, add_arguments, run_pairs
+from blip_core.cli.pairs import Work, add_pair_arguments, run_pairs
+from blip_core.cli.parser import CommandParser
 from blip_core.engines import to_numpy
 from blip_core.inference.answer_tries import probabilities
 
 
-def add_command(commands: Any) -> None:
-    """Add `match` to the command line."""
-    parser = commands.add_parser("match", help="say how well texts describe a picture", description=__doc__)
-    add_arguments(parser, "TEXT")
-    parser.set_defaults(run=run)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "IMAGE TEXT... [options]",
+        "Say how well texts describe a picture, or each picture of a folder: itm is the probability that they match, "
+        "itc the cosine similarity of their features.",
+        'blip match photo.jpg "a dog on a beach" "a city at night"',
+    )
+    add_pair_arguments(parser, "TEXT")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Match pictures with texts; returns the exit code.
 
     `itm` is the probability, 0 to 1, that picture and text match, by the classifier that reads both together; `itc`

@@ -16,7 +16,7 @@ Work = Callable[[Any], Iterator[tuple[dict[str, Any], str]]]
 """From the image embeddings (1, tokens, width) of a picture to its results, each as an entry for JSON and as lines."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
+def add_pair_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
     """Add the picture, the texts, under the name `texts`, and what all commands have."""
     parser.add_argument("image", metavar="IMAGE", help="a file, a folder, a 'pattern*.jpg', or - for a list on stdin")
     parser.add_argument(

@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from blip_core.cli.arguments import (
 )
 from blip_core.cli.backend import Backend
 from blip_core.cli.indexing import collect, encode_parts, reader, update
+from blip_core.cli.parser import CommandParser
 from blip_core.cli.picture_batches import run_batches
 from blip_core.cli.report import Report
 from blip_core.search import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
@@ -30,13 +30,13 @@ RERANK = 16
 """How many of the best are matched unless told otherwise: each takes a CPU about half a second (the original: 128)."""
 
 
-def add_command(commands: Any) -> None:
-    """Add `search` to the command line."""
-    parser = commands.add_parser(
-        "search",
-        help="find the pictures of a folder that fit a text or a picture",
-        description=__doc__,
-        usage="%(prog)s TEXT... FOLDER --model MODEL [options]",
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "[TEXT...] FOLDER [options]",
+        "Find the pictures of a folder that fit a text best, or that look like another picture.",
+        'blip search "a dog on a beach" photos/ --top 3',
+        "blip search --image photo.jpg photos/",
     )
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="what to look for, each in quotes; none with --image")
     folder = parser.add_argument("folder", metavar="FOLDER", help="where to look")
@@ -61,10 +61,9 @@ def add_command(commands: Any) -> None:
     group.add_argument("--rebuild", action="store_true", help="begin the index anew")
     add_model_arguments(parser)
     add_scale_arguments(parser)
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Bring the index up to date and search it; returns the exit code."""
     texts, folder = queries(args, parser)
     how = on_ray(args, parser)
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return report.exit_code(summary=bool(report.done))
 
 
-def queries(args: argparse.Namespace, parser: argparse.ArgumentParser) -> tuple[list[str], str]:
+def queries(args: argparse.Namespace, parser: CommandParser) -> tuple[list[str], str]:
     """The texts and the folder; ends the command with exit code 2 where there is nothing to search for or in."""
     texts, folder, divided = args.texts, args.folder, scale_argument(args)
     if divided and not args.index:

@@ -6,10 +6,10 @@ import argparse
 import importlib
 import sys
 from importlib.util import find_spec
-from typing import Any
 
 from blip_core.cli.arguments import whole
 from blip_core.cli.backend import default_framework, quiet, shipped
+from blip_core.cli.parser import CommandParser
 from blip_core.tasks import TASKS, get_task
 
 OWN = {
@@ -27,9 +27,13 @@ OWN = {
 """The settings that have options of their own."""
 
 
-def add_command(commands: Any) -> None:
-    """Add `train` to the command line."""
-    parser = commands.add_parser("train", help="train a model on your own data", description=__doc__)
+def add_arguments(parser: CommandParser) -> None:
+    """Describe the command and add its arguments."""
+    parser.describe(
+        "TASK --data PATH... --output FOLDER [options]",
+        "Fine-tune or pre-train a model on pictures and texts.",
+        "blip train caption --data data.jsonl --output my-captioner --epochs 5",
+    )
     parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--data", required=True, nargs="+", help="JSON, JSON lines, CSV, Parquet, folders, tar shards")
     parser.add_argument(
@@ -56,10 +60,9 @@ def add_command(commands: Any) -> None:
     group.add_argument(
         "--gradient-checkpointing", action="store_true", default=None, help="less memory for more computing"
     )
-    parser.set_defaults(run=lambda args: run(args, parser))
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Train; returns the exit code: 0, or 128 and the number of the signal that stopped the run."""
     from blip_core.training import read_settings, train
     from blip_core.training.settings import parse_setting

@@ -11,7 +11,7 @@ import blip_core
 
 
 def test_import_loads_no_library():
-    code = "import sys, blip_core; print(sorted({'numpy', 'PIL', 'huggingface_hub'} & sys.modules.keys()))"
+    code = "import sys, blip_core.cli; print(sorted({'numpy', 'PIL', 'huggingface_hub'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
