@@ -1,74 +1,148 @@
-"""Between NumPy arrays and the tensors of whichever framework a model is of."""
+"""The registry of engines: which frameworks can run a model, and what the core asks of each.
+
+An engine is a row of `ENGINES` and a module of a few functions, `MODULE.backend`. Everything else in `blip_core` works
+on NumPy arrays. To add an engine, write its models and that module, and call `register`; see docs/architecture.md.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
-from blip_core.parameters.models import TRAINING_STATE
-from blip_core.processing.processor import BlipProcessor
 
+@dataclass(frozen=True)
+class Engine:
+    """A framework that can run models, as one row of the registry.
 
-class Digest(Protocol):
-    """A hash of `hashlib` that is being made."""
+    Args:
+        name: What users type, such as "pt".
+        title: Its name in sentences, such as "PyTorch".
+        package: The framework's package, which must be installed.
+        module: Our package for it. It has the model classes, and a module `backend` with a function for each method of
+            this class from `to_tensor` on; it is imported when it is first needed.
+        extra: The extra of this project that installs the framework.
+        prefix: What the names of its model classes begin with.
+        trainer: The module with its `Trainer`, "" where it cannot train.
 
-    def update(self, data: Any, /) -> None: ...
-
-
-def to_tensor(array: np.ndarray, model: Any) -> Any:
-    """An array as a tensor of the model's framework, where the model is."""
-    if is_pytorch(model):
-        return importlib.import_module("torch").from_numpy(np.ascontiguousarray(array)).to(model.device)
-    return importlib.import_module("tensorflow").constant(array)
-
-
-def to_numpy(tensor: Any) -> np.ndarray:
-    """A tensor of either framework as a NumPy array; half precision becomes float32."""
-    if hasattr(tensor, "detach"):  # PyTorch
-        tensor = tensor.detach().cpu()
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    array = np.asarray(tensor)
-    return array if array.dtype.kind in "iu" else array.astype(np.float32)
-
-
-def no_gradients(model: Any) -> AbstractContextManager[Any]:
-    """A context in which the model keeps nothing for a backward pass."""
-    return importlib.import_module("torch").no_grad() if is_pytorch(model) else nullcontext()
-
-
-def is_pytorch(model: Any) -> bool:
-    """Say whether a model is of PyTorch; else it is of TensorFlow."""
-    return hasattr(model, "state_dict")
-
-
-def identity(model: Any, processor: BlipProcessor) -> str:
-    """What a model's results depend on, as a hash of its weights and settings, and those of its processor.
-
-    It is the same in both frameworks.
+    Example:
+        >>> get_engine("pt").title
+        'PyTorch'
     """
-    settings = [model.config.to_dict(), processor.image_processor.to_dict(), processor.tokenizer.get_vocab()]
-    if hasattr(model, "generate"):
-        settings.append(model.generation_config.to_dict())
-    text = json.dumps(settings, sort_keys=True, default=str)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    hash_weights(digest, model)
-    return digest.hexdigest()
+
+    name: str
+    title: str
+    package: str
+    module: str
+    extra: str
+    prefix: str = ""
+    trainer: str = ""
+
+    @property
+    def installed(self) -> bool:
+        """Say whether the framework is installed, without importing it."""
+        return find_spec(self.package) is not None
+
+    @property
+    def backend(self) -> Any:
+        """The module that talks to the framework, imported when it is first needed."""
+        return importlib.import_module(f"{self.module}.backend")
+
+    def model_class(self, head: str) -> Any:
+        """Return the class of a head, such as "BlipForQuestionAnswering"."""
+        return getattr(importlib.import_module(self.module), self.prefix + head)
+
+    def has_head(self, model: Any, head: str) -> bool:
+        """Say whether a model is of the class of a head, or of one derived from it."""
+        return any(kind.__name__ == self.prefix + head for kind in type(model).__mro__)
+
+    def owns(self, model: Any) -> bool:
+        """Say whether a model is one of this engine."""
+        packages = (self.module, self.package)
+        return any(
+            f"{kind.__module__}.".startswith(f"{package}.") for kind in type(model).__mro__ for package in packages
+        )
+
+    def to_tensor(self, array: np.ndarray, model: Any) -> Any:
+        """Turn an array into a tensor of the same type, on the model's device."""
+        return self.backend.to_tensor(array, model)
+
+    def to_numpy(self, tensor: Any) -> np.ndarray:
+        """Turn a tensor into an array; half precision becomes float32."""
+        return self.backend.to_numpy(tensor)
+
+    def no_gradients(self, model: Any) -> AbstractContextManager[Any]:
+        """Open a context in which the model neither drops anything out nor keeps anything for a backward pass."""
+        return self.backend.no_gradients(model)
+
+    def default_device(self) -> str:
+        """Name the device that models are put on unless users choose: a GPU where there is one."""
+        return self.backend.default_device()
+
+    def check_device(self, name: str) -> None:
+        """Raise `ValueError` for a device that this engine does not have here, saying which it has."""
+        self.backend.check_device(name)
+
+    def precision(self, model: Any) -> str:
+        """Name the type that a model computes in, such as "float32" or "bfloat16"."""
+        return self.backend.precision(model)
+
+    def weights(self, model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the published name and float32 array of each weight whose name begins so, the same in every engine.
+
+        Arrays are in PyTorch's layout. What only training needs (momentum encoders, queues) is left out.
+        """
+        return self.backend.weights(model, beginnings)
 
 
-def hash_weights(digest: Digest, model: Any, beginnings: tuple[str, ...] = ("",)) -> None:
-    """Add to a hash the names and values of a model's weights that begin so; it is the same in both frameworks.
+ENGINES: dict[str, Engine] = {}
+"""Every engine by its name, in the order in which they are tried where users name none."""
 
-    The state of training, which a model may have, is none of its weights.
+
+def register(engine: Engine) -> None:
+    """Add an engine to the registry, or replace the one of the same name."""
+    ENGINES[engine.name] = engine
+
+
+def get_engine(name: str | None = None) -> Engine:
+    """Return the engine of a name; without one, the first that is installed.
+
+    Raises:
+        ValueError: For a name that no engine has, and for an engine whose framework is not installed.
+
+    Example:
+        >>> get_engine("tf").package
+        'tensorflow'
     """
-    state = {part for parts in TRAINING_STATE.values() for part in parts}
-    for row in model.table():
-        if row.name.startswith(beginnings) and row.part not in state:
-            weight = to_numpy(model.get_parameter(row.name)).astype(np.float32, copy=False)
-            weight = weight if is_pytorch(model) else row.from_tensorflow(weight)
-            digest.update(row.name.encode())
-            digest.update(np.ascontiguousarray(weight).data)
+    if name is None:
+        if found := next((engine for engine in ENGINES.values() if engine.installed), None):
+            return found
+        extras = " or ".join(f'pip install "blip-duo[{engine.extra}]"' for engine in ENGINES.values())
+        raise ValueError(f"No engine is installed ({', '.join(e.title for e in ENGINES.values())}): {extras}")
+    if name not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}.")
+    engine = ENGINES[name]
+    if not engine.installed:
+        raise ValueError(
+            f'engine {name!r} needs {engine.package}, which is not installed: pip install "blip-duo[{engine.extra}]"'
+        )
+    return engine
+
+
+def engine_of(model: Any) -> Engine:
+    """Return the engine that runs a model. Raises `ValueError` for an object of none."""
+    for engine in ENGINES.values():
+        if engine.owns(model):
+            return engine
+    raise ValueError(
+        f"A model of {', '.join(e.title for e in ENGINES.values())} is needed, got {type(model).__name__}."
+    )
+
+
+register(Engine("pt", "PyTorch", "torch", "blip_pt", extra="pt", trainer="blip_pt.trainer"))
+register(Engine("tf", "TensorFlow", "tensorflow", "blip_tf", extra="tf", prefix="TF", trainer="blip_tf.trainer"))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -168,6 +169,14 @@ def int8_scale(x: Tensor) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """Half precision becomes float32."""
     return x.float() if x.dtype.itemsize < 4 else x
+
+
+def to_array(x: Tensor | np.ndarray) -> np.ndarray:
+    """A tensor as a NumPy array; half precision becomes float32."""
+    if isinstance(x, np.ndarray):
+        return x
+    x = x.detach().cpu()
+    return (x.float() if x.is_floating_point() else x).numpy()
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

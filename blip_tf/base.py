@@ -166,8 +166,17 @@ def tf_dtype(dtype: tf.DType | str | None) -> Any:
 
 
 def tf_device(device: str | None) -> str | None:
-    """TensorFlow's name of a device, which may be given as in PyTorch ("cuda", "cuda:1", "cpu")."""
-    return None if device is None else device.replace("cuda", "GPU")
+    """TensorFlow's name of a device, which may be given as in PyTorch ("cuda", "cuda:1", "cpu").
+
+    Raises `ValueError` for a device that is not there, where TensorFlow itself would compute on the CPU.
+    """
+    if device is None:
+        return None
+    kind, _, number = device.rpartition("device:")[2].strip("/").upper().replace("CUDA", "GPU").partition(":")
+    devices = [found.name.removeprefix("/device:") for found in tf.config.list_logical_devices()]
+    if (name := f"{kind}:{number or 0}") not in devices:
+        raise ValueError(f"device {device!r} does not work in TensorFlow here; it has {', '.join(devices)}.")
+    return name
 
 
 def random_seed() -> int:

@@ -15,10 +15,9 @@ from tensorflow import Tensor
 
 from blip_core import GenerationConfig, GenerationOutput
 from blip_core.checks import check_pairs
-from blip_core.engines import to_numpy
 from blip_core.generation import generate
 from blip_core.generation.prompts import decoder_prompts
-from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
+from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes, to_array
 
 if TYPE_CHECKING:
     from blip_tf.text import TFBlipTextLMHeadModel
@@ -188,8 +187,8 @@ def search(
     text = decoder.config
     tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
     config = config.updated(**{**tokens, **options})
-    ids = None if input_ids is None else to_numpy(input_ids)
-    mask = None if attention_mask is None else to_numpy(attention_mask)
+    ids = None if input_ids is None else to_array(input_ids)
+    mask = None if attention_mask is None else to_array(attention_mask)
     ids, mask = decoder_prompts(ids, mask, len(states), text, config.prompt_ids)
     check_pairs(len(states), len(ids))
     lengths = mask.sum(1).tolist()

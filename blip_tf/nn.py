@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from itertools import count
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -139,6 +140,12 @@ def sizes(x: Tensor) -> list[int | Tensor]:
 def wide(x: Tensor) -> Tensor:
     """Half precision becomes float32."""
     return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
+
+
+def to_array(x: Tensor | np.ndarray) -> np.ndarray:
+    """A tensor as a NumPy array; half precision becomes float32."""
+    array = np.asarray(x)
+    return array if array.dtype.kind in "iu" else array.astype(np.float32)
 
 
 def normalize(x: Tensor) -> Tensor:

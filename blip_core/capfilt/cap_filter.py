@@ -13,9 +13,10 @@ import numpy as np
 
 from blip_core.datasets import Picture, clean_caption
 from blip_core.datasets.text_inputs import MAX_LENGTH
-from blip_core.engines import hash_weights, identity, to_numpy, to_tensor
-from blip_core.evaluation.common import HEADS, inference
+from blip_core.engines import engine_of
+from blip_core.evaluation.common import HEADS
 from blip_core.generation.prompts import prompt_tokens
+from blip_core.inference.identity import hash_weights, identity
 from blip_core.processing.pictures import load_image
 from blip_core.processing.processor import BlipProcessor
 
@@ -95,7 +96,7 @@ class CapFilter:
         captioning: Captioning,
     ):
         for model, what, task in ((captioner, "captioner", "caption"), (matcher, "filter", "retrieval")):
-            if not any(kind.__name__.removeprefix("TF") == HEADS[task] for kind in type(model).__mro__):
+            if not engine_of(model).has_head(model, HEADS[task]):
                 raise ValueError(f"The {what} must be a {HEADS[task]}, got {type(model).__name__}.")
         self.captioner, self.matcher = captioner, matcher
         self.captioner_processor, self.matcher_processor = captioner_processor, matcher_processor
@@ -164,13 +165,16 @@ class CapFilter:
     @staticmethod
     def _encode(model: Any, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Image embeddings (pictures, tokens, width)."""
-        with inference(model):
-            return to_numpy(model.vision_model(to_tensor(np.stack(pixels), model)).last_hidden_state)
+        with engine_of(model).no_gradients(model):
+            return engine_of(model).to_numpy(
+                model.vision_model(engine_of(model).to_tensor(np.stack(pixels), model)).last_hidden_state
+            )
 
     def _project(self, states: np.ndarray) -> np.ndarray:
         """What the filter's contrastive projection makes of image embeddings, (pictures, F)."""
-        with inference(self.matcher):
-            features = to_numpy(self.matcher.vision_proj(to_tensor(states[:, 0], self.matcher))).astype(np.float32)
+        model, engine = self.matcher, engine_of(self.matcher)
+        with engine.no_gradients(model):
+            features = engine.to_numpy(model.vision_proj(engine.to_tensor(states[:, 0], model))).astype(np.float32)
         return (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).astype(np.float16)
 
     def _write(self, states: np.ndarray, digests: Sequence[str]) -> list[str]:
@@ -180,10 +184,12 @@ class CapFilter:
         if prompt is not None or begin is None:
             begin = prompt_tokens(PROMPT if prompt is None else prompt, processor)
         seeds = [self.captioning.item_seed(digest) for digest in digests] if self.captioning.beams is None else None
-        with inference(model):
-            images = {"image_embeds": to_tensor(states, model)}
+        with engine_of(model).no_gradients(model):
+            images = {"image_embeds": engine_of(model).to_tensor(states, model)}
             tokens = model.generate(**images, **self.captioning.options, prompt_ids=begin, seed=seeds)
-        texts = processor.batch_decode(to_numpy(tokens)[:, 1 + len(begin) :], skip_special_tokens=True)  # after [DEC]
+        texts = processor.batch_decode(
+            engine_of(model).to_numpy(tokens)[:, 1 + len(begin) :], skip_special_tokens=True
+        )  # after [DEC]
         return [clean_caption(text.strip()) for text in texts]
 
     def _match(self, states: np.ndarray, pairs: Sequence[tuple[int, str]], size: int) -> list[float]:
@@ -195,9 +201,9 @@ class CapFilter:
             limit: dict[str, Any] = {"truncation": True, "max_length": MAX_LENGTH["retrieval"], "padding": True}
             encoded = processor(text=list(texts), padding_side="right", return_tensors="np", **limit)
             inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-            with inference(model):
+            with engine_of(model).no_gradients(model):
                 output = model(**_tensors({"image_embeds": states[list(rows)], **inputs}, model))
-            logits = to_numpy(output.itm_score).astype(np.float64)
+            logits = engine_of(model).to_numpy(output.itm_score).astype(np.float64)
             if not np.isfinite(logits).all():
                 raise ValueError("The filter gave scores that are not finite: its weights are damaged; check them.")
             found += (1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))).tolist()
@@ -205,4 +211,4 @@ class CapFilter:
 
 
 def _tensors(inputs: dict[str, np.ndarray], model: Any) -> dict[str, Any]:
-    return {name: to_tensor(array, model) for name, array in inputs.items()}
+    return {name: engine_of(model).to_tensor(array, model) for name, array in inputs.items()}

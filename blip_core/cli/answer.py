@@ -11,7 +11,6 @@ from blip_core.cli.backend import Backend
 from blip_core.cli.lists import read_list, told_apart
 from blip_core.cli.pairs import Work, add_pair_arguments, run_pairs
 from blip_core.cli.parser import CommandParser
-from blip_core.engines import to_numpy
 from blip_core.inference.answer_tries import probabilities
 
 HEAD = "BlipForQuestionAnswering"
@@ -71,7 +70,9 @@ def from_list(backend: Backend, questions: list[Any], choices: list[str], with_s
 
     def work(embeds: Any) -> Iterator[tuple[dict[str, Any], str]]:
         for texts, tokens in questions:
-            log_probs = to_numpy(backend.model.score_texts(image_embeds=embeds, **tokens, **answers).log_probs)
+            log_probs = backend.engine.to_numpy(
+                backend.model.score_texts(image_embeds=embeds, **tokens, **answers).log_probs
+            )
             for question, row in zip(texts, log_probs, strict=True):
                 order = (-row).argsort(kind="stable")
                 entry: dict[str, Any] = {"question": question, "answer": choices[order[0]]}

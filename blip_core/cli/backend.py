@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
-from blip_core.engines import to_numpy, to_tensor
+from blip_core.engines import get_engine
 from blip_core.hub import shipped_model
 from blip_core.processing.processor import BlipProcessor
-
-FRAMEWORKS = {"pt": ("torch", "blip_pt", ""), "tf": ("tensorflow", "blip_tf", "TF")}
-"""For each framework its package, ours, and what our class names begin with."""
 
 
 class Backend:
@@ -30,34 +25,26 @@ class Backend:
 
     def __init__(self, head: str, args: argparse.Namespace, option: str = "model"):
         name = getattr(args, option) or shipped(head)
-        self.framework = args.framework or default_framework()
-        package, ours, prefix = FRAMEWORKS[self.framework]
-        if find_spec(package) is None:
-            raise ValueError(
-                f"--framework {self.framework} needs {package}, which is not installed: pip install {package}"
-            )
-        with quiet() if self.framework == "tf" else nullcontext():
-            model_class = getattr(importlib.import_module(ours), prefix + head)
+        self.engine = get_engine(args.framework)
+        self.framework = self.engine.name
+        with quiet():
+            model_class = self.engine.model_class(head)
+            device = args.device or self.engine.default_device()
+        self.engine.check_device(device)
         self.processor = BlipProcessor.from_pretrained(name, revision=args.revision)
         with warnings.catch_warnings():
             # Training may begin with random weights, but what they say of a picture means nothing.
             warnings.filterwarnings("error", message=".*initialised at random")
             try:
                 self.model: Any = model_class.from_pretrained(
-                    name, dtype=args.dtype, device=args.device or self._gpu(), revision=args.revision
+                    name, dtype=args.dtype, device=device, revision=args.revision
                 )
             except UserWarning as warning:
                 raise ValueError(f"--{option} does not fit this command: {warning}") from None
             except (RuntimeError, AssertionError) as error:
                 raise ValueError(f"--device {args.device} does not work: {str(error).splitlines()[0]}") from None
-        if self.framework == "pt":
+        with suppress(AttributeError):
             self.model.requires_grad_(False)
-
-    def _gpu(self) -> str | None:
-        """The device to take where none is asked for; TensorFlow finds a GPU by itself."""
-        if self.framework == "pt" and importlib.import_module("torch").cuda.is_available():
-            return "cuda"
-        return None
 
     def read_picture(self, path: str) -> np.ndarray:
         """Read and prepare a picture: float32 (3, height, width). Raises `ValueError` or `OSError`."""
@@ -65,7 +52,7 @@ class Backend:
 
     def tensor(self, array: np.ndarray) -> Any:
         """An array as a tensor of the framework, where the model is."""
-        return to_tensor(array, self.model)
+        return self.engine.to_tensor(array, self.model)
 
     def tokens(self, texts: list[str]) -> dict[str, Any]:
         """Tokenized texts, padded to the longest: `input_ids` and `attention_mask` for a model's call."""
@@ -83,7 +70,7 @@ class Backend:
         distribution, natural logarithm; `confidence` the geometric mean of its tokens' probabilities, 0 to 1, which
         long and short texts can be compared by; `tokens` and `token_log_probs` say it token by token.
         """
-        sequences, log_probs = to_numpy(output.sequences), to_numpy(output.token_log_probs)
+        sequences, log_probs = self.engine.to_numpy(output.sequences), self.engine.to_numpy(output.token_log_probs)
         new = sequences[:, sequences.shape[1] - log_probs.shape[1] :]  # all rows have prompts of the same length
         decoded = self.processor.batch_decode(sequences if whole else new, skip_special_tokens=True)
         found = []
@@ -107,19 +94,11 @@ def shipped(head: str) -> str:
     return str(shipped_model(head))
 
 
-def default_framework() -> str:
-    """PyTorch where it is installed, else TensorFlow; `ValueError` where neither is."""
-    for name, (package, _, _) in FRAMEWORKS.items():
-        if find_spec(package) is not None:
-            return name
-    raise ValueError("Neither PyTorch nor TensorFlow is installed: pip install torch (or tensorflow).")
-
-
 def for_workers(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments as processes elsewhere understand them, and such that they can be pickled."""
     given = {name: value for name, value in vars(args).items() if name != "run"}
     model = os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model
-    return argparse.Namespace(**given | {"model": model, "framework": args.framework or default_framework()})
+    return argparse.Namespace(**given | {"model": model, "framework": get_engine(args.framework).name})
 
 
 @contextmanager

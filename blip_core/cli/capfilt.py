@@ -16,10 +16,11 @@ from blip_core.cli.arguments import (
     share,
     whole,
 )
-from blip_core.cli.backend import Backend, default_framework
+from blip_core.cli.backend import Backend
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line, say_missing
 from blip_core.datasets import open_dataset
+from blip_core.engines import get_engine
 from blip_core.jobs.read_ahead import READERS
 from blip_core.jobs.sharding import SHARD_SIZE, Share
 
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     dataset = open_dataset(args.input, "caption", args.image_root)
     captioning = Captioning(args.beams, args.top_p, args.seed, args.prompt)
     captioner, matcher = (os.path.abspath(n) if os.path.exists(n) else n for n in (args.captioner, args.filter))
-    framework = args.framework or default_framework()
+    framework = get_engine(args.framework).name
     result = capfilt(
         dataset,
         Loader(captioner, matcher, framework, args.device, args.dtype, captioning),

@@ -15,9 +15,9 @@ import numpy as np
 from blip_core.cli.backend import Backend, for_workers
 from blip_core.cli.report import Report, say_missing
 from blip_core.cli.targets import Entry
-from blip_core.engines import identity
 from blip_core.files import read_lines, write_lines
 from blip_core.generation.prompts import prompt_tokens
+from blip_core.inference.identity import identity
 from blip_core.jobs.read_ahead import in_one_line, read_batches
 from blip_core.jobs.sharding import (
     SHARD_SIZE,

@@ -14,7 +14,6 @@ from blip_core.cli.lists import read_list, told_apart
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
-from blip_core.engines import to_numpy
 from blip_core.inference.answer_tries import probabilities
 from blip_core.inference.labels import TEMPLATE, label_texts
 from blip_core.jobs.read_ahead import read_batches
@@ -87,7 +86,9 @@ class Classifier:
         self.backend, self.templates, self.size = backend, templates, size
         self.labels = told_apart(labels, backend.processor)
         features = [
-            to_numpy(backend.model.get_label_features(**self.tokens(part), templates=len(templates)))
+            self.backend.engine.to_numpy(
+                backend.model.get_label_features(**self.tokens(part), templates=len(templates))
+            )
             for part in self.parts(self.labels)
         ]
         self.features = backend.tensor(np.concatenate(features))
@@ -104,7 +105,7 @@ class Classifier:
         """Give for each picture its `top` likeliest labels, best first, with their numbers."""
         model = self.backend.model
         embeds = model.vision_model(self.backend.tensor(np.stack(pictures))).last_hidden_state  # (B, T, width)
-        found = to_numpy(model.classify(image_embeds=embeds, label_features=self.features))
+        found = self.backend.engine.to_numpy(model.classify(image_embeds=embeds, label_features=self.features))
         for i, row in enumerate(found):
             best = np.argsort(-row, kind="stable")[:top]
             entries = [{"label": self.labels[label], "probability": float(row[label])} for label in best]
@@ -118,6 +119,8 @@ class Classifier:
         """The probability that a picture and each of these labels match, the mean over the templates."""
         scores: list[float] = []
         for part in self.parts(labels):
-            logits = to_numpy(self.backend.model(image_embeds=embeds, **self.tokens(part)).itm_score)
+            logits = self.backend.engine.to_numpy(
+                self.backend.model(image_embeds=embeds, **self.tokens(part)).itm_score
+            )
             scores += probabilities(logits)[:, 1].reshape(len(part), -1).mean(axis=1).tolist()
         return scores

@@ -9,7 +9,6 @@ from blip_core.cli.arguments import add_model_arguments, whole
 from blip_core.cli.backend import Backend
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
-from blip_core.engines import to_numpy
 from blip_core.files import atomic_path
 from blip_core.inference.answer_tries import probabilities
 from blip_core.inference.attribution import METHODS, chosen_layer, find_words, peak, strengths, word_maps
@@ -59,9 +58,9 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     words = find_words(backend.processor.tokenizer, args.text)
     pixels = backend.read_picture(args.image)
     embeds, grid = backend.embeds(pixels), [size // patch for size in pixels.shape[1:]]
-    itm = float(probabilities(to_numpy(model(image_embeds=embeds, **tokens).itm_score))[0, 1])
+    itm = float(probabilities(backend.engine.to_numpy(model(image_embeds=embeds, **tokens).itm_score))[0, 1])
     maps = model.explain(image_embeds=embeds, **tokens, layer=layer, method=args.method, grid=grid)
-    heat = word_maps(to_numpy(maps)[0], words)
+    heat = word_maps(backend.engine.to_numpy(maps)[0], words)
     sheet = draw_maps(picture, f"{args.text}  (match {itm:.3f})", [word.text for word in words], heat, args.font)
     with atomic_path(args.output) as temporary:
         sheet.save(temporary, format="PNG")

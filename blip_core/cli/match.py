@@ -9,7 +9,6 @@ from typing import Any
 from blip_core.cli.backend import Backend
 from blip_core.cli.pairs import Work, add_pair_arguments, run_pairs
 from blip_core.cli.parser import CommandParser
-from blip_core.engines import to_numpy
 from blip_core.inference.answer_tries import probabilities
 
 
@@ -32,12 +31,12 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """
 
     def prepare(backend: Backend, texts: list[Any]) -> Work:
-        features = [to_numpy(backend.model.get_text_features(**tokens)) for _, tokens in texts]
+        features = [backend.engine.to_numpy(backend.model.get_text_features(**tokens)) for _, tokens in texts]
 
         def work(embeds: Any) -> Iterator[tuple[dict[str, Any], str]]:
-            image_features = to_numpy(backend.model.get_image_features(image_embeds=embeds))[0]
+            image_features = backend.engine.to_numpy(backend.model.get_image_features(image_embeds=embeds))[0]
             for (part, tokens), text_features in zip(texts, features, strict=True):
-                logits = to_numpy(backend.model(image_embeds=embeds, **tokens).itm_score)
+                logits = backend.engine.to_numpy(backend.model(image_embeds=embeds, **tokens).itm_score)
                 itm = probabilities(logits)[:, 1]
                 itc = text_features @ image_features
                 for text, *scores in zip(part, itm.tolist(), itc.tolist(), strict=True):

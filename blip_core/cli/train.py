@@ -8,8 +8,9 @@ import sys
 from importlib.util import find_spec
 
 from blip_core.cli.arguments import whole
-from blip_core.cli.backend import default_framework, quiet, shipped
+from blip_core.cli.backend import quiet, shipped
 from blip_core.cli.parser import CommandParser
+from blip_core.engines import get_engine
 from blip_core.tasks import TASKS, get_task
 
 OWN = {
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         settings = read_settings(args.task, args.config, given)
     except ValueError as error:
         parser.error(str(error))
-    framework = args.framework or default_framework()
+    framework = get_engine(args.framework).name
     if framework == "tf" and find_spec("tensorflow"):
         with quiet():
             importlib.import_module("blip_tf")

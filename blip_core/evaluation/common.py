@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from blip_core.datasets import Batch, Batches, Dataset, Example
 from blip_core.datasets.text_inputs import lacks
-from blip_core.engines import is_pytorch, no_gradients
+from blip_core.engines import engine_of
 from blip_core.processing.processor import BlipProcessor
 
 HEADS = {
@@ -79,22 +78,8 @@ class Evaluation:
 
 def check_model(model: Any, task: str) -> None:
     """Refuse a model of another head."""
-    if not any(kind.__name__.removeprefix("TF") == HEADS[task] for kind in type(model).__mro__):
+    if not engine_of(model).has_head(model, HEADS[task]):
         raise ValueError(f"Evaluation of {task} needs a {HEADS[task]}, got {type(model).__name__}.")
-
-
-@contextmanager
-def inference(model: Any) -> Iterator[None]:
-    """Let a model neither drop anything nor keep anything for gradients; it trains on afterwards as before."""
-    training = is_pytorch(model) and model.training
-    if training:
-        model.eval()
-    try:
-        with no_gradients(model):
-            yield
-    finally:
-        if training:
-            model.train()
 
 
 def complete(dataset: Dataset, task: str, problems: list[tuple[str, str]]) -> list[Example]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from blip_core.datasets import Dataset, Example
 from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, text_inputs
-from blip_core.engines import to_numpy, to_tensor
+from blip_core.engines import engine_of
 from blip_core.evaluation.common import (
     ALONE,
     Evaluation,
@@ -18,7 +18,6 @@ from blip_core.evaluation.common import (
     by_picture,
     check_model,
     complete,
-    inference,
     read_pictures,
 )
 from blip_core.generation.prompts import prompt_tokens
@@ -60,9 +59,13 @@ def evaluate_captions(
     config = config.updated(prompt_ids=begin)
     keys, captions = [], []
     for batch in read_pictures(firsts, processor, "caption", batch_size, background, problems, progress, processes):
-        with inference(model):
-            tokens = model.generate(to_tensor(batch.inputs["pixel_values"], model), generation_config=config)
-        texts = processor.batch_decode(to_numpy(tokens)[:, 1 + len(begin) :], skip_special_tokens=True)  # after [DEC]
+        with engine_of(model).no_gradients(model):
+            tokens = model.generate(
+                engine_of(model).to_tensor(batch.inputs["pixel_values"], model), generation_config=config
+            )
+        texts = processor.batch_decode(
+            engine_of(model).to_numpy(tokens)[:, 1 + len(begin) :], skip_special_tokens=True
+        )  # after [DEC]
         keys += [example.key for example in batch.examples]
         captions += [text.strip() for text in texts]
     keys, captions = processes.join(keys), processes.join(captions)
@@ -117,16 +120,18 @@ def evaluate_answers(
     firsts = [group[0] for group in groups.values()]
     entries: list[dict[str, Any]] = []
     for batch in read_pictures(firsts, processor, "vqa", batch_size, background, problems, progress, processes):
-        with inference(model):
-            states = to_numpy(model.vision_model(to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state)
+        with engine_of(model).no_gradients(model):
+            states = engine_of(model).to_numpy(
+                model.vision_model(engine_of(model).to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state
+            )
         asked = [(row, example) for row, first in enumerate(batch.examples) for example in groups[first.key]]
         for at in range(0, len(asked), batch_size):
             rows, examples = zip(*asked[at : at + batch_size], strict=True)
             inputs = {"image_embeds": states[list(rows)], **_questions(examples, processor)}
-            with inference(model):
+            with engine_of(model).no_gradients(model):
                 if choices is not None:
                     output = model.rank_answers(**_tensors(inputs | ranked, model), k=candidates)
-                    found = [choices[number] for number in to_numpy(output.best)]
+                    found = [choices[number] for number in engine_of(model).to_numpy(output.best)]
                 else:
                     tokens = model.generate(**_tensors(inputs, model), **options | ONE_EACH)
                     found = processor.batch_decode(tokens, skip_special_tokens=True)
@@ -175,8 +180,10 @@ def evaluate_nlvr(
     entries: list[dict[str, Any]] = []
     for batch in read_pictures(examples, processor, "nlvr", batch_size, background, problems, progress, processes):
         names = ("pixel_values", "input_ids", "attention_mask")
-        with inference(model):
-            logits = to_numpy(model(**_tensors({name: batch.inputs[name] for name in names}, model)).logits)
+        with engine_of(model).no_gradients(model):
+            logits = engine_of(model).to_numpy(
+                model(**_tensors({name: batch.inputs[name] for name in names}, model)).logits
+            )
         for example, (false, true) in zip(batch.examples, logits.astype(np.float64).tolist(), strict=True):
             entries.append(
                 {
@@ -194,4 +201,4 @@ def evaluate_nlvr(
 
 
 def _tensors(inputs: dict[str, np.ndarray], model: Any) -> dict[str, Any]:
-    return {name: to_tensor(array, model) for name, array in inputs.items()}
+    return {name: engine_of(model).to_tensor(array, model) for name, array in inputs.items()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from blip_core.datasets import Dataset
 from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text
-from blip_core.engines import to_numpy, to_tensor
+from blip_core.engines import engine_of
 from blip_core.evaluation.common import (
     ALONE,
     Evaluation,
@@ -23,7 +23,6 @@ from blip_core.evaluation.common import (
     by_picture,
     check_model,
     complete,
-    inference,
     read_pictures,
 )
 from blip_core.metrics import recalls
@@ -66,8 +65,12 @@ def evaluate_retrieval(
     keys: list[str] = []
     parts = [np.empty((0, model.config.image_text_hidden_size), np.float32)]  # of one without pictures, too
     for batch in read_pictures(firsts, processor, "retrieval", batch_size, background, problems, progress, processes):
-        with inference(model):
-            parts.append(to_numpy(model.get_image_features(to_tensor(batch.inputs["pixel_values"], model))))
+        with engine_of(model).no_gradients(model):
+            parts.append(
+                engine_of(model).to_numpy(
+                    model.get_image_features(engine_of(model).to_tensor(batch.inputs["pixel_values"], model))
+                )
+            )
         keys += [example.key for example in batch.examples]
     read = [groups[key][0] for key in processes.join(keys)]
     pictures = np.concatenate(processes.join_arrays(np.concatenate(parts).astype(np.float32)))  # (N, width)
@@ -86,8 +89,10 @@ def evaluate_retrieval(
         picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
         numbers = {first.key: number for number, first in enumerate(read)}
         for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress, processes):
-            with inference(model):
-                states = model.vision_model(to_tensor(batch.inputs["pixel_values"], model)).last_hidden_state
+            with engine_of(model).no_gradients(model):
+                states = model.vision_model(
+                    engine_of(model).to_tensor(batch.inputs["pixel_values"], model)
+                ).last_hidden_state
             for row, example in enumerate(batch.examples):
                 number = numbers[example.key]
                 places = wanting[number]
@@ -138,9 +143,9 @@ class _Matcher:
         """L2-normalised features (M, width), float32."""
         order = np.argsort(self.lengths, kind="stable")
         found = [np.empty((0, self.model.config.image_text_hidden_size), np.float32)]
-        with inference(self.model):
+        with engine_of(self.model).no_gradients(self.model):
             for rows in self._parts(order[processes.own(len(order))]):
-                found.append(to_numpy(self.model.get_text_features(**self._inputs(rows))))
+                found.append(engine_of(self.model).to_numpy(self.model.get_text_features(**self._inputs(rows))))
         features = np.concatenate(processes.join_arrays(np.concatenate(found).astype(np.float32)))
         return features[np.argsort(order, kind="stable")]
 
@@ -149,8 +154,10 @@ class _Matcher:
         order = wanted[np.argsort(self.lengths[wanted], kind="stable")]
         logits = np.empty(len(self.lengths), np.float32)
         for rows in self._parts(order):
-            with inference(self.model):
-                logits[rows] = to_numpy(self.model(image_embeds=embeds, **self._inputs(rows)).itm_score)[:, 1]
+            with engine_of(self.model).no_gradients(self.model):
+                logits[rows] = engine_of(self.model).to_numpy(
+                    self.model(image_embeds=embeds, **self._inputs(rows)).itm_score
+                )[:, 1]
         return logits[wanted]
 
     def _parts(self, order: np.ndarray) -> list[np.ndarray]:
@@ -159,7 +166,7 @@ class _Matcher:
     def _inputs(self, rows: np.ndarray) -> dict[str, Any]:
         longest = self.lengths[rows].max()
         inputs = {"input_ids": self.ids[rows, :longest], "attention_mask": self.mask[rows, :longest]}
-        return {name: to_tensor(array, self.model) for name, array in inputs.items()}
+        return {name: engine_of(self.model).to_tensor(array, self.model) for name, array in inputs.items()}
 
 
 def _nearest(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

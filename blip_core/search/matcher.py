@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.engines import hash_weights, is_pytorch, no_gradients, to_numpy, to_tensor
+from blip_core.engines import engine_of
+from blip_core.inference.identity import hash_weights
 from blip_core.processing.processor import BlipProcessor
 from blip_core.search.video import FRAMES, sample_frames
 
@@ -28,14 +29,13 @@ class Matcher:
     A video is to ITC the mean of its frames' projections, normalised afterwards; to ITM it is the tokens of all its
     frames in a row. Source: the original's zero-shot text-to-video retrieval. `batch_size` is the number of frames
     that the vision encoder gets at once.
-    Raises `ValueError` for another model, and for one in training mode, whose dropout would change every result.
+    Raises `ValueError` for another model.
     """
 
     def __init__(self, model: Any, processor: BlipProcessor, batch_size: int = 8):
-        if not any(kind.__name__.removeprefix("TF") == HEAD for kind in type(model).__mro__):
-            raise ValueError(f"Search needs a {HEAD} of either framework, got {type(model).__name__}.")
-        if is_pytorch(model) and model.training:
-            raise ValueError("The model is in training mode; call model.eval() before searching with it.")
+        self.engine = engine_of(model)
+        if not self.engine.has_head(model, HEAD):
+            raise ValueError(f"Search needs a {HEAD}, got {type(model).__name__}.")
         self.model = model
         self.processor = processor
         self.batch_size = batch_size
@@ -52,8 +52,11 @@ class Matcher:
         It covers the weights and settings of the vision encoder and its projection, the image processor's settings
         and the precision: features may be compared where it is equal.
         """
-        kind = str(self.model.dtype if is_pytorch(self.model) else self.model.compute_dtype).removeprefix("torch.")
-        settings = [self.model.config.vision_config.to_dict(), self.processor.image_processor.to_dict(), kind]
+        settings = [
+            self.model.config.vision_config.to_dict(),
+            self.processor.image_processor.to_dict(),
+            self.engine.precision(self.model),
+        ]
         digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16)
         hash_weights(digest, self.model, ("vision_model.", "vision_proj."))
         return digest.hexdigest()
@@ -66,21 +69,21 @@ class Matcher:
     def image_features(self, items: Sequence[np.ndarray]) -> np.ndarray:
         """Items -> L2-normalised features (items, F), float32."""
         model = self.model
-        with no_gradients(model):
-            projected = [to_numpy(model.vision_proj(states[:, 0])) for states in self._encode(items)]
+        with self.engine.no_gradients(model):
+            projected = [self.engine.to_numpy(model.vision_proj(states[:, 0])) for states in self._encode(items)]
         frames = np.concatenate(projected).astype(np.float32)  # (all frames, F)
         means = np.stack([part.mean(axis=0) for part in split(frames, items)])
         return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
 
     def text_features(self, texts: Sequence[str]) -> np.ndarray:
         """Texts -> L2-normalised features (texts, F), float32. Raises `ValueError` for texts that are too long."""
-        with no_gradients(self.model):
-            return to_numpy(self.model.get_text_features(**self._tokens(texts))).astype(np.float32)
+        with self.engine.no_gradients(self.model):
+            return self.engine.to_numpy(self.model.get_text_features(**self._tokens(texts))).astype(np.float32)
 
     def embeds(self, items: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Items -> the image embeddings of each, (1, n T, W), for `match`."""
-        with no_gradients(self.model):
-            states = np.concatenate([to_numpy(part) for part in self._encode(items)])  # (all frames, T, W)
+        with self.engine.no_gradients(self.model):
+            states = np.concatenate([self.engine.to_numpy(part) for part in self._encode(items)])  # (all frames, T, W)
         return [part.reshape(1, -1, states.shape[-1]) for part in split(states, items)]
 
     def match(self, embeds: np.ndarray, texts: Sequence[str]) -> np.ndarray:
@@ -88,19 +91,19 @@ class Matcher:
 
         Each layer's cross-attention makes its keys and values once, however many texts there are.
         """
-        with no_gradients(self.model):
-            output = self.model(image_embeds=to_tensor(embeds, self.model), **self._tokens(texts))
-        return to_numpy(output.itm_score).astype(np.float64)
+        with self.engine.no_gradients(self.model):
+            output = self.model(image_embeds=self.engine.to_tensor(embeds, self.model), **self._tokens(texts))
+        return self.engine.to_numpy(output.itm_score).astype(np.float64)
 
     def _encode(self, items: Sequence[np.ndarray]) -> list[Any]:
         """The vision encoder's output of all frames, in batches."""
         frames, size = np.concatenate(items), self.batch_size
-        parts = [to_tensor(frames[i : i + size], self.model) for i in range(0, len(frames), size)]
+        parts = [self.engine.to_tensor(frames[i : i + size], self.model) for i in range(0, len(frames), size)]
         return [self.model.vision_model(part).last_hidden_state for part in parts]
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
         encoded = self.processor(text=list(texts), padding=True, return_tensors="np")
-        return {name: to_tensor(encoded[name], self.model) for name in ("input_ids", "attention_mask")}
+        return {name: self.engine.to_tensor(encoded[name], self.model) for name in ("input_ids", "attention_mask")}
 
 
 def split(frames: np.ndarray, items: Sequence[np.ndarray]) -> list[np.ndarray]:

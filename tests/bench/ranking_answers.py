@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from blip_core import BlipConfig, BlipTokenizer
-from blip_core.engines import to_numpy
+from tests.helpers.random_models import numpy as to_numpy
 
 ANSWERS, TEXTS = 3128, 64
 

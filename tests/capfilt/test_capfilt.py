@@ -18,7 +18,7 @@ from PIL import Image
 from blip_core.capfilt import Captioning, capfilt, output_folder
 from blip_core.capfilt.scoring import Scoring
 from blip_core.datasets import clean_caption, open_dataset
-from blip_core.engines import to_numpy, to_tensor
+from blip_core.engines import get_engine
 from blip_core.jobs import sharding
 from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, captions, contents, lines, load, same
 
@@ -66,17 +66,17 @@ def test_frameworks_batches_readers_and_order_agree(models, pictures, tmp_path, 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_scores_and_captions_are_those_of_the_models(models, pictures, framework):
-    loaded = load(models, framework, seed=3)
+    engine, loaded = get_engine(framework), load(models, framework, seed=3)
     picture = open_dataset(pictures / "data.jsonl", "caption")[1].images[0]
     read = loaded.read(picture)
     (found,), _ = loaded([read], [["a red dog", "a cat"]])
-    pixels = to_tensor(
+    pixels = engine.to_tensor(
         loaded.captioner_processor(images=picture.path, return_tensors="np")["pixel_values"], loaded.captioner
     )
     prompt = loaded.captioner_processor(text="a picture of", return_tensors="np")["input_ids"]
     tokens = loaded.captioner.generate(
         pixel_values=pixels,
-        input_ids=to_tensor(prompt, loaded.captioner),
+        input_ids=engine.to_tensor(prompt, loaded.captioner),
         seed=Captioning(seed=3).item_seed(read.digest),
         do_sample=True,
         top_p=0.9,
@@ -89,8 +89,8 @@ def test_scores_and_captions_are_those_of_the_models(models, pictures, framework
     assert found[2].source == "synthetic"
     for one in found:
         inputs = loaded.matcher_processor(text=one.caption, return_tensors="np")
-        values = {name: to_tensor(inputs[name], loaded.matcher) for name in ("input_ids", "attention_mask")}
-        no, yes = to_numpy(loaded.matcher(pixel_values=pixels, **values).itm_score)[0]
+        values = {name: engine.to_tensor(inputs[name], loaded.matcher) for name in ("input_ids", "attention_mask")}
+        no, yes = engine.to_numpy(loaded.matcher(pixel_values=pixels, **values).itm_score)[0]
         assert one.score == pytest.approx(1 / (1 + np.exp(no - yes)), abs=1e-4)
 
 

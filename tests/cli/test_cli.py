@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from blip_core import BlipProcessor, BlipTokenizer
 from blip_core.cli import backend, main
+from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
 from tests.helpers.command_runs import ENVIRONMENT, FRAMEWORKS, objects, usage_error
 
@@ -340,7 +342,7 @@ def test_usage_errors(arguments, capsys, no_models):
     ("arguments", "said"),
     [
         (["--model", "./nowhere"], "nowhere"),
-        (["--framework", "pt", "--device", "nonsense"], "--device nonsense"),
+        (["--framework", "pt", "--device", "nonsense"], "device 'nonsense' does not work in PyTorch"),
         (["--prompt", "word " * 600], "60"),
         (["--max-tokens", "600"], "512"),
     ],
@@ -362,7 +364,7 @@ def test_a_checkpoint_without_the_head_is_refused(blip, models, pictures):
 
 
 def test_a_framework_that_is_missing_is_named(blip, pictures, monkeypatch):
-    monkeypatch.setitem(backend.FRAMEWORKS, "tf", ("no_such_package", "blip_tf", "TF"))
+    monkeypatch.setitem(ENGINES, "tf", replace(ENGINES["tf"], package="no_such_package"))
     code, _, err = blip("caption", "red.png", "--framework", "tf")
     assert code == 1
     assert "no_such_package, which is not installed" in err

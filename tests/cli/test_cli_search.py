@@ -12,10 +12,10 @@ from PIL import Image
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.cli import backend, main
-from blip_core.engines import to_numpy
 from blip_core.parameters.models import parameters
 from blip_core.search import Matcher, sample_frames
 from tests.helpers.frameworks import FRAMEWORKS
+from tests.helpers.random_models import numpy
 from tests.helpers.videos import animation, frame, video
 
 EMOJI = Path(__file__).parents[1] / "data" / "emoji"
@@ -108,8 +108,8 @@ def test_scores_are_what_the_model_says(blip, photos, model, framework):
     processor = BlipProcessor.from_pretrained(model)
     for entry in found:
         inputs = dict(processor(images=entry["image"], text=[entry["text"]], return_tensors="np"))
-        logits = to_numpy(tools.ask(loaded, inputs).itm_score)
-        itc = to_numpy(tools.ask(loaded, inputs | {"use_itm_head": False}).itm_score)[0, 0]
+        logits = numpy(tools.ask(loaded, inputs).itm_score)
+        itc = numpy(tools.ask(loaded, inputs | {"use_itm_head": False}).itm_score)[0, 0]
         assert entry["itm_logit"] == pytest.approx(logits[0, 1], rel=1e-4)
         assert entry["itc"] == pytest.approx(itc, abs=1e-5)
         assert entry["score"] == pytest.approx(entry["itm_logit"] + entry["itc"])

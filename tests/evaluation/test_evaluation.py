@@ -1,8 +1,6 @@
 """`blip evaluate` and its Python calls over tiny random models, in each framework that is installed."""
 
-import importlib
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,14 +8,14 @@ from PIL import Image
 
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.checkpoints.saving import write_pretrained
-from blip_core.cli import backend, main
+from blip_core.cli import main
 from blip_core.datasets import open_dataset
-from blip_core.engines import to_numpy, to_tensor
+from blip_core.engines import ENGINES, engine_of, get_engine
 from blip_core.evaluation import HEADS, evaluate_answers, evaluate_captions, evaluate_nlvr, evaluate_retrieval
 from blip_core.metrics import caption_scores, recalls
 from blip_core.parameters.models import parameters
 
-FRAMEWORKS = [name for name, (package, _, _) in backend.FRAMEWORKS.items() if find_spec(package)]
+FRAMEWORKS = [name for name, engine in ENGINES.items() if engine.installed]
 CAPTIONS = [
     ["a red square", "something red", "a square of one colour"],
     ["a green thing"],
@@ -77,8 +75,7 @@ def write(root, name, entries):
 
 
 def load(folder, task, framework):
-    _, ours, prefix = backend.FRAMEWORKS[framework]
-    model = getattr(importlib.import_module(ours), prefix + HEADS[task]).from_pretrained(folder / task)
+    model = get_engine(framework).model_class(HEADS[task]).from_pretrained(folder / task)
     return model, BlipProcessor.from_pretrained(folder / task)
 
 
@@ -163,9 +160,18 @@ def test_retrieval_is_what_all_pairs_give(folder, framework):
     texts = [text for group in CAPTIONS for text in group]
     owners = [number for number, group in enumerate(CAPTIONS) for _ in group]
     pixels = processor(images=[str(folder / f"{i}.png") for i in range(5)], return_tensors="np")["pixel_values"]
-    tokens = {k: to_tensor(v, model) for k, v in processor(text=texts, return_tensors="np").items()}
-    itc = to_numpy(model(to_tensor(pixels, model), **tokens, use_itm_head=False).itm_score)
-    itm = np.stack([to_numpy(model(to_tensor(pixels[i : i + 1], model), **tokens).itm_score)[:, 1] for i in range(5)])
+    tokens = {k: engine_of(model).to_tensor(v, model) for k, v in processor(text=texts, return_tensors="np").items()}
+    itc = engine_of(model).to_numpy(
+        model(engine_of(model).to_tensor(pixels, model), **tokens, use_itm_head=False).itm_score
+    )
+    itm = np.stack(
+        [
+            engine_of(model).to_numpy(model(engine_of(model).to_tensor(pixels[i : i + 1], model), **tokens).itm_score)[
+                :, 1
+            ]
+            for i in range(5)
+        ]
+    )
     right_texts = [{j for j, owner in enumerate(owners) if owner == i} for i in range(5)]
     dataset = open_dataset(folder / "captions.json", "retrieval")
     for k in (0, 3, 100):

@@ -1,6 +1,5 @@
 """What `blip capfilt` wrote, and its models loaded, for all tests of it."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -10,23 +9,22 @@ from blip_core import (
     BlipProcessor,
 )
 from blip_core.capfilt import CapFilter, Captioning
-from blip_core.cli import backend
+from blip_core.engines import ENGINES, get_engine
 
 HEADS = {
     "captioner": "BlipForConditionalGeneration",
     "filter": "BlipForImageTextRetrieval",
     "both": "BlipForPreTraining",
 }
-FRAMEWORKS = list(backend.FRAMEWORKS)
+FRAMEWORKS = list(ENGINES)
 ROOT = Path(__file__).parents[2]
 
 
 def load(models, framework, captioner="captioner", matcher="filter", **captioning):
-    _, ours, prefix = backend.FRAMEWORKS[framework]
-    package = importlib.import_module(ours)
+    engine = get_engine(framework)
     found = []
     for name, head in ((captioner, HEADS["captioner"]), (matcher, HEADS["filter"])):
-        found += [getattr(package, prefix + head).from_pretrained(models / name)]
+        found += [engine.model_class(head).from_pretrained(models / name)]
         found += [BlipProcessor.from_pretrained(models / name)]
     return CapFilter(*found, Captioning(**captioning))
 

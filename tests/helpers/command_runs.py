@@ -2,14 +2,14 @@
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from blip_core.cli import backend, main
+from blip_core.cli import main
+from blip_core.engines import ENGINES
 
-FRAMEWORKS = [name for name, (package, _, _) in backend.FRAMEWORKS.items() if find_spec(package)]
+FRAMEWORKS = [name for name, engine in ENGINES.items() if engine.installed]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core.cli import backend, main
+from blip_core.cli import main
+from blip_core.engines import ENGINES
 from blip_core.inference.attribution import peak
 from blip_core.inference.heatmaps import colours, draw_maps, overlay
 from tests.helpers.colours import draw_patches, save_colour_model
 
-FRAMEWORKS = [name for name, (package, _, _) in backend.FRAMEWORKS.items() if find_spec(package)]
+FRAMEWORKS = [name for name, engine in ENGINES.items() if engine.installed]
 
 
 def test_the_colour_scale_is_even():

@@ -1,5 +1,6 @@
 """Search over features, the index on disk, and the matcher that makes features, without the command line."""
 
+import copy
 import sqlite3
 import threading
 from pathlib import Path
@@ -337,7 +338,13 @@ def test_other_models_are_refused(twins, framework):
         Matcher(FRAMEWORKS[framework].of("BlipForConditionalGeneration")(CONFIGS_OF["wide"]), twins["pt"].processor)
 
 
-def test_a_model_in_training_is_refused(twins):
-    model = FRAMEWORKS["pt"].of("BlipForImageTextRetrieval")(CONFIGS_OF["wide"])
-    with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
-        Matcher(model, twins["pt"].processor)
+def test_a_model_in_training_drops_nothing_out(twins):
+    matcher = Matcher(copy.deepcopy(twins["pt"].model), twins["pt"].processor)
+    parts = [module for module in matcher.model.modules() if hasattr(module, "hidden_dropout")]
+    for part in parts:
+        part.hidden_dropout = 0.5
+    matcher.model.train()
+    assert parts
+    (states,) = matcher.embeds(items(1))
+    assert np.array_equal(matcher.match(states, TEXTS), twins["pt"].match(states, TEXTS))
+    assert matcher.model.training

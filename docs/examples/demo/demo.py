@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from blip_core import BlipProcessor
-from blip_core.cli.backend import FRAMEWORKS, quiet
+from blip_core.cli.backend import quiet
 from blip_core.datasets import clean_caption
-from blip_core.engines import to_numpy, to_tensor
+from blip_core.engines import get_engine
 
 EMOJI = Path(__file__).parents[3] / "tests" / "data" / "emoji"
 PICTURES = Path(".demo") / "pictures"
@@ -67,27 +67,27 @@ def main() -> None:
 
 def describe(framework: str, pictures: list[Path], names: list[str]) -> tuple[list[str], list[list[str]], np.ndarray]:
     """Captions, the answers to each of the questions, and how well each picture matches its own name and another's."""
-    _, package, prefix = FRAMEWORKS[framework]
+    engine = get_engine(framework)
     with quiet():  # TensorFlow remarks on the machine
-        ours = importlib.import_module(package)
+        importlib.import_module(engine.module)
     processor = BlipProcessor.from_pretrained()
     pixels = processor(images=pictures, return_tensors="np")["pixel_values"]
 
     def load(head: str) -> Any:
-        return getattr(ours, prefix + head).from_pretrained()
+        return engine.model_class(head).from_pretrained()
 
     captioner, answerer, matcher = map(
         load, ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval")
     )
 
     def words(model: Any, **inputs: np.ndarray) -> list[str]:
-        tokens = model.generate(**{name: to_tensor(array, model) for name, array in inputs.items()})
-        return processor.batch_decode(to_numpy(tokens), skip_special_tokens=True)
+        tokens = model.generate(**{name: engine.to_tensor(array, model) for name, array in inputs.items()})
+        return processor.batch_decode(engine.to_numpy(tokens), skip_special_tokens=True)
 
     def matching(texts: list[str]) -> np.ndarray:
         encoded = processor(text=texts, return_tensors="np")
-        inputs = {name: to_tensor(encoded[name], matcher) for name in ("input_ids", "attention_mask")}
-        logits = to_numpy(matcher(to_tensor(pixels, matcher), **inputs).itm_score)
+        inputs = {name: engine.to_tensor(encoded[name], matcher) for name in ("input_ids", "attention_mask")}
+        logits = engine.to_numpy(matcher(engine.to_tensor(pixels, matcher), **inputs).itm_score)
         return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
 
     captions = words(captioner, pixel_values=pixels)
