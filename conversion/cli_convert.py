@@ -10,7 +10,7 @@ from blip_core.cli.arguments import add_checkpoint_arguments, whole
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import json_line
 from conversion.cli_inspect import line
-from conversion.converter import FORMATS, ConversionReport, convert
+from conversion.converter import ConversionReport, convert, writable
 
 SHOWN = 10
 """How many of the tensors left out are listed."""
@@ -31,7 +31,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, a weight file, or a Hub repository")
     parser.add_argument("destination", metavar="DESTINATION", help="a new folder, or a file that ends in .pth")
-    parser.add_argument("--to", choices=FORMATS, help="format of the weights (safetensors; pth for a file)")
+    parser.add_argument("--to", choices=writable(), help="format of the weights (safetensors; pth for a file)")
     add_checkpoint_arguments(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (as they are)")
     parser.add_argument("--image-size", type=whole(1), metavar="PIXELS", help="resize the position embeddings")

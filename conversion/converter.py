@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoints.companions import Beside
-from blip_core.checkpoints.formats import open_any
-from blip_core.checkpoints.keras_files import write_keras
-from blip_core.checkpoints.loading import read_config, with_image_size
-from blip_core.checkpoints.plan import DTYPES, ORIGINAL_HEADS, Plan, make_plan
-from blip_core.checkpoints.saving import config_dict, write_safetensors, write_weights
-from blip_core.checkpoints.staging import check_destination, reaching_the_disk, staged
-from blip_core.checkpoints.torch_writer import write_torch
+from blip_core.checkpoints import FORMATS, Format, open_checkpoint
+from blip_core.checkpoints.companions import Companions
+from blip_core.checkpoints.loading import find_head, read_config, with_image_size
+from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wanted_parameters
+from blip_core.checkpoints.saving import config_dict, write_model
+from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.config import BlipConfig
-from blip_core.files import FULL_DISK, write_json
 from blip_core.parameters.matching import compare
 from blip_core.parameters.models import MODELS, AnyConfig
 from blip_core.parameters.table import BUFFERS
-from conversion.inspection import find_head
+from conversion.destination import check_destination, full_disk_named, staged, synced
 from conversion.verification import check_tied, verify
 
-FORMATS = {
-    "safetensors": "model.safetensors",
-    "pytorch_model.bin": "pytorch_model.bin",
-    "pth": "model.pth",
-    "tf_model.h5": "tf_model.h5",
-    "weights.h5": "model.weights.h5",
-}
-"""What `to` may be, and the file of each in a folder."""
 
-SHARDED = ("safetensors", "pytorch_model.bin")
+def writable() -> list[str]:
+    """Return the names of the formats that `convert` can write."""
+    return [row.name for row in FORMATS.values() if row.write]
 
 
 @dataclass(frozen=True)
 class ConversionReport:
     """What `convert` has done, or with `dry_run` would do.
 
-    `initialised` are the parts that the source has nothing of, drawn at random; `left_out` the source's tensors that
-    the destination does not take; `problems` what keeps a dry run from being a real one.
+    Attributes:
+        source: The weight file that was read, or the index of its shards.
+        destination: The folder or file that was written.
+        source_format: The format of the source, a name of `FORMATS`.
+        to: The format of the destination.
+        head: The class of the model.
+        dtype: The type of its weights.
+        tensors: How many tensors the destination holds, tied ones counted under each name.
+        bytes: Their size.
+        initialised: The parts that the source lacks, which were initialised at random.
+        left_out: The tensors of the source that the destination does not take.
+        warnings: What programs that read the destination will do otherwise, and files that could not be made.
+        problems: Why a dry run could not be a real one: "missing", "unexpected", "duplicate" and "misshapen" tensors.
     """
 
     source: str
@@ -78,32 +78,50 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> ConversionReport:
-    """Convert a checkpoint - a folder, a file or a Hub repository - and return what was done.
+    """Convert a checkpoint into another format, or a part of it into a checkpoint of its own.
 
-    A destination that ends in `.pth` is that file; any other is a folder, which gets the weights under their usual
-    name and the configuration, processor and tokenizer files beside them. `to` is "safetensors" (the default),
-    "pytorch_model.bin", "pth", "tf_model.h5" or "weights.h5".
+    What was written is read again and compared bit by bit. The destination appears in one step.
 
-    `config` gives what the checkpoint lacks, as in `from_pretrained`; `dtype` ("float32", "float16", "bfloat16")
-    converts the weights; `head` is the class of the model to write, cut out of a larger one or widened; `image_size`
-    in pixels resizes the position embeddings; `max_shard_size` (such as "5GB") splits the first two formats;
-    `tokenizer` is a folder or file of the vocabulary. What was written is read again and compared. The destination
-    appears in one step; an existing one is replaced only with `overwrite`. `dry_run` writes nothing.
+    Args:
+        source: A folder, a weight file or a Hub repository, in any format.
+        destination: A folder, which gets the weights under their usual name, and the configuration, processor and
+            tokenizer files; or a file that ends in `.pth`, which gets the weights alone.
+        to: "safetensors" (the default for a folder), "pytorch_model.bin", "pth" (the default for a file),
+            "tf_model.h5" or "weights.h5".
+        config: What the checkpoint lacks or is to be changed, as in `from_pretrained`: a configuration, a file of
+            one, or a dictionary of settings.
+        dtype: The type of the weights, "float32", "float16" or "bfloat16"; as they are without it.
+        head: The class of the model to write, cut out of a larger model or widened from a smaller one.
+        image_size: In pixels; resizes the position embeddings.
+        max_shard_size: Bytes, or a size such as "5GB"; splits safetensors and `pytorch_model.bin`.
+        tokenizer: A folder or file of the vocabulary, for a source that has none.
+        revision: Branch, tag or commit of the Hub repository.
+        overwrite: Replace a destination that exists.
+        dry_run: Write nothing, and return what would be written and what is missing.
 
-    Raises `OSError` where something cannot be found or written, and `ValueError` for a damaged source, a source that
-    does not fit, or options that do not go together.
+    Returns:
+        The report.
+
+    Raises:
+        OSError: Something was not found or could not be written.
+        ValueError: The source is damaged or does not fit, or options do not go together.
+
+    Example:
+        >>> convert("captioner", "keras", to="tf_model.h5").head                          # doctest: +SKIP
+        'BlipForConditionalGeneration'
     """
     target = Path(destination).expanduser()
-    to = to or ("pth" if target.suffix == ".pth" else "safetensors")
-    _check_options(to, target, dtype, head, max_shard_size)
-    checkpoint = open_any(source, revision=revision)
-    check_destination(target, checkpoint.path, folder=target.suffix != ".pth", overwrite=overwrite)
+    row = _find_format(to, target)
+    _check_options(row, dtype, head, max_shard_size)
+    is_file = bool(row.suffix) and target.suffix == row.suffix
+    checkpoint = open_checkpoint(source, revision)
+    check_destination(target, checkpoint.path, folder=not is_file, overwrite=overwrite)
     head = head or find_head(checkpoint)
     if head is None:
         some = ", ".join(sorted(checkpoint.shapes)[:3])
         raise ValueError(f"{checkpoint.path} holds no BLIP that is known (it has {some}); name its class with head=.")
-    if to == "pth" and head not in ORIGINAL_HEADS:
-        raise ValueError(f"The original has no {head}; its format takes {', '.join(ORIGINAL_HEADS)}.")
+    if row.heads and head not in row.heads:
+        raise ValueError(f"The original has no {head}; its format takes {', '.join(row.heads)}.")
     settings = read_config(head, checkpoint, config)
     settings = settings if image_size is None else with_image_size(settings, image_size)
     resize = image_size is not None or config is not None
@@ -112,104 +130,62 @@ def convert(
         if not dry_run:
             found.check(head, checkpoint.shapes)
             check_tied(checkpoint, found)
-        plan = Plan() if found.problems else make_plan(checkpoint, head, settings, found, to, dtype)
-        plan.check(to)
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
-    taken = {found.sources.get(parameter.name, "") for parameter, _ in plan.tensors}
+    wanted = [] if found.problems else wanted_parameters(head, settings, found, row.training_state)
+    planned = plan_tensors(checkpoint, settings, wanted, found)
+    if dtype is not None:
+        planned = [cast(tensor, DTYPES[dtype]) for tensor in planned]
+    refused = sorted({tensor.dtype.name for tensor in planned} & set(row.refused_types))
+    if refused:
+        raise ValueError(f"{row.name} cannot hold {refused[0]}; pass dtype='float32' or dtype='float16'.")
+    tensors: list[LazyTensor] = row.call("arrange", planned)
+    taken = {found.sources.get(parameter.name, "") for parameter in wanted}
     used = taken.union(*(found.tied.get(name, ()) for name in taken))
-    beside = Beside(checkpoint.path.parent, head, settings, tokenizer, resized=image_size is not None)
+    left_out = [] if found.problems else [n for n in checkpoint if n not in used and not n.endswith(BUFFERS)]
+    companions = Companions(checkpoint.path.parent, head, settings, tokenizer, resized=image_size is not None)
+    about = About(head, config_dict(head, settings, planned[0].dtype if planned else DTYPES["float32"]))
     report = ConversionReport(
         source=str(checkpoint.path),
         destination=str(target),
         source_format=checkpoint.format,
-        to=to,
+        to=row.name,
         head=head,
-        dtype=plan.dtype.name,
-        tensors=len(plan.names),
-        bytes=sum(stored.nbytes for stored in plan.stored),
-        initialised=[*found.new_parts, *plan.new_state],
-        left_out=[]
-        if found.problems
-        else sorted(name for name in checkpoint.keys() - used if not name.endswith(BUFFERS)),
-        warnings=[*_warnings(to, settings), *(beside.warnings if target.suffix != ".pth" else [])],
+        dtype=about.config["dtype"],
+        tensors=sum(len(tensor.names) for tensor in tensors),
+        bytes=sum(tensor.nbytes for tensor in tensors),
+        initialised=[*found.new_parts, *new_state(wanted, found)],
+        left_out=sorted(left_out),
+        warnings=[*(row.call("warn", settings) if row.warn else []), *(companions.warnings * (not is_file))],
         problems=found.problems,
     )
     if not dry_run:
-        with _disk(target, report.bytes), staged(target) as stage, reaching_the_disk(stage):
-            _write(stage, target, to, head, settings, plan, beside, max_shard_size or "5GB")
-            verify(stage, plan)
+        with full_disk_named(target, report.bytes), staged(target) as stage, synced(stage):
+            if is_file:
+                row.call("write", stage, tensors, about)
+            else:
+                stage.mkdir()
+                write_model(stage, row, tensors, about, max_shard_size or "5GB")
+                companions.write(stage)
+            verify(stage, row, tensors)
     return report
 
 
-def _check_options(
-    to: str, target: Path, dtype: str | None, head: str | None, max_shard_size: int | str | None
-) -> None:
-    for name, value, choices in (("to", to, FORMATS), ("dtype", dtype, DTYPES), ("head", head, MODELS)):
+def _find_format(to: str | None, target: Path) -> Format:
+    """Return the format that is asked for, or the one of the destination's suffix, or safetensors."""
+    by_suffix = next((row.name for row in FORMATS.values() if row.suffix and row.suffix == target.suffix), None)
+    to = to or by_suffix or "safetensors"
+    if to not in writable():
+        raise ValueError(f"to must be one of {', '.join(writable())}; got {to!r}.")
+    if by_suffix is not None and to != by_suffix:
+        raise ValueError(f"{target} names a file of the format {by_suffix}, not {to}; give a folder as destination.")
+    return FORMATS[to]
+
+
+def _check_options(row: Format, dtype: str | None, head: str | None, max_shard_size: int | str | None) -> None:
+    for name, value, choices in (("dtype", dtype, DTYPES), ("head", head, MODELS)):
         if value is not None and value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
-    if target.suffix == ".pth" and to != "pth":
-        raise ValueError(f"{target} names an original checkpoint, not {to}; give a folder as destination.")
-    if max_shard_size is not None and to not in SHARDED:
-        raise ValueError(f"max_shard_size goes with {' and '.join(SHARDED)}; {to} is always one file.")
-
-
-def _warnings(to: str, settings: AnyConfig) -> list[str]:
-    """What the readers of the target will not see."""
-    if to != "pth":
-        return []
-    assert isinstance(settings, BlipConfig)
-    text, vision = settings.text_config, settings.vision_config
-    width = vision.hidden_size // 64
-    usual = {
-        "vision_config.layer_norm_eps": (vision.layer_norm_eps, 1e-6),
-        "vision_config.num_attention_heads": (vision.num_attention_heads, width),
-        "text_config.num_attention_heads": (text.num_attention_heads, 12),
-        "text_config.hidden_act": (text.hidden_act, "gelu"),
-        "vision_config.hidden_act": (vision.hidden_act, "gelu"),
-    }
-    return [
-        f"{name} is {value}, where the original has {expected}: its code will compute something else."
-        for name, (value, expected) in usual.items()
-        if value != expected
-    ]
-
-
-def _write(
-    stage: Path,
-    target: Path,
-    to: str,
-    head: str,
-    settings: AnyConfig,
-    plan: Plan,
-    beside: Beside,
-    max_shard_size: int | str,
-) -> None:
-    """Write the destination: one file, or a folder of all files."""
-    original = partial(write_torch, beside={"config": config_dict(head, settings, plan.dtype)})
-    if target.suffix == ".pth":
-        original(stage, plan.stored)
-        return
-    stage.mkdir()
-    if to in SHARDED:
-        write = write_safetensors if to == "safetensors" else write_torch
-        write_weights(stage, FORMATS[to], plan.stored, write, max_shard_size)
-    elif to == "pth":
-        original(stage / FORMATS[to], plan.stored)
-    else:
-        write_keras(stage / FORMATS[to], head, plan.tensors)
-    write_json(stage / "config.json", config_dict(head, settings, plan.dtype))
-    beside.write(stage)
-
-
-@contextmanager
-def _disk(target: Path, size: int) -> Iterator[None]:
-    """Say in one sentence that the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_DISK or "No space left" in str(error):
-            raise OSError(
-                f"{target} could not be written: the disk is full or too small for {size:,} bytes. Nothing was left."
-            ) from error
-        raise
+    if max_shard_size is not None and not row.sharded:
+        sharded = " and ".join(other.name for other in FORMATS.values() if other.sharded)
+        raise ValueError(f"max_shard_size goes with {sharded}; {row.name} is always one file.")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: its head, sizes, parameters and types, without a framework and without reading a tensor."""
+"""Saying what a checkpoint holds: its head, sizes, parameters and types, from headers alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.checkpoints.formats import open_any
-from blip_core.checkpoints.loading import read_config
+from blip_core.checkpoints import Checkpoint, open_checkpoint
+from blip_core.checkpoints.loading import find_head, read_config
 from blip_core.config import BlipConfig
-from blip_core.files import read_json
-from blip_core.parameters.matching import compare, find_model, known, label_tensors
+from blip_core.parameters.matching import compare, known, label_tensors
 from blip_core.parameters.models import MODELS, AnyConfig
 
 
@@ -22,10 +20,21 @@ from blip_core.parameters.models import MODELS, AnyConfig
 class CheckpointReport:
     """What `inspect_checkpoint` found.
 
-    `parameters` counts numbers by part of the model, `others` those that are no parameter of it (tied copies, buffers,
-    parts of other models); `dtypes` counts numbers by type. `missing` has the names of tensors, and the labels of
-    parts that are missing as a whole. `config` is None where the file comes without one and its names do not tell;
-    what is missing cannot be said then, nor what is misshapen.
+    Attributes:
+        path: The weight file, or the index of its shards.
+        format: A name of `FORMATS`.
+        head: The class of the model; None if it is no BLIP.
+        config: The configuration; None if there is none and the tensors do not tell. `missing` and `misshapen` are
+            then empty.
+        tensors: The number of tensors.
+        bytes: Their size.
+        parameters: Elements by part of the model.
+        others: Elements that are no parameters of the model, by kind: tied copies, buffers, parts of other models.
+        dtypes: Elements by type.
+        missing: Names of tensors, and labels of parts that are missing as a whole.
+        unexpected: Names of tensors that no BLIP has.
+        misshapen: Names and shapes of tensors with another shape than the configuration says.
+        duplicate: Labels of parts that are there twice.
     """
 
     path: str
@@ -44,12 +53,12 @@ class CheckpointReport:
 
     @property
     def total(self) -> int:
-        """The number of the model's parameters."""
+        """The number of elements of the model's parameters."""
         return sum(self.parameters.values())
 
     @property
     def complete(self) -> bool:
-        """Whether the checkpoint holds the whole of a BLIP model and nothing that does not belong."""
+        """Whether the checkpoint holds a whole BLIP model, and nothing that does not belong to it."""
         return self.head is not None and not (self.missing or self.unexpected or self.misshapen or self.duplicate)
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,12 +73,27 @@ def inspect_checkpoint(
     head: str | None = None,
     revision: str | None = None,
 ) -> CheckpointReport:
-    """Look at a checkpoint of any format: a folder, a file or a Hub repository.
+    """Say what a checkpoint of any format holds. Only headers are read, and no framework is needed.
 
-    `config` and `head` (such as "BlipForQuestionAnswering") replace what the checkpoint says or lacks. Nothing but
-    headers is read. Raises `OSError` where there is nothing to read and `ValueError` for a damaged file.
+    Args:
+        name_or_path: A folder, a weight file or a Hub repository.
+        config: Replaces or completes the checkpoint's configuration, as in `convert`.
+        head: The class to compare with, such as "BlipForQuestionAnswering", in place of the one found.
+        revision: Branch, tag or commit of the Hub repository.
+
+    Returns:
+        The report.
+
+    Raises:
+        OSError: There is nothing to read.
+        ValueError: The file is damaged, or `head` is unknown.
+
+    Example:
+        >>> from blip_core.hub import shipped_model
+        >>> inspect_checkpoint(shipped_model()).head
+        'BlipForPreTraining'
     """
-    checkpoint = open_any(name_or_path, revision=revision, values=False)
+    checkpoint = open_checkpoint(name_or_path, revision)
     head = head or find_head(checkpoint)
     if head is not None and head not in MODELS:
         raise ValueError(f"head must be one of {', '.join(MODELS)}; got {head!r}.")
@@ -94,14 +118,6 @@ def inspect_checkpoint(
         dtypes=dict(by_dtype),
         **problems,
     )
-
-
-def find_head(checkpoint: Checkpoint) -> str | None:
-    """The model class of a checkpoint: what `config.json` says where it holds that, else what its tensors are of."""
-    path = checkpoint.path.parent / "config.json"
-    said = read_json(path).get("architectures") if path.is_file() else None
-    name = str(said[0]).removeprefix("TF") if isinstance(said, list) and said else ""
-    return name if name in MODELS else find_model(checkpoint.shapes)
 
 
 def _problems(

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints import Checkpoint, open_checkpoint
+from blip_core.checkpoints.loading import find_head
 from blip_core.parameters.matching import compare
 from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig
-from conversion.inspection import find_head
 from conversion.parity_inputs import inputs_for, training_inputs
 from conversion.parity_models import Arrays, ParityModel, load
 from conversion.parity_stages import forward_stages, generation_stages, objective
@@ -102,7 +101,7 @@ def check_parity(
         raise ValueError(
             f"dtype must be one of {', '.join(TOLERANCES)} and framework pt or tf, got {dtype}, {framework}."
         )
-    source = open_any(checkpoint, values=True)
+    source = open_checkpoint(checkpoint)
     head = head or find_head(source)
     if head not in MODELS:
         raise ValueError(f"{checkpoint} holds no BLIP that is known; name its class with head=.")
@@ -113,7 +112,7 @@ def check_parity(
     report.rows += _state_rows(one, two)
     report.rows += _setting_rows(one.model.config.to_dict(), two.model.config.to_dict())
     for path in dict.fromkeys(path for path, _ in kinds):
-        report.rows += _tied_rows(open_any(path), head, one.model.config)
+        report.rows += _tied_rows(open_checkpoint(path), head, one.model.config)
     report.rows += _weight_rows(one, two)
     first, second = inputs_for((one, two), head, source.path.parent, images, texts)
     tolerance = TOLERANCES[dtype]

@@ -1,22 +1,21 @@
-"""Proving that nothing changed: copies of tied tensors that agree, and files that hold what was to be written."""
+"""Checks of a conversion: tied tensors agree, and the destination holds bit by bit what was to be written."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.checkpoints.formats import open_any
-from blip_core.checkpoints.keras_files import open_keras
-from blip_core.checkpoints.plan import Plan
-from blip_core.checkpoints.saving import pieces
+from blip_core.checkpoints import Checkpoint, Format
+from blip_core.checkpoints.formats import open_written
+from blip_core.checkpoints.writing import LazyTensor, pieces
 from blip_core.parameters.matching import Match
 
 
 def check_tied(checkpoint: Checkpoint, found: Match) -> None:
-    """Raise a `ValueError` where copies of a tied tensor differ, of which a BLIP can keep only one."""
+    """Raise a `ValueError` if copies of a tied tensor differ, as a model has only one of them."""
     for name, copies in found.tied.items():
         for copy in copies:
             if not same(checkpoint[name], checkpoint[copy]):
@@ -25,29 +24,28 @@ def check_tied(checkpoint: Checkpoint, found: Match) -> None:
                 )
 
 
-def verify(path: Path, plan: Plan) -> None:
+def verify(path: Path, format: Format, tensors: Sequence[LazyTensor]) -> None:
     """Read a new destination again and compare it with what was to be written, name by name and bit by bit.
 
-    Raises `OSError` where they differ: the disk, or this program, has failed.
+    Raises `OSError` if they differ: the disk, or this program, has failed.
     """
-    keras = None if path.is_file() else next(path.glob("*.h5"), None)
-    written = open_keras(keras, own=True) if keras else open_any(path)
-    if written.keys() != plan.names.keys():
-        wrong = sorted(written.keys() ^ plan.names.keys())
+    written = open_written(path, format)
+    named = {name: tensor for tensor in tensors for name in tensor.names}
+    if written.keys() != named.keys():
+        wrong = sorted(written.keys() ^ named.keys())
         raise OSError(f"What was written does not hold the right tensors: {', '.join(wrong[:5])}.")
 
     def right(name: str) -> bool:
-        stored = plan.names[name]
-        return written.dtypes[name] == stored.dtype and same(written[name], stored.read())
+        return written.dtypes[name] == named[name].dtype and same(written[name], named[name].read())
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for name, good in zip(plan.names, pool.map(right, plan.names), strict=True):
+        for name, good in zip(named, pool.map(right, named), strict=True):
             if not good:
                 raise OSError(f"What was written differs from what was to be written in {name}; check the disk.")
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Say whether two arrays hold the same bits."""
+    """Return whether two arrays hold the same bits."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.flags.f_contiguous and other.flags.f_contiguous:

@@ -1,53 +1,56 @@
-"""Reading the tensors of a checkpoint, one at a time: safetensors, `pytorch_model.bin`, original `.pth`.
-
-Tensors come as NumPy arrays that lie in the mapped file where the format allows, so that a large checkpoint is not
-held in memory twice. bfloat16 is `ml_dtypes.bfloat16`.
-"""
+"""An opened checkpoint: tensors by name, read when they are asked for, usually as views of a mapped file."""
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
-import struct
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from blip_core.files import read_json
-from blip_core.hub import resolve_folder
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Weight files of a folder, the preferred first; each may be sharded, with `.index.json` beside it."""
-
-PATTERNS = ["*.json", "vocab.txt"]
-"""What else a model folder holds that is wanted from the Hub."""
+from blip_core.parameters.models import TO_TENSORFLOW
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("float64"), "F32": np.dtype("float32"), "F16": np.dtype("float16"),
     "BF16": np.dtype(ml_dtypes.bfloat16), "I64": np.dtype("int64"), "I32": np.dtype("int32"),
     "I16": np.dtype("int16"), "I8": np.dtype("int8"), "U8": np.dtype("uint8"), "BOOL": np.dtype("bool"),
 }  # fmt: skip
+"""The types that a checkpoint may hold, by their names in safetensors. bfloat16 is that of `ml_dtypes`."""
+
+WRAPPED = re.compile(r"^(?:(?:module|model|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
-    """Tensors by name. `checkpoint[name]` reads one; `shapes` and `dtypes` tell of all without reading any.
+    """The tensors of a checkpoint by name.
 
-    The arrays may be views of the mapped file: writing to one changes memory, never the file.
+    `checkpoint[name]` reads one tensor; `shapes` and `dtypes` describe all of them without reading any. An array may
+    be a view of the mapped file: writing to it changes memory, never the file.
+
+    Attributes:
+        path: The file of the weights, or the index of a sharded checkpoint.
+        format: The name of its format, a key of `FORMATS`.
+        shapes: Shapes by name.
+        dtypes: Types by name.
+        config: The BLIP configuration inside the file, where it holds one; a `.pth` written by `convert` does.
     """
 
-    def __init__(self, path: Path, format: str, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, np.dtype]):
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        shapes: dict[str, tuple[int, ...]],
+        dtypes: dict[str, np.dtype],
+        config: dict[str, Any] | None = None,
+    ):
         self.path = path
         self.format = format
         self.shapes = shapes
         self.dtypes = dtypes
-        self.config: dict[str, Any] | None = None
-        """Settings of a BLIP that the file itself holds, as a `.pth` written by `conversion` does."""
+        self.config = config
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -59,174 +62,97 @@ class Checkpoint(Mapping[str, np.ndarray]):
         raise KeyError(name)
 
 
-class SafetensorsCheckpoint(Checkpoint):
-    """One safetensors file, mapped into memory."""
+@dataclass(frozen=True)
+class Extent:
+    """Where a tensor lies in a file: from byte `offset` on, row by row or with `strides` in bytes.
 
-    def __init__(self, path: Path):
-        try:
-            with safe_open(path, framework="np"):  # checks the whole header: sizes, offsets, overlaps
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path} is not a whole safetensors file ({reason(error)}); restore or download it again."
-            ) from None
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length))
-        self.metadata: dict[str, str] = header.pop("__metadata__", {})
-        unknown = {entry["dtype"] for entry in header.values()} - DTYPES.keys()
-        if unknown:
-            raise ValueError(f"{path} holds tensors of type {', '.join(sorted(unknown))}, which no BLIP model has.")
-        self._begin = {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
-        self._bytes = np.memmap(path, mode="c")
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        super().__init__(path, "safetensors", shapes, {name: DTYPES[entry["dtype"]] for name, entry in header.items()})
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        begin, shape, dtype = self._begin[name], self.shapes[name], self.dtypes[name]
-        raw = self._bytes[begin : begin + math.prod(shape) * dtype.itemsize]
-        return np.asarray(raw).view(dtype).reshape(shape)
-
-
-class TorchCheckpoint(Checkpoint):
-    """One file of `torch.save`: `pytorch_model.bin`, or an original `.pth` with its tensors under "model"."""
-
-    def __init__(self, path: Path):
-        content = _load_torch(path)
-        wrapped = is_wrapped(content)
-        self._tensors = _tensors(path, content["model"] if wrapped else content)
-        dtypes = {name: np.dtype(str(t.dtype).removeprefix("torch.")) for name, t in self._tensors.items()}
-        shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-        super().__init__(path, "pth" if wrapped else "pytorch_model.bin", shapes, dtypes)
-        self.config = blip_settings(content) if wrapped else None
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        tensor = self._tensors[name].detach()
-        if self.dtypes[name] == ml_dtypes.bfloat16:
-            import torch
-
-            return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return tensor.numpy()
-
-
-class ShardedCheckpoint(Checkpoint):
-    """Several files, each opened by `open_file`, and their index."""
-
-    def __init__(self, index: Path, open_file: Callable[[Path], Checkpoint] | None = None):
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-            raise ValueError(f"{index} must hold a 'weight_map' from tensor names to file names.")
-        self._shards: dict[str, Checkpoint] = {}
-        for name in sorted(set(weight_map.values())):
-            if Path(name).name != name or not (index.parent / name).is_file():
-                raise ValueError(f"{index} names the shard {name!r}, which is not a file of its folder; download it.")
-            self._shards[name] = (open_file or _open_file)(index.parent / name)
-        self._shard_of: dict[str, str] = {}
-        for name, shard in self._shards.items():
-            for tensor in shard:
-                if tensor in self._shard_of:
-                    raise ValueError(f"{index.parent}: {tensor} is both in {self._shard_of[tensor]} and in {name}.")
-                self._shard_of[tensor] = name
-        lacking = sorted(weight_map.keys() - self._shard_of.keys())
-        if lacking:
-            raise ValueError(f"{index} names tensors that its shards do not hold: {', '.join(lacking)}.")
-        shapes = {tensor: self._shards[name].shapes[tensor] for tensor, name in self._shard_of.items()}
-        dtypes = {tensor: self._shards[name].dtypes[tensor] for tensor, name in self._shard_of.items()}
-        super().__init__(index, next(iter(self._shards.values())).format, shapes, dtypes)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._shards[self._shard_of[name]][name]
-
-
-def open_checkpoint(name_or_path: str | Path, *, revision: str | None = None) -> Checkpoint:
-    """Open the weights of a folder, a file or a Hub repository.
-
-    In a folder `model.safetensors` comes before `pytorch_model.bin`, and each may be sharded. From the Hub only the
-    preferred one is downloaded. Raises `OSError` where there is nothing to read and `ValueError` for a file that is
-    damaged, is not a checkpoint, or holds a pickle with more than tensors in it (which is never run).
+    `size` is the number of bytes that the file claims for it, where it claims one. `axes` is the order in which the
+    axes are shown, for a file whose layout is not PyTorch's.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return ShardedCheckpoint(path) if path.name.endswith(".index.json") else _open_file(path)
-    for weights in WEIGHTS:
-        stem = weights.split(".")[0]
-        patterns = [*PATTERNS, weights, f"{stem}-*"]
-        folder = resolve_folder(name_or_path, revision=revision, patterns=patterns)
-        if (folder / weights).is_file():
-            return _open_file(folder / weights)
-        if (folder / f"{weights}.index.json").is_file():
-            return ShardedCheckpoint(folder / f"{weights}.index.json")
-    raise FileNotFoundError(
-        f"{name_or_path} holds no weights: expected {' or '.join(WEIGHTS)} (or their shards and index), "
-        "or give the path of a .safetensors, .bin or .pth file."
-    )
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+    size: int | None = None
+    strides: tuple[int, ...] | None = None
+    axes: tuple[int, ...] = ()
 
 
-def _open_file(path: Path) -> Checkpoint:
-    with open(path, "rb") as file:
-        start = file.read(9)
-    # A safetensors file begins with the length of its header, whose first byte may be that of a pickle.
-    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        return SafetensorsCheckpoint(path)
-    if zipfile.is_zipfile(path) or start[:1] == b"\x80":  # a zip of torch.save, or a pickle of its older form
-        return TorchCheckpoint(path)
-    if start[:4] == b"PK\x03\x04":
-        raise ValueError(f"{path} is cut off: its end is missing; download it again.")
-    raise ValueError(f"{path} is not a whole checkpoint: expected a safetensors file or one of torch.save.")
+class MappedCheckpoint(Checkpoint):
+    """A checkpoint whose tensors lie uncompressed in one file, `data`, which is mapped into memory."""
+
+    def __init__(
+        self,
+        path: Path,
+        format: str,
+        extents: dict[str, Extent],
+        *,
+        data: Path | None = None,
+        config: dict[str, Any] | None = None,
+    ):
+        data = data or path
+        self._bytes = np.memmap(data, mode="c") if data.stat().st_size else np.zeros(0, np.uint8)
+        self._extents = extents
+        dtypes = {name: extent.dtype for name, extent in extents.items()}
+        super().__init__(path, format, {name: _shape(extent) for name, extent in extents.items()}, dtypes, config)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        extent = self._extents[name]
+        array: np.ndarray = np.ndarray(extent.shape, extent.dtype, self._bytes.data, extent.offset, extent.strides)
+        array = array if array.flags.aligned else array.copy()
+        return array.transpose(extent.axes) if extent.axes else array
 
 
-def _load_torch(path: Path) -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(
-            f"{path} can only be read with PyTorch: pip install torch, or use model.safetensors."
-        ) from None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and was not loaded, as it could run code ({reason(error)})."
-        ) from None
-    except (
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-        OSError,
-        SafetensorError,
-    ) as error:
-        raise ValueError(
-            f"{path} is damaged or not a PyTorch checkpoint ({reason(error)}); download it again."
-        ) from None
+def _shape(extent: Extent) -> tuple[int, ...]:
+    return tuple(extent.shape[axis] for axis in extent.axes) if extent.axes else extent.shape
+
+
+def check_extents(path: Path, file_size: int, extents: Mapping[str, Extent]) -> None:
+    """Raise a `ValueError` if a tensor has another size than it claims, overlaps another, or ends beyond the file."""
+    end = 0
+    for name, extent in sorted(extents.items(), key=lambda item: item[1].offset):
+        size = math.prod(extent.shape) * extent.dtype.itemsize
+        if size != extent.size or (size and extent.offset < end) or extent.offset + size > file_size:
+            raise ValueError(f"{path} is damaged: {name} does not lie where it should; download it again.")
+        end = max(end, extent.offset + size)
+
+
+def shown_as_pytorch(
+    path: Path, extents: Mapping[str, Extent], placed: Iterable[tuple[str, str, list[str]]]
+) -> dict[str, Extent]:
+    """Return the tensors of a file in TensorFlow's layout by Hugging Face name and in PyTorch's layout.
+
+    `placed` gives for each tensor of the file its name there, its layout, and its Hugging Face names, several if
+    the file holds it once for all of them. Raises `ValueError` if two tensors have the same name.
+    """
+    shown: dict[str, Extent] = {}
+    for tensor, layout, names in placed:
+        axes = TO_TENSORFLOW.get(layout, ())
+        fits = len(axes) == len(extents[tensor].shape)
+        extent = replace(extents[tensor], axes=tuple(map(int, np.argsort(axes))) if fits else ())
+        for name in names:
+            if name in shown:
+                raise ValueError(f"{path} holds {name} twice.")
+            shown[name] = extent
+    return shown
+
+
+def without_wrapper(name: str) -> str:
+    """Return a tensor's name without what wrapping a model adds to it.
+
+    DataParallel, PyTorch Lightning and `torch.compile` add `module.`, `model.` and `_orig_mod.`.
+    """
+    return WRAPPED.sub("", name)
+
+
+def without_wrappers(path: Path, extents: Mapping[str, Extent]) -> dict[str, Extent]:
+    """Return tensors with such names. Raises `ValueError` if two of them are then the same."""
+    named = {without_wrapper(name): extent for name, extent in extents.items()}
+    if len(named) < len(extents):
+        raise ValueError(f"{path} holds some tensors twice, with and without the prefix of a wrapped model.")
+    return named
 
 
 def reason(error: Exception) -> str:
-    """What another library says is wrong with a file, in one line that a hostile file cannot make endless."""
+    """Return what another library says is wrong with a file, as one line of limited length."""
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]
-
-
-def is_wrapped(content: Any) -> bool:
-    """Say whether the tensors lie under "model", as in the original's files, with optimizer and epoch beside them."""
-    return isinstance(content, dict) and isinstance(content.get("model"), dict)
-
-
-def blip_settings(content: dict[str, Any]) -> dict[str, Any] | None:
-    """The BLIP configuration beside the tensors; the original's own "config" is of its training, and is passed over."""
-    config = content.get("config")
-    return config if isinstance(config, dict) and config.get("model_type") == "blip" else None
-
-
-def _tensors(path: Path, content: Any) -> dict[str, Any]:
-    import torch
-
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"{path} must hold a dictionary of tensors by name, as torch.save of a state_dict writes it.")
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    odd = [name for name, t in tensors.items() if t.layout != torch.strided or t.is_quantized]
-    if odd or not tensors:
-        raise ValueError(f"{path} must hold plain dense tensors; {odd[0] if odd else 'it holds none'}.")
-    return tensors

@@ -1,4 +1,4 @@
-"""What lies beside the weights in a checkpoint's folder: processor, tokenizer and generation settings."""
+"""The files beside the weights in a checkpoint's folder: processor, tokenizer and generation settings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from blip_core.processing.tokenizer import BlipTokenizer
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES)
+"""The files of a checkpoint's folder besides the weights."""
 GENERATING = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipTextLMHeadModel")
 
 
-class Beside:
-    """The files that go with a model; those of the source's folder are kept, others are made from its configuration.
+def read_generation_config(folder: Path) -> GenerationConfig:
+    """Return the `generation_config.json` of a folder, or the defaults."""
+    found = (folder / "generation_config.json").is_file()
+    return GenerationConfig.from_pretrained(folder) if found else GenerationConfig()
+
+
+class Companions:
+    """The files that go with a model: those of its folder as they are, and others made from its configuration.
 
     `warnings` say what could not be made. Raises `ValueError` for a tokenizer of another vocabulary than the model's.
     """
@@ -70,15 +78,14 @@ class Beside:
         for path in self.tokenizer_files:
             shutil.copyfile(path, folder / path.name)
         if self.head in GENERATING:
-            found = (self.folder / "generation_config.json").is_file()
-            generation = GenerationConfig.from_pretrained(self.folder) if found else GenerationConfig()
-            if self.head != "BlipForConditionalGeneration":  # the prompt of captions is none of answers
+            generation = read_generation_config(self.folder)
+            if self.head != "BlipForConditionalGeneration":  # captions begin with a prompt, answers do not
                 generation = generation.updated(prompt_ids=None)
             generation.save_pretrained(folder)
 
 
 def _check_vocabulary(path: Path) -> None:
-    """Refuse a path without a vocabulary, for which the tokenizer would take its own. The Hub is asked elsewhere."""
+    """Refuse a path without a vocabulary, as the tokenizer would use its own in its place."""
     is_file = path.is_file() and path.suffix in (".json", ".txt")
     if path.exists() and not is_file and not any((path / name).is_file() for name in TOKENIZER_FILES[:2]):
         raise ValueError(f"{path} is no tokenizer.json or vocab.txt, and holds none; name one, or its folder.")

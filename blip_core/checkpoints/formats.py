@@ -1,53 +1,225 @@
-"""Opening a checkpoint of any format, recognised from the file itself."""
+"""The registry of checkpoint formats, and the one door to checkpoints, `open_checkpoint`.
+
+To add a format, write a file with a function that reads it, one that writes it, and add a row to `FORMATS`.
+"""
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from blip_core.checkpoints.checkpoint import WEIGHTS, Checkpoint, ShardedCheckpoint, open_checkpoint
-from blip_core.checkpoints.saved_model import open_saved_model
-from blip_core.checkpoints.torch_header import TorchHeader
+from blip_core.checkpoints.checkpoint import Checkpoint
+from blip_core.checkpoints.sharded import INDEX, ShardedCheckpoint
+from blip_core.hub import resolve_folder
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
-ELSEWHERE = ("tf_model.h5", "*.weights.h5", "*.pth")
-"""Weight files that a folder may hold where it has none of the Hugging Face ones, the preferred first."""
+HUB_PATTERNS = ("*.json", "vocab.txt")
+"""The files beside the weights that are wanted from a Hub repository."""
+
+Function = str | Callable[..., Any]
 
 
-def open_any(name_or_path: str | Path, *, revision: str | None = None, values: bool = True) -> Checkpoint:
-    """Open the weights of a folder, a file or a Hub repository, of any format that BLIP was published in.
+@dataclass(frozen=True)
+class Format:
+    """A format of checkpoints: a row of `FORMATS`.
 
-    With `values=False` only names, shapes and types are wanted, which needs no framework. Raises `OSError` where there
-    is nothing to read and `ValueError` for a file that is damaged, is no checkpoint, or holds a pickle with more than
-    tensors in it (which is never run).
+    Functions are given as "module:function" and imported when they are first used.
+
+    Attributes:
+        name: What `convert --to` and reports call it.
+        files: Names of its file in a folder, or patterns of them; the first is what `convert` writes.
+        recognise: `(path, first 16 bytes)` to whether a file is of this format.
+        read: `(path)` to a `Checkpoint`. Raises `ValueError` for a file that is damaged.
+        write: `(path, tensors, about)`, tensors as `arrange` gave them; None for a format that is only read.
+        arrange: `(tensors)` to the tensors of the file with the names that `read` will show.
+        read_own: As `read`, for a file that this process has just written.
+        sharded: Whether it may be split into several files with an index.
+        suffix: A destination of `convert` that ends in this is a file, and not a folder.
+        heads: The model classes that it can hold; empty for all.
+        refused_types: Names of types of weights that it cannot hold.
+        training_state: Whether the training state of contrastive models is "kept" as far as the source has it,
+            written "whole", or "left out".
+        warn: `(config)` to sentences about what programs that read this format will do otherwise.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    recognise: Callable[[Path, bytes], bool]
+    read: Function
+    write: Function | None = None
+    arrange: Function = "blip_core.checkpoints.safetensors_file:arrange"
+    read_own: Function | None = None
+    sharded: bool = False
+    suffix: str = ""
+    heads: tuple[str, ...] = ()
+    refused_types: tuple[str, ...] = ()
+    training_state: str = "kept"
+    warn: Function | None = None
+
+    def call(self, function: str, *args: Any) -> Any:
+        """Call one of the functions of this row, named by its attribute."""
+        found = getattr(self, function)
+        if isinstance(found, str):
+            module, _, name = found.partition(":")
+            found = getattr(import_module(module), name)
+        return found(*args)
+
+    def find(self, folder: Path) -> Path | None:
+        """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
+        names = [name for file in self.files for name in (file, *([f"{file}{INDEX}"] * self.sharded))]
+        return next((path for name in names for path in sorted(folder.glob(name)) if path.is_file()), None)
+
+    def hub_patterns(self) -> list[str]:
+        """Return which files of a Hub repository it needs."""
+        shards = [f"{file.partition('.')[0]}-*" for file in self.files if self.sharded]
+        return [*HUB_PATTERNS, *self.files, *shards]
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    # The file begins with the length of its header, whose first byte may be that of a pickle.
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
+def _is_torch(path: Path, start: bytes) -> bool:
+    # A zip, or a pickle of PyTorch before 1.6.
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and not _is_safetensors(path, start))
+
+
+def _is_hdf5(path: Path, start: bytes) -> bool:
+    return start[:8] == b"\x89HDF\r\n\x1a\n"
+
+
+HERE = "blip_core.checkpoints"
+ORIGINAL_HEADS = (
+    "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval", "BlipForNLVR",
+    "BlipForPreTraining",
+)  # fmt: skip
+"""The models that the original has."""
+
+FORMATS: dict[str, Format] = {
+    row.name: row
+    for row in (
+        Format(
+            "safetensors",
+            ("model.safetensors",),
+            _is_safetensors,
+            read=f"{HERE}.safetensors_file:read",
+            write=f"{HERE}.safetensors_file:write",
+            sharded=True,
+        ),
+        Format(
+            "pytorch_model.bin",
+            ("pytorch_model.bin",),
+            _is_torch,
+            read=f"{HERE}.torch_reader:read",
+            write=f"{HERE}.torch_writer:write",
+            arrange=f"{HERE}.torch_writer:arrange",
+            sharded=True,
+        ),
+        Format(
+            "tf_model.h5",
+            ("tf_model.h5",),
+            _is_hdf5,
+            read=f"{HERE}.keras_hdf5:read",
+            write=f"{HERE}.keras_hdf5:write_keras2",
+            arrange=f"{HERE}.keras_hdf5:arrange_keras2",
+            read_own=f"{HERE}.keras_hdf5:read_own",
+            refused_types=("bfloat16",),
+            training_state="left out",
+        ),
+        Format(
+            "weights.h5",
+            ("model.weights.h5", "*.weights.h5"),
+            _is_hdf5,
+            read=f"{HERE}.keras_hdf5:read",
+            write=f"{HERE}.keras_hdf5:write_keras3",
+            arrange=f"{HERE}.keras_hdf5:arrange_keras3",
+            read_own=f"{HERE}.keras_hdf5:read_own",
+            training_state="whole",
+        ),
+        Format(
+            "pth",
+            ("model.pth", "*.pth"),
+            _is_torch,
+            read=f"{HERE}.torch_reader:read",
+            write=f"{HERE}.torch_writer:write_original",
+            arrange=f"{HERE}.torch_writer:arrange_original",
+            suffix=".pth",
+            heads=ORIGINAL_HEADS,
+            warn=f"{HERE}.torch_writer:differences_from_original",
+        ),
+        Format(
+            "SavedModel",
+            ("saved_model.pb",),
+            lambda path, start: path.name == "saved_model.pb",
+            read=f"{HERE}.saved_model:read",
+        ),
+    )
+}
+"""The formats by name. In a folder, the first one that is there is opened."""
+
+
+def register(format: Format) -> None:
+    """Add a format. Of several that recognise a file, the one that was added last opens it."""
+    FORMATS[format.name] = format
+
+
+def open_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Checkpoint:
+    """Open the weights of a folder, a file or a Hub repository, in any format of `FORMATS`.
+
+    No framework is needed, and no tensor is read. A file is recognised by its content. From the Hub, only the
+    preferred format is downloaded.
+
+    Args:
+        name_or_path: A folder, a weight file, the index of shards, or a Hub repository such as
+            "Salesforce/blip-vqa-base".
+        revision: Branch, tag or commit of the Hub repository.
+
+    Returns:
+        The checkpoint; `checkpoint[name]` reads a tensor.
+
+    Raises:
+        OSError: Nothing to read was found.
+        ValueError: The file is damaged, is no checkpoint, or is a pickle with more than tensors in it, which is
+            never run.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        path = _weights(path)
-    if (path / "saved_model.pb").is_file() or path.name == "saved_model.pb":
-        return open_saved_model(path if path.is_dir() else path.parent)
-    if not path.is_file():
-        return open_checkpoint(name_or_path, revision=revision)
-    if path.name.endswith(".index.json"):
-        return ShardedCheckpoint(path, lambda shard: _open_file(shard, values))
-    return _open_file(path, values)
+    if path.is_file():
+        return _open_file(path)
+    for row in FORMATS.values():
+        folder = resolve_folder(name_or_path, revision=revision, patterns=row.hub_patterns())
+        if found := row.find(folder):
+            return _open_file(found)
+    names = ", ".join(row.files[0] for row in FORMATS.values())
+    raise FileNotFoundError(
+        f"{name_or_path} holds no weights: expected {names} (or shards and their index); "
+        "or give the path of a weight file."
+    )
 
 
-def _weights(folder: Path) -> Path:
-    """The weight file of a folder, or the folder itself where there is none."""
-    usual = [folder / name for weights in WEIGHTS for name in (weights, f"{weights}.index.json")]
-    others = [path for pattern in ELSEWHERE for path in sorted(folder.glob(pattern))]
-    return next((path for path in [*usual, *others] if path.is_file()), folder)
-
-
-def _open_file(path: Path, values: bool) -> Checkpoint:
+def _open_file(path: Path) -> Checkpoint:
+    if path.name.endswith(INDEX):
+        return ShardedCheckpoint(path, _open_file)
     with open(path, "rb") as file:
-        start = file.read(len(HDF5))
-    if start == HDF5:
-        from blip_core.checkpoints.keras_files import open_keras  # imported late: h5py takes a while
+        start = file.read(16)
+    for row in reversed(FORMATS.values()):
+        if row.recognise(path, start):
+            opened: Checkpoint = row.call("read", path)
+            return opened
+    raise ValueError(
+        f"{path} is not a whole checkpoint: its content is of no known format ({', '.join(FORMATS)}); "
+        "download it again."
+    )
 
-        return open_keras(path)
-    if zipfile.is_zipfile(path):
-        header = TorchHeader(path)  # refuses what PyTorch should never see
-        return open_checkpoint(path) if values else header
-    return open_checkpoint(path)
+
+def open_written(path: Path, format: Format) -> Checkpoint:
+    """Open what this process has just written: a folder, or a file."""
+    found = format.find(path) if path.is_dir() else path
+    if found is None:
+        raise FileNotFoundError(f"{path} holds no {format.files[0]}.")
+    if format.read_own is None:
+        return _open_file(found)
+    opened: Checkpoint = format.call("read_own", found)
+    return opened

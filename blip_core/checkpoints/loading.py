@@ -1,4 +1,4 @@
-"""From a checkpoint to a model's configuration and parameters: what both backends' `from_pretrained` share."""
+"""Loading a model from a checkpoint: what `from_pretrained` of both backends shares."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from blip_core.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from blip_core.checkpoints.checkpoint import Checkpoint
+from blip_core.checkpoints.companions import read_generation_config
+from blip_core.checkpoints.formats import open_checkpoint
+from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
 from blip_core.hub import or_shipped
-from blip_core.parameters.initial_values import initial_value
-from blip_core.parameters.matching import match
-from blip_core.parameters.models import TRAINING_STATE, AnyConfig, Parameter, training_state
+from blip_core.parameters.matching import find_model, match
+from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig, Parameter
 from blip_core.parameters.original_configs import from_med_config, recover_config
-from blip_core.parameters.position_embeddings import resize_positions
 
 CONFIGS: dict[str, type[AnyConfig]] = {
     "BlipVisionModel": BlipVisionConfig,
@@ -34,9 +34,12 @@ class Pretrained:
     """A model on disk, opened: its configuration, and its parameters one at a time.
 
     Iterating gives every parameter with its value in PyTorch's layout; the arrays may be views of the mapped file.
-    A part that the checkpoint does not hold is drawn anew from `seed`, which one warning says.
-    `has_state` tells of the training state of contrastive models, which follows the parameters: as the checkpoint
-    holds it, and otherwise copies of the weights, an empty queue. Pre-training always has it, matching if it is there.
+    Parts that the checkpoint lacks are initialised at random from `seed`; one warning lists them.
+
+    Attributes:
+        config: The configuration of the model.
+        has_state: Whether the training state of contrastive models follows the parameters: always for pre-training,
+            for matching if the checkpoint has some of it. What it lacks are copies of the weights and an empty queue.
     """
 
     def __init__(
@@ -50,74 +53,57 @@ class Pretrained:
         seed: int = 0,
     ):
         self.checkpoint = open_checkpoint(or_shipped(name_or_path, model), revision=revision)
-        self.folder = self.checkpoint.path.parent
         self.config = read_config(model, self.checkpoint, config)
         if image_size is not None:
             self.config = with_image_size(self.config, image_size)
+        path, shapes = self.checkpoint.path, self.checkpoint.shapes
         try:
-            resize = image_size is not None or config is not None
-            with_state = model in TRAINING_STATE
-            self._match = match(model, self.config, self.checkpoint.shapes, resize=resize, with_state=with_state)
+            resize, with_state = image_size is not None or config is not None, model in TRAINING_STATE
+            found = match(model, self.config, shapes, resize=resize, with_state=with_state)
         except ValueError as error:
-            raise ValueError(f"{self.checkpoint.path}: {error}") from None
-        state = training_state(model, self.config) if isinstance(self.config, BlipConfig) else []
-        self.has_state = model == "BlipForPreTraining" or any(p.name in self._match.sources for p in state)
-        held = {parameter.name for parameter in self._match.parameters}
-        self._parameters = self._match.parameters + [p for p in state if self.has_state and p.name not in held]
-        self._noise = np.random.default_rng(seed)
-        if self._match.new_parts:
+            raise ValueError(f"{path}: {error}") from None
+        wanted = wanted_parameters(model, self.config, found)
+        state = TRAINING_STATE.get(model, ())
+        self.has_state = any(parameter.part in state for parameter in wanted)
+        self._tensors = plan_tensors(self.checkpoint, self.config, wanted, found, seed)
+        self.dtype = self.checkpoint.dtypes[next(iter(found.sources.values()))]
+        if found.new_parts:
             warnings.warn(
-                f"{self.checkpoint.path} has no {', no '.join(self._match.new_parts)}: "
-                f"initialised at random for {model}; train it before use.",
+                f"{path} has no {', no '.join(found.new_parts)}: initialised at random for {model}; "
+                "train it before use.",
                 stacklevel=3,
             )
 
     def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray]]:
-        drawn: dict[str, np.ndarray] = {}
-        for parameter in self._parameters:
-            copied = parameter.name in self._match.sources or "_m." not in parameter.name
-            name = parameter.name if copied else parameter.name.replace("_m.", ".", 1)
-            source = self._match.sources.get(name)
-            if source is not None:
-                array = self._read(parameter, source)
-            elif name in drawn:
-                array = drawn[name]
-            else:
-                array = initial_value(parameter, self.config, self._noise)
-                drawn |= {name: array} if self.has_state else {}
-            yield parameter, array if copied else array.copy()
-
-    def _read(self, parameter: Parameter, source: str) -> np.ndarray:
-        array = self.checkpoint[source]
-        if array.dtype not in (WHOLE if parameter.row.init in ("no_id", "pointer") else FLOATS):
-            raise ValueError(
-                f"{self.checkpoint.path}: {source} is of type {array.dtype}; weights must be floating-point."
-            )
-        return array if array.shape == parameter.shape else resize_positions(array, parameter.shape[1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type in which the checkpoint stores its weights."""
-        return self.checkpoint.dtypes[next(iter(self._match.sources.values()))]
+        for tensor in self._tensors:
+            assert tensor.parameter is not None
+            yield tensor.parameter, tensor.read()
 
     def generation_config(self) -> GenerationConfig:
-        """The folder's `generation_config.json`, or the defaults."""
-        found = (self.folder / "generation_config.json").is_file()
-        return GenerationConfig.from_pretrained(self.folder) if found else GenerationConfig()
+        """Return the folder's `generation_config.json`, or the defaults."""
+        return read_generation_config(self.checkpoint.path.parent)
 
 
-WHOLE = {np.dtype(np.int64)}
-FLOATS = {np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
+def find_head(checkpoint: Checkpoint) -> str | None:
+    """Return the model class of a checkpoint: the one that `config.json` names, or else the one that its tensors fit.
+
+    None if it is no BLIP.
+    """
+    path = checkpoint.path.parent / "config.json"
+    architectures = read_json(path).get("architectures") if path.is_file() else None
+    name = str(architectures[0]).removeprefix("TF") if isinstance(architectures, list) and architectures else ""
+    return name if name in MODELS else find_model(checkpoint.shapes)
 
 
 def read_config(
     model: str, checkpoint: Checkpoint, given: AnyConfig | Mapping[str, Any] | str | Path | None
 ) -> AnyConfig:
-    """Return the configuration for a model of a checkpoint: what `given` says, over `config.json`, over the tensors.
+    """Return the configuration for a model of a checkpoint.
 
-    `given` is a whole configuration, a file of one (or the original's `med_config.json`), or a dictionary of the
-    settings to override (nested for `text_config` and `vision_config`). Raises `ValueError` where the three together
-    leave something open.
+    It comes from `given`, from `config.json`, and for an original checkpoint from the shapes of its tensors, in this
+    order. `given` is a whole configuration, a file of one (or the original's `med_config.json`), or a dictionary of
+    the settings to override (nested for `text_config` and `vision_config`). Raises `ValueError` if the result is
+    incomplete or contradictory.
     """
     kind = CONFIGS.get(model, BlipConfig)
     if isinstance(given, kind):
@@ -132,7 +118,7 @@ def read_config(
     values = checkpoint.config or (read_json(path) if path.is_file() else dict(given) if is_whole else None)
     if kind is not BlipConfig and not given.keys() & {"text_config", "vision_config"}:
         given = {"text_config" if kind is BlipTextConfig else "vision_config": given}
-    values = values or recover_config(checkpoint, given)
+    values = values or recover_config(checkpoint.path, checkpoint.shapes, given)
     if values.get("model_type", "blip") in ("blip_text_model", "blip_vision_model"):
         values = {values["model_type"].removeprefix("blip_").removesuffix("_model") + "_config": values}
     elif values.get("model_type", "blip") != "blip":
@@ -157,7 +143,7 @@ def _merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def with_image_size(config: AnyConfig, image_size: int) -> AnyConfig:
-    """A copy of a configuration, for pictures of another size."""
+    """Return a copy of a configuration, for pictures of another size in pixels."""
     values = config.to_dict()
     values.get("vision_config", values)["image_size"] = image_size
     return type(config).from_dict(values)

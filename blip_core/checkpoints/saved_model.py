@@ -1,7 +1,7 @@
-"""Getting the weights back out of a SavedModel that our TensorFlow models exported, without TensorFlow.
+"""The weights of a SavedModel that our TensorFlow models exported, read without TensorFlow.
 
-The variables of a SavedModel are an index - a sorted table of names, each with type, shape and place - and a file of
-the bare numbers. The index is read here in Python, every length checked; the numbers come from the mapped file.
+The variables of a SavedModel are an index (a sorted table of names, each with type, shape and offset) and a file of
+raw values. The index is parsed here, every length checked; the values are read from the mapped file.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoints.checkpoint import DTYPES
-from blip_core.checkpoints.mapped import Extent, Placed, TensorFlowCheckpoint
+from blip_core.checkpoints.checkpoint import DTYPES, Extent, MappedCheckpoint, check_extents, shown_as_pytorch
 from blip_core.parameters.models import MODELS
 
 INDEX, DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
@@ -23,8 +22,12 @@ TYPES = {1: "F32", 2: "F64", 3: "I32", 9: "I64", 14: "BF16", 19: "F16"}
 PREFIX, SUFFIX = "parameters/", "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def open_saved_model(folder: Path) -> TensorFlowCheckpoint:
-    """Open the parameters of an exported model. Raises `ValueError` for a damaged one, or one that is not ours."""
+def read(path: Path) -> MappedCheckpoint:
+    """Open the parameters of an exported model, given its folder or its `saved_model.pb`.
+
+    Raises `ValueError` for a damaged one, or one that this project did not export.
+    """
+    folder = path if path.is_dir() else path.parent
     index = folder / INDEX
     try:
         if index.stat().st_size > MAX_INDEX_BYTES or not (folder / DATA).is_file():
@@ -35,11 +38,12 @@ def open_saved_model(folder: Path) -> TensorFlowCheckpoint:
     if not extents:
         raise ValueError(f"{folder} holds no parameters of a BLIP that this package exported.")
     path = folder / "saved_model.pb"
-    return TensorFlowCheckpoint(path, "SavedModel", folder / DATA, extents, _placed(extents))
+    check_extents(path, (folder / DATA).stat().st_size, extents)
+    return MappedCheckpoint(path, "SavedModel", shown_as_pytorch(path, extents, _placed(extents)), data=folder / DATA)
 
 
-def _placed(names: Iterable[str]) -> Iterator[Placed]:
-    """Look parameters up among the rows of the model that has the most of them."""
+def _placed(names: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Give each variable its layout and Hugging Face names, from the model that fits the variables best."""
     patterns = {name: _pattern(name) for name in names}
     rows = {
         model: {part.prefix + row.name: (part, row) for part in parts for row in part.rows}
@@ -51,9 +55,9 @@ def _placed(names: Iterable[str]) -> Iterator[Placed]:
         if pattern in found:
             part, row = found[pattern]
             layer = next((step for step in name.split(".") if step.isdecimal()), None)
-            yield Placed(name, row.layout, [saved.format(layer) for saved in part.saved_names(row)])
+            yield name, row.layout, [saved.format(layer) for saved in part.saved_names(row)]
         else:
-            yield Placed(name, "plain", [name])
+            yield name, "plain", [name]
 
 
 def _pattern(name: str) -> str:
@@ -61,10 +65,10 @@ def _pattern(name: str) -> str:
 
 
 def _extents(table: bytes) -> Iterator[tuple[str, Extent]]:
-    """The parameters of an index: a table of blocks, with a block of the blocks' places at its end."""
+    """Yield the parameters of an index: a table of blocks; the last block has the positions of the others."""
     if len(table) < 48 or struct.unpack("<Q", table[-8:])[0] != MAGIC:
         raise ValueError("its index is cut off")
-    _, at = _handle(table, len(table) - 48)  # of blocks of another kind, which are not used
+    _, at = _handle(table, len(table) - 48)  # of metadata, which is not used
     blocks, _ = _handle(table, at)
     end = 0
     for _, value in _block(table, blocks):
@@ -85,7 +89,7 @@ def _extents(table: bytes) -> Iterator[tuple[str, Extent]]:
 
 
 def _block(table: bytes, place: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block; a key leaves out what it shares with the one before."""
+    """Yield keys and values of a block; a key is stored without the prefix that it shares with the one before."""
     begin, size = place
     if begin + size + 5 > len(table) or table[begin + size]:
         raise ValueError("a block of its index is cut off or compressed")
@@ -109,7 +113,7 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
 
 
 def _message(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Fields and values of a protocol buffer."""
+    """Yield fields and values of a protocol buffer."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

@@ -6,26 +6,26 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.config import BlipTextConfig, BlipVisionConfig
 
 VISION = "visual_encoder."
 
 
-def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> dict[str, Any]:
     """Read the sizes of an original checkpoint, which comes without a configuration, off its tensors.
 
-    Head counts leave no trace in the tensors: the original's are width/64 for vision and 12 for text.
+    `path` and `shapes` are those of the checkpoint. Head counts leave no trace in the tensors: the original's are
+    width/64 for vision and 12 for text.
     """
-    shapes = checkpoint.shapes
     text = next(
         (p for p in ("text_decoder.bert.", "text_encoder.") if f"{p}embeddings.word_embeddings.weight" in shapes), None
     )
     if f"{VISION}patch_embed.proj.weight" not in shapes or text is None:
         raise FileNotFoundError(
-            f"{checkpoint.path.parent / 'config.json'} is missing, and {checkpoint.path.name} is not an original BLIP "
+            f"{path.parent / 'config.json'} is missing, and {path.name} is not an original BLIP "
             "checkpoint, which could do without; put config.json beside it or pass config=."
         )
     width, channels, patch, _ = shapes[f"{VISION}patch_embed.proj.weight"]
@@ -55,7 +55,7 @@ def recover_config(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str
         heads = (given.get(name) or {}).get("num_attention_heads", part["num_attention_heads"])
         if not heads or size % heads:
             raise ValueError(
-                f"{checkpoint.path}: the number of attention heads cannot be read off the tensors and the original's "
+                f"{path}: the number of attention heads cannot be read off the tensors and the original's "
                 f"does not divide {size}; pass config={{'{name}': {{'num_attention_heads': ...}}}}."
             )
     base: dict[str, Any] = {"text_config": BlipTextConfig.base().to_dict() | text_config, "enc_token_id": vocab - 1}

@@ -11,14 +11,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blip_core.checkpoints.checkpoint import open_checkpoint
-from blip_core.checkpoints.saving import Stored, write_pretrained, write_safetensors
+from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.safetensors_file import write_arrays
+from blip_core.checkpoints.saving import write_pretrained
 from blip_core.files import differences, read_json, to_disk, write_json
 from blip_core.training.engine import Engine
 from blip_core.training.logs import LOG
@@ -116,12 +116,7 @@ class RunFolder:
         write_model(engine, start, temporary)
         state = engine.optimizer_state()
         if first:
-            arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-            stored = [
-                Stored((name,), array.shape, array.dtype, partial(arrays.__getitem__, name))
-                for name, array in arrays.items()
-            ]
-            write_safetensors(temporary / OPTIMIZER, stored)
+            write_arrays(temporary / OPTIMIZER, {name: np.asarray(array, order="C") for name, array in state.items()})
             write_json(temporary / STATE, {"position": asdict(position)})
             to_disk(temporary)  # a whole checkpoint survives a loss of power
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip_core.checkpoints.checkpoint import open_checkpoint
+from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.loading import read_config, with_image_size
 from blip_core.config import BlipConfig
 from blip_core.processing.image_processor import BlipImageProcessor

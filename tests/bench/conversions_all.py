@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from blip_core import BlipConfig
-from blip_core.checkpoints.plan import ORIGINAL_HEADS
+from blip_core.checkpoints.formats import ORIGINAL_HEADS
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.parameters.models import MODELS, Parameter, parameters
 from conversion import convert

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blip_core import hub
-from blip_core.checkpoints.checkpoint import open_checkpoint
+from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.saving import parse_size
 from blip_pt import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipVisionModel
 from tests.helpers.random_models import CONFIGS_OF, randomized
@@ -274,7 +274,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder):
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(OSError, match=r"holds no weights: expected model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(OSError, match=r"holds no weights: expected model\.safetensors, pytorch_model\.bin"):
         load(tmp_path)
 
 

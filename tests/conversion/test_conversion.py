@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blip_core import BlipTokenizer
-from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints import open_checkpoint
 from blip_core.files import read_json, write_json
 from blip_core.parameters.matching import find_model, label_tensors
 from blip_core.parameters.models import MODELS, TRAINING_STATE
@@ -81,15 +81,15 @@ def test_a_chain_through_all_formats_changes_no_bit(tmp_path, head):
 
 def test_tensors_of_many_pieces_come_through(tmp_path, monkeypatch):
     values = random_checkpoint(tmp_path / "model", CAPTION)
-    monkeypatch.setattr("blip_core.checkpoints.saving.PIECE", 500)
-    monkeypatch.setattr("blip_core.checkpoints.saving.WRITE", 300)
-    monkeypatch.setattr("blip_core.checkpoints.saving.LEAST_ROWS", 6)
-    monkeypatch.setattr("blip_core.checkpoints.saving.TILE", 5)
+    monkeypatch.setattr("blip_core.checkpoints.writing.PIECE", 500)
+    monkeypatch.setattr("blip_core.checkpoints.writing.WRITE", 300)
+    monkeypatch.setattr("blip_core.checkpoints.writing.LEAST_ROWS", 6)
+    monkeypatch.setattr("blip_core.checkpoints.writing.TILE", 5)
     convert(tmp_path / "model", tmp_path / "keras", "weights.h5")
     convert(tmp_path / "keras", tmp_path / "torch", "pytorch_model.bin")
     monkeypatch.undo()
     for folder in ("keras", "torch"):
-        written = open_any(tmp_path / folder)
+        written = open_checkpoint(tmp_path / folder)
         assert all(np.array_equal(written[name], value) for name, value in values.items())
 
 
@@ -130,16 +130,16 @@ def test_keras_2_files_are_written_as_transformers_writes_them(tmp_path):
 
 
 def test_a_head_is_cut_out_of_a_pretraining_checkpoint(tmp_path):
-    source = open_any(ORIGINAL / "pretrain.pth")
+    source = open_checkpoint(ORIGINAL / "pretrain.pth")
     for head in ("BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipVisionModel"):
         report = convert(ORIGINAL / "pretrain.pth", tmp_path / head, head=head, config=ATTENTION_HEADS)
-        cut = open_any(tmp_path / head)
+        cut = open_checkpoint(tmp_path / head)
         assert find_model(cut) == head
         assert report.initialised == []
         assert "queue_ptr" in report.left_out
-    matcher = open_any(tmp_path / "BlipForImageTextRetrieval")
+    matcher = open_checkpoint(tmp_path / "BlipForImageTextRetrieval")
     assert np.array_equal(matcher["itm_head.weight"], source["itm_head.weight"])
-    captioner = open_any(tmp_path / "BlipForConditionalGeneration")
+    captioner = open_checkpoint(tmp_path / "BlipForConditionalGeneration")
     name = "text_decoder.bert.encoder.layer.3.attention.self.key.weight"
     assert np.array_equal(captioner[name], source[name])
 
@@ -153,10 +153,10 @@ def test_a_captioner_is_cut_out_of_a_converted_pretraining_checkpoint(tmp_path, 
 
 
 def test_one_picture_widens_into_two_branches(tmp_path):
-    source = open_any(ORIGINAL / "itm.pth")
+    source = open_checkpoint(ORIGINAL / "itm.pth")
     report = convert(ORIGINAL / "itm.pth", tmp_path / "nlvr", head="BlipForNLVR", config=ATTENTION_HEADS)
     assert report.initialised == ["text encoder's merging layers", "classification head"]
-    wide = open_any(tmp_path / "nlvr")
+    wide = open_checkpoint(tmp_path / "nlvr")
     cross = "text_encoder.encoder.layer.5.crossattention"
     for branch in "01":
         assert np.array_equal(wide[f"{cross}.self{branch}.key.weight"], source[f"{cross}.self.key.weight"])
@@ -176,7 +176,7 @@ def test_what_is_new_is_the_same_each_time(tmp_path):
 def test_types_are_changed_and_kept(tmp_path, dtype, kind, to):
     report = convert(ORIGINAL / "pretrain.pth", tmp_path / "half", to, dtype=dtype, config=ATTENTION_HEADS)
     convert(tmp_path / "half", tmp_path / "back", "safetensors")
-    source, half = open_any(ORIGINAL / "pretrain.pth"), open_any(tmp_path / "back")
+    source, half = open_checkpoint(ORIGINAL / "pretrain.pth"), open_checkpoint(tmp_path / "back")
     assert report.dtype == dtype == read_json(tmp_path / "back" / "config.json")["dtype"]
     assert np.array_equal(half["itm_head.weight"], source["itm_head.weight"].astype(kind))
     assert half["queue_ptr"].dtype == np.int64
@@ -202,8 +202,8 @@ def test_types_that_lose_a_weight_are_refused(tmp_path, model):
 def test_positions_are_resized_with_the_processor(tmp_path):
     convert(ORIGINAL / "caption.pth", tmp_path / "new", image_size=80, config=ATTENTION_HEADS)
     name = "vision_model.embeddings.position_embedding"
-    expected = resize_positions(open_any(ORIGINAL / "caption.pth")["visual_encoder.pos_embed"], 26)
-    assert np.array_equal(open_any(tmp_path / "new")[name], expected)
+    expected = resize_positions(open_checkpoint(ORIGINAL / "caption.pth")["visual_encoder.pos_embed"], 26)
+    assert np.array_equal(open_checkpoint(tmp_path / "new")[name], expected)
     assert read_json(tmp_path / "new" / "config.json")["vision_config"]["image_size"] == 80
     assert read_json(tmp_path / "new" / "preprocessor_config.json")["size"] == {"height": 80, "width": 80}
 
@@ -275,7 +275,7 @@ def test_the_vocabulary_must_be_the_models(tmp_path, model):
 
 def test_a_dry_run_writes_nothing_and_tells_what_is_missing(tmp_path, model):
     report = convert(model, tmp_path / "new", dry_run=True)
-    assert (report.problems, report.tensors) == ({}, len(open_any(model)))
+    assert (report.problems, report.tensors) == ({}, len(open_checkpoint(model)))
     report = convert(model, tmp_path / "new", dry_run=True, config={"text_config": {"num_hidden_layers": 3}})
     assert report.problems["missing"][0].startswith("text_decoder.bert.encoder.layer.2.")
     with pytest.raises(ValueError, match="missing: text_decoder"):
@@ -306,7 +306,7 @@ def test_tied_tensors_that_differ_are_refused(tmp_path):
 def test_options_that_make_no_sense(tmp_path, model, options, message):
     with pytest.raises(ValueError, match=message):
         convert(model, tmp_path / "new", **options)
-    with pytest.raises(ValueError, match="names an original checkpoint, not safetensors"):
+    with pytest.raises(ValueError, match="names a file of the format pth, not safetensors"):
         convert(model, tmp_path / "new.pth", "safetensors")
 
 

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from blip_core.checkpoints.formats import open_any
-from blip_core.checkpoints.saving import Stored, write_safetensors
-from blip_core.checkpoints.torch_writer import write_torch
+from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.safetensors_file import write as write_safetensors
+from blip_core.checkpoints.torch_writer import write as write_torch
+from blip_core.checkpoints.writing import LazyTensor
 from conversion import convert, inspect_checkpoint
 from tests.helpers.checkpoint_files import ATTENTION_HEADS, ORIGINAL, TRANSFORMERS, differences, random_checkpoint
 from tests.helpers.full_disks import no_room_ahead
@@ -74,7 +75,10 @@ def test_what_is_no_checkpoint_is_never_replaced(tmp_path, model):
         convert(model, tmp_path / "folder.pth", overwrite=True)
 
 
-@pytest.mark.parametrize("point", ["write_json", "verify", "staging._exchange"])
+POINTS = ("blip_core.checkpoints.saving.write_json", "conversion.converter.verify", "conversion.destination._exchange")
+
+
+@pytest.mark.parametrize("point", POINTS)
 def test_a_failure_leaves_the_old_destination_and_nothing_else(tmp_path, model, monkeypatch, point):
     convert(ORIGINAL / "caption.pth", tmp_path / "new", config=ATTENTION_HEADS)
     before = files(tmp_path)
@@ -82,8 +86,7 @@ def test_a_failure_leaves_the_old_destination_and_nothing_else(tmp_path, model, 
     def fail(*arguments):
         raise KeyboardInterrupt
 
-    module, _, name = point.rpartition(".")
-    monkeypatch.setattr(f"conversion.{module or 'converter'}.{name}", fail)
+    monkeypatch.setattr(point, fail)
     with pytest.raises(KeyboardInterrupt):
         convert(model, tmp_path / "new", overwrite=True)
     assert files(tmp_path) == before
@@ -112,7 +115,7 @@ def test_killed_at_any_moment_one_destination_is_whole(tmp_path, model, target):
             process.stdout.readline()
             time.sleep(noise.uniform(0, 0.6))
             process.send_signal(signal.SIGKILL)
-        heads = {len(inspect_checkpoint(destination).config["text_config"]), len(open_any(destination))}
+        heads = {len(inspect_checkpoint(destination).config["text_config"]), len(open_checkpoint(destination))}
         convert(destination, tmp_path / "check", overwrite=True)
         assert not all(differences(tmp_path / "check", source) for source in sources), heads
 
@@ -158,13 +161,13 @@ def test_a_disk_that_fails_is_told_and_nothing_is_left(tmp_path, model, monkeypa
 
 
 def test_what_was_written_is_compared(tmp_path, model, monkeypatch):
-    def spoil(path, tensors):
-        write_safetensors(path, tensors)
+    def spoil(path, tensors, about):
+        write_safetensors(path, tensors, about)
         data = bytearray(path.read_bytes())
         data[-3] ^= 1
         path.write_bytes(data)
 
-    monkeypatch.setattr("conversion.converter.write_safetensors", spoil)
+    monkeypatch.setattr("blip_core.checkpoints.safetensors_file.write", spoil)
     with pytest.raises(OSError, match=r"differs from what was to be written in text_decoder.cls"):
         convert(model, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -192,8 +195,8 @@ def test_pytorch_reads_what_is_written_without_it(tmp_path):
         "a": np.arange(6, dtype=np.float32).reshape(2, 3), "scalar": np.array(3.5), "h": np.ones((3, 1), np.float16),
         "i": np.array([7], np.int64),
     }  # fmt: skip
-    stored = [Stored((name, f"{name}.tied"), a.shape, a.dtype, lambda a=a: a) for name, a in arrays.items()]
-    write_torch(tmp_path / "file.pth", stored, {"epoch": 3})
+    stored = [LazyTensor((name, f"{name}.tied"), a.shape, a.dtype, lambda a=a: a) for name, a in arrays.items()]
+    write_torch(tmp_path / "file.pth", stored, beside={"epoch": 3})
     for mapped in (True, False):
         content = torch.load(tmp_path / "file.pth", weights_only=True, mmap=mapped)
         assert content["epoch"] == 3
@@ -228,26 +231,26 @@ def test_hostile_hdf5_files_are_refused(tmp_path, how):
         file["good"] = np.ones(4, "f4")
         HOSTILE[how](file, str(tmp_path / "secret.h5"))
     with pytest.raises(ValueError, match=r"tf_model.h5"):
-        open_any(tmp_path / "tf_model.h5")
+        open_checkpoint(tmp_path / "tf_model.h5")
 
 
 def test_a_huge_dataset_without_room_is_refused(tmp_path):
     with h5py.File(tmp_path / "tf_model.h5", "w") as file:
         file.create_dataset("a", (10**6, 10**6), "f4")
     with pytest.raises(ValueError, match="a does not lie where it should"):
-        open_any(tmp_path / "tf_model.h5")
+        open_checkpoint(tmp_path / "tf_model.h5")
 
 
 def test_a_crash_of_libhdf5_is_an_error_message(tmp_path, monkeypatch):
-    monkeypatch.setattr("blip_core.checkpoints.hdf5.PROGRAM", tmp_path / "crash.py")
+    monkeypatch.setattr("blip_core.checkpoints.keras_hdf5.PROGRAM", tmp_path / "crash.py")
     (tmp_path / "crash.py").write_text("import os; os.abort()")
     with pytest.raises(ValueError, match=r"not a whole HDF5 file of weights \(libhdf5 failed on it\)"):
-        open_any(TRANSFORMERS / CAPTION / "tf_model.h5")
+        open_checkpoint(TRANSFORMERS / CAPTION / "tf_model.h5")
 
 
 def test_a_file_named_safetensors_that_begins_as_a_pickle_is_refused_in_one_line(tmp_path):
     """PyTorch goes by the name and hands it to the safetensors library, with that one's own kind of error."""
     (tmp_path / "model.safetensors").write_bytes(b"\x80" + b"\xff" * 5000)
     with pytest.raises(ValueError, match=r"model.safetensors is damaged .*download it again") as caught:
-        open_any(tmp_path / "model.safetensors")
+        open_checkpoint(tmp_path / "model.safetensors")
     assert len(str(caught.value)) < 500

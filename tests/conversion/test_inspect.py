@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blip_core.checkpoints.formats import open_any
-from blip_core.checkpoints.saving import Stored, write_safetensors
+from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.cli import main
 from blip_core.files import read_json, write_json
 from conversion import convert, inspect_checkpoint
@@ -27,10 +27,10 @@ HEAD = "BlipForConditionalGeneration"
 
 def rewrite(path: Path, change) -> None:
     """Write a safetensors file again after a change of its dictionary."""
-    source = open_any(path)
+    source = open_checkpoint(path)
     tensors = {name: source[name].copy() for name in source}
     change(tensors)
-    write_safetensors(path, [Stored((n,), a.shape, a.dtype, lambda a=a: a) for n, a in tensors.items()])
+    write_arrays(path, tensors)
 
 
 @pytest.mark.parametrize("name", HEADS_OF)

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("blip_pt")
 pytest.importorskip("blip_tf")
 
-from blip_core.checkpoints.formats import open_any
-from blip_core.checkpoints.saving import Stored, write_safetensors
+from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.cli import main
 from blip_core.files import read_json, write_json
 from conversion import check_parity, convert
@@ -37,11 +37,10 @@ def damaged_copy(tmp_path):
 
     def damage(folder, change):
         shutil.copytree(folder, tmp_path / "damaged")
-        source = open_any(folder)
+        source = open_checkpoint(folder)
         tensors = {name: source[name].copy() for name in source}
         change(tensors)
-        stored = [Stored((n,), a.shape, a.dtype, lambda a=a: a) for n, a in tensors.items()]
-        write_safetensors(tmp_path / "damaged" / "model.safetensors", stored)
+        write_arrays(tmp_path / "damaged" / "model.safetensors", tensors)
         return tmp_path / "damaged"
 
     return damage

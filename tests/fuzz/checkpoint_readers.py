@@ -172,21 +172,19 @@ def worker(connection: Any, truths: dict[str, str]) -> None:
 
     import torch  # noqa: F401  # loaded before the limit on memory is set
 
-    from blip_core.checkpoints.formats import open_any
-    from blip_core.checkpoints.keras_files import open_keras  # noqa: F401
+    from blip_core.checkpoints import keras_hdf5, open_checkpoint, torch_reader  # noqa: F401
     from conversion.verification import same
 
     warnings.simplefilter("ignore")
-    true = {name: open_any(path) for name, path in truths.items()}
+    true = {name: open_checkpoint(path) for name, path in truths.items()}
     held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     while path := connection.recv():
         expected = true[Path(path).name]
         try:
-            headers = open_any(path, values=False)
-            found = open_any(path)
+            found = open_checkpoint(path)
             values = {name: found[name] for name in found}
-            right = all(headers.shapes[name] == value.shape for name, value in values.items())
+            right = all(found.shapes[name] == value.shape for name, value in values.items())
             exact = values.keys() == expected.keys() and all(same(values[n], expected[n]) for n in values)
             connection.send("true" if right and exact else "other values" if right else "WRONG SHAPES")
         except (ValueError, OSError) as error:

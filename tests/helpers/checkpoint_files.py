@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from blip_core import BlipConfig
-from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.parameters.models import parameters
 from conversion.verification import same
@@ -40,5 +40,5 @@ def random_checkpoint(
 
 def differences(one: Path, other: Path) -> list[str]:
     """Names of tensors that are not the same, bit by bit, in two checkpoints."""
-    a, b = open_any(one), open_any(other)
+    a, b = open_checkpoint(one), open_checkpoint(other)
     return sorted(name for name in a.keys() | b.keys() if name not in a or name not in b or not same(a[name], b[name]))

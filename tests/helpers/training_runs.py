@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig
-from blip_core.checkpoints.checkpoint import open_checkpoint
+from blip_core.checkpoints import open_checkpoint
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "picture", "of", "what", "colour", "is"]

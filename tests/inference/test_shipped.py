@@ -13,7 +13,7 @@ from PIL import Image
 
 import blip_pt
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTokenizer
-from blip_core.checkpoints.checkpoint import open_checkpoint
+from blip_core.checkpoints import open_checkpoint
 from blip_core.cli import main as blip
 from blip_core.datasets import clean_caption
 from blip_core.hub import SHIPPED, or_shipped, shipped_model

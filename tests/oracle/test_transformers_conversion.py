@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from blip_core.checkpoints.formats import open_any
+from blip_core.checkpoints import open_checkpoint
 from conversion import convert
 from tests.helpers.checkpoint_files import TRANSFORMERS, differences
 from tests.helpers.transformers_pairs import CONFIGS
@@ -91,5 +91,5 @@ def test_the_reference_files_go_from_each_framework_to_the_other(head, tmp_path)
     convert(TRANSFORMERS / head / "tf_model.h5", tmp_path / "pt", "pytorch_model.bin")
     _, info = getattr(transformers, head).from_pretrained(tmp_path / "pt", output_loading_info=True)
     assert not any(info.values())
-    kept = open_any(tmp_path / "pt").keys() - open_any(TRANSFORMERS / head / "pytorch_model.bin").keys()
+    kept = open_checkpoint(tmp_path / "pt").keys() - open_checkpoint(TRANSFORMERS / head / "pytorch_model.bin").keys()
     assert not kept

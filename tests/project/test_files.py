@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from blip_core.checkpoints.staging import staged
 from blip_core.files import TEMPORARY, atomic_path, read_json, write_json
+from conversion.destination import staged
 
 
 def test_writing_never_sets_the_umask(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from blip_core import BlipConfig, BlipProcessor
-from blip_core.checkpoints.checkpoint import open_checkpoint
+from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.saving import config_dict
 from blip_core.files import write_json
 from blip_core.generation import GenerationConfig

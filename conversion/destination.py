@@ -1,4 +1,4 @@
-"""Making a destination appear in one step: written elsewhere first, then put in its place."""
+"""Writing a destination so that it appears in one step: checked, written beside it, synced, and then renamed."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from blip_core.files import temporary_name, to_disk
+from blip_core.checkpoints.companions import FILES
+from blip_core.files import FULL_DISK, temporary_name, to_disk
 
-PARTS = (
-    "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.h5", "*.pth", "config.json",
-    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "vocab.txt",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "README.md", ".gitattributes",
-)  # fmt: skip
-"""Files of a checkpoint folder."""
+SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".pth")
+"""The ends of the names of weight files."""
+BESIDE = (*FILES, "README.md", ".gitattributes")
+"""What else a checkpoint's folder may hold and still be replaced."""
 PAUSE = 0.02
-"""Seconds between two looks at what there is to bring to the disk."""
+"""Seconds between two syncs while a destination is being written."""
 
 
 def check_destination(destination: Path, source: Path, *, folder: bool, overwrite: bool) -> None:
     """Refuse a destination that must not be written, before any work.
 
-    Raises `FileExistsError` for one that is there already, unless `overwrite`; `ValueError` for the source itself, or
-    a folder that holds more than a checkpoint, which would be lost.
+    Raises `FileExistsError` if it exists, unless `overwrite`; `ValueError` for the source itself, or a folder that
+    holds more than a checkpoint, which would be lost.
     """
     if not destination.exists():
         return
@@ -38,7 +37,7 @@ def check_destination(destination: Path, source: Path, *, folder: bool, overwrit
     if destination.resolve() in (source.resolve(), source.resolve().parent):
         raise ValueError(f"{destination} is where the checkpoint is read from; give another destination.")
     if destination.is_dir():
-        strange = [p.name for p in destination.iterdir() if not p.is_file() or not any(p.match(part) for part in PARTS)]
+        strange = [path.name for path in destination.iterdir() if not _is_part(path)]
         if strange:
             raise ValueError(
                 f"{destination} holds {sorted(strange)[0]}, which is no part of a checkpoint; "
@@ -50,11 +49,15 @@ def check_destination(destination: Path, source: Path, *, folder: bool, overwrit
         raise FileExistsError(f"{destination} exists; pass --overwrite (overwrite=True) to replace it.")
 
 
+def _is_part(path: Path) -> bool:
+    return path.is_file() and (path.name in BESIDE or path.name.endswith(SUFFIXES))
+
+
 @contextmanager
 def staged(destination: Path) -> Iterator[Path]:
-    """Give a path beside `destination` to write a file or folder to; on success it takes its place in one step.
+    """Give a path beside `destination` to write a file or folder to; on success it replaces `destination` in one step.
 
-    An older destination is whole until then, and gone after. On failure nothing is left of what was written.
+    An older destination is whole until then. On failure everything that was written is removed.
     A symbolic link as destination stays; what it points to is written.
     """
     destination = Path(os.path.realpath(destination))
@@ -74,10 +77,10 @@ def staged(destination: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reaching_the_disk(path: Path) -> Iterator[None]:
-    """Have a file or folder on the disk when this ends; the disk takes what is written from the beginning on.
+def synced(path: Path) -> Iterator[None]:
+    """Sync a file or folder to the disk, from the beginning on while it is being written.
 
-    Raises `OSError` where the disk fails.
+    Raises `OSError` if the disk fails.
     """
     done = threading.Event()
 
@@ -96,8 +99,22 @@ def reaching_the_disk(path: Path) -> Iterator[None]:
         to_disk(path)
 
 
+@contextmanager
+def full_disk_named(destination: Path, size: int) -> Iterator[None]:
+    """Say in one sentence that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK or "No space left" in str(error):
+            raise OSError(
+                f"{destination} could not be written: the disk is full or too small for {size:,} bytes. "
+                "Nothing was left."
+            ) from error
+        raise
+
+
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change their names in one step, or in three where the system has no such call."""
+    """Exchange the names of two folders in one step, or in three if the system has no such call."""
     if sys.platform == "linux":
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
