@@ -23,9 +23,8 @@ HEIGHT = {name: len(LAYERS) - number for number, layer in enumerate(LAYERS) for 
 STILL_UPWARD = {
     ("blip_core.engines", "parameters"),
     ("blip_core.engines", "processing"),
-    ("blip_core.parameters.original_configs", "checkpoints"),
 }
-STILL_MUTUAL = {("checkpoints", "parameters")}
+STILL_MUTUAL: set[tuple[str, str]] = set()
 STILL_SHARED = {"scoring.py"}
 
 
