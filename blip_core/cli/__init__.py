@@ -10,8 +10,10 @@ from typing import TextIO
 
 import blip_core
 from blip_core.cli.commands import COMMANDS
+from blip_core.cli.interrupts import CODE, end_on_interrupt
 from blip_core.cli.parser import CommandParser, nearest
 
+STREAMS = ("stdin", "stdout", "stderr")
 OURS = ("blip_core", "blip_pt", "blip_tf", "conversion")
 
 
@@ -21,25 +23,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: all is done. 1: something failed, which is said on standard error (with `--json`, for a picture, on standard
     output). 2: the arguments make no sense. 130: interrupted; what was finished until then is kept.
     """
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # any file name can be printed
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
+            if argv is None:
+                end_on_interrupt()
             return run_command(sys.argv[1:] if argv is None else list(argv))
         except KeyboardInterrupt:
             complain("interrupted")
-            return 130
+            return CODE
         except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except (ValueError, OSError) as error:
-            complain(f"error: {error}")
+            complain(f"error: {describe_error(error)}")
             return 1
         except ImportError as error:
-            if error.name and error.name.split(".")[0] in OURS:
+            package = (error.name or "").split(".")[0]
+            if package in OURS and isinstance(error, ModuleNotFoundError):
                 raise
-            complain(f"error: {error}")
+            complain(f"error: {error if package in OURS else missing_package(package)}")
             return 1
         except Exception as error:
             if not is_out_of_memory(error):
@@ -60,6 +66,26 @@ def run_command(words: Sequence[str]) -> int:
     if not words:
         parser.error("name a command")
     parser.error(f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}")
+
+
+def open_streams() -> None:
+    """Open the standard streams that are closed, to nowhere: files opened later would be taken for them."""
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, STREAMS[number]) is None:
+            setattr(sys, STREAMS[number], open(number, mode, closefd=False))  # noqa: SIM115  # as long as we run
+
+
+def missing_package(package: str) -> str:
+    """Say what to install where a package cannot be imported."""
+    from blip_core.engines import ENGINES
+
+    extra = next((engine.extra for engine in ENGINES.values() if engine.package == package), None)
+    install = f'"blip-duo[{extra}]"' if extra else package
+    return f"this needs {package}, which is not installed: pip install {install}"
 
 
 def main_parser() -> CommandParser:
@@ -86,6 +112,13 @@ def is_out_of_memory(error: Exception) -> bool:
     """Say whether memory ran out, which each framework and device says in its own words."""
     words = ("out of memory", "allocate memory", "OOM when allocating")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def describe_error(error: Exception) -> str:
+    """An error as one sentence; what the system says begins with the file, not with a number."""
+    from blip_core.jobs.read_ahead import in_one_line
+
+    return in_one_line(error)
 
 
 def complain(message: str) -> None:

@@ -128,7 +128,7 @@ def generation_options(parser: argparse.ArgumentParser, **options: Any) -> dict[
         GenerationConfig(**options)
     except ValueError as error:
         parser.error(str(error))
-    return options | {"num_return_sequences": 1, "return_dict_in_generate": True}
+    return {"num_return_sequences": 1, **options, "return_dict_in_generate": True}
 
 
 def _share(text: str) -> Share:

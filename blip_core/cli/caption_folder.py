@@ -42,6 +42,11 @@ FACTS = (
     "no_repeat_ngram",
     "sample",
     "top_p",
+    "top_k",
+    "num_captions",
+    "repetition_penalty",
+    "length_penalty",
+    "bad_words",
     "temperature",
     "seed",
     "prefix",
@@ -73,9 +78,15 @@ class Captioner:
             given = args.prompt is not None
             prompt = {"prompt_ids": prompt_tokens(args.prompt, backend.processor)} if given else {}
             pixels = backend.tensor(np.stack(pictures))
-            output = backend.model.generate(pixel_values=pixels, **prompt, **self.options, seed=args.seed)
-            for text, scores in backend.texts(output, whole=given):
-                yield {"caption": args.prefix + text + args.suffix, **(scores if args.scores else {})}
+            tokenizer, options = backend.processor.tokenizer, self.options
+            if args.bad_words:
+                options = options | {"bad_words_ids": [tokenizer(word).input_ids[1:-1] for word in args.bad_words]}
+            output = backend.model.generate(pixel_values=pixels, **prompt, **options, seed=args.seed)
+            found, count = backend.texts(output, whole=given), self.options["num_return_sequences"]
+            for i in range(0, len(found), count):
+                captions = [args.prefix + text + args.suffix for text, _ in found[i : i + count]]
+                several = {"captions": captions} if count > 1 else {}
+                yield {"caption": captions[0], **several, **(found[i][1] if args.scores else {})}
 
 
 def tell(entry: Entry, report: Report) -> None:
@@ -84,7 +95,8 @@ def tell(entry: Entry, report: Report) -> None:
         report.problem(entry["image"], entry["error"])
     else:
         confidence = f" ({entry['confidence']:.3f})" if "confidence" in entry else ""
-        report.result(entry, f"{entry['image']}: {entry['caption']}{confidence}")
+        captions = entry.get("captions", [entry["caption"]])
+        report.result(entry, *(f"{entry['image']}: {caption}{confidence}" for caption in captions))
         report.finished()
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from blip_core.cli.arguments import add_model_arguments, add_result_arguments, whole
 from blip_core.cli.backend import Backend
+from blip_core.cli.find_pictures import find_pictures
 from blip_core.cli.lists import read_list, told_apart
 from blip_core.cli.parser import CommandParser
-from blip_core.cli.picture_batches import find_pictures
 from blip_core.cli.report import Report
 from blip_core.inference.answer_tries import probabilities
 from blip_core.inference.labels import TEMPLATE, label_texts
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
                     continue
                 entries = found[path]
                 lines = (f"{path}: {entry['label']} ({shown(entry)})" for entry in entries)
-                report.result({"image": path, "label": entries[0]["label"], "labels": entries}, "\n".join(lines))
+                report.result({"image": path, "label": entries[0]["label"], "labels": entries}, *lines)
                 report.finished()
     return report.exit_code()
 

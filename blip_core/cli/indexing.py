@@ -5,27 +5,30 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from blip_core.cli.backend import Backend, for_workers
-from blip_core.cli.picture_batches import inside, run_batches
+from blip_core.cli.find_pictures import files_inside, tell_passed
 from blip_core.cli.report import Report
 from blip_core.files import file_version
-from blip_core.jobs.read_ahead import in_one_line
+from blip_core.jobs.read_ahead import in_one_line, read_batches
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, check_worker, cut, work_through
 from blip_core.processing.pictures import is_picture_name
 from blip_core.search import Entry, FeatureIndex, Matcher
 from blip_core.search.index_parts import Parts
 from blip_core.search.video import frame_files, is_video_file
 
+Result = TypeVar("Result")
 Encoded = tuple[np.ndarray, int]
 """A feature, (width,), and how many frames of a video it is of; 0 for a picture."""
 
 
-def collect(folder: str, recursive: bool, videos: bool) -> dict[str, str]:
+def collect(folder: str, recursive: bool, videos: bool, report: Report) -> dict[str, str]:
     """The pictures (and videos) of a folder by their names relative to it, each with a stamp of its state.
 
     Raises `ValueError` where there are none.
@@ -34,7 +37,12 @@ def collect(folder: str, recursive: bool, videos: bool) -> dict[str, str]:
     def wanted(name: str) -> bool:
         return is_picture_name(name) or (videos and is_video_file(name) and not name.startswith("."))
 
-    found = {path: stamp(path) for path in inside(folder, recursive, wanted)}
+    problems: dict[str, str] = {}
+    passed: Counter[str] = Counter()
+    found = {path: stamp(path) for path in files_inside(folder, recursive, wanted, problems=problems, passed=passed)}
+    for path, problem in problems.items():
+        report.problem(path, problem)
+    tell_passed(passed)
     if videos and not recursive:
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             frames = frame_files(entry.path) if entry.is_dir() and not entry.name.startswith(".") else []
@@ -75,6 +83,22 @@ def encode(
         return list(zip(matcher.image_features(items), counts, strict=True))
 
     return run_batches(names, args.batch_size, reader(matcher, folder, args), work)
+
+
+def run_batches(
+    paths: Sequence[str],
+    size: int,
+    read: Callable[[str], np.ndarray],
+    work: Callable[[list[np.ndarray]], Sequence[Result]],
+) -> Iterator[list[tuple[str, Result | Exception]]]:
+    """Read pictures ahead of `work`, which the model does on a batch at a time.
+
+    Yields each batch when it is done: every picture with its result, or with what went wrong while it was read.
+    """
+    for batch in read_batches(paths, size, read):
+        good = [picture for _, picture in batch if not isinstance(picture, Exception)]
+        results = iter(work(good) if good else [])
+        yield [(path, picture if isinstance(picture, Exception) else next(results)) for path, picture in batch]
 
 
 def update(

@@ -8,7 +8,7 @@ from typing import Any
 
 from blip_core.cli.arguments import add_model_arguments, add_result_arguments, words
 from blip_core.cli.backend import Backend
-from blip_core.cli.picture_batches import find_pictures
+from blip_core.cli.find_pictures import find_pictures
 from blip_core.cli.report import Report
 from blip_core.jobs.read_ahead import read_batches
 
@@ -48,6 +48,6 @@ def run_pairs(args: argparse.Namespace, head: str, prepare: Callable[[Backend, l
                     report.problem(path, picture)
                     continue
                 for entry, lines in work(backend.embeds(picture)):
-                    report.result({"image": path, **entry}, "\n".join(f"{path}: {line}" for line in lines.split("\n")))
+                    report.result({"image": path, **entry}, *(f"{path}: {line}" for line in lines.split("\n")))
                 report.finished()
     return report.exit_code()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -14,6 +15,11 @@ from blip_core.jobs.read_ahead import in_one_line
 def json_line(entry: dict[str, Any]) -> str:
     """An entry as one line of JSON, in plain letters; `entry` may hold file names of any bytes."""
     return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def printable(text: str) -> str:
+    """A text with its control characters escaped, as file names may have them: terminals obey them."""
+    return "".join(f"\\x{ord(letter):02x}" if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
 
 def say_missing(shards: int) -> None:
@@ -47,10 +53,10 @@ class Report:
             self._bar.close()
             self._bar = None
 
-    def result(self, entry: dict[str, Any], line: str) -> None:
-        """Print one result: `entry` with `--json`, else `line`."""
+    def result(self, entry: dict[str, Any], *lines: str) -> None:
+        """Print one result: `entry` with `--json`, else the lines."""
         if not self.quiet:
-            self._print(json_line(entry) if self.json else line + "\n")
+            self._print(json_line(entry) if self.json else "".join(f"{printable(line)}\n" for line in lines))
 
     def finished(self) -> None:
         """Count one picture as done."""
@@ -64,7 +70,8 @@ class Report:
         if self.json:
             self._print(json_line({"image": image, "error": message}))
         else:
-            tqdm.write(f"blip: {message if image in message else f'{image}: {message}'}", file=sys.stderr)
+            line = message if image in message else f"{image}: {message}"
+            tqdm.write(f"blip: {printable(line)}", file=sys.stderr)
         self.step()
 
     def exit_code(self, *, summary: bool = False) -> int:

@@ -18,9 +18,8 @@ from blip_core.cli.arguments import (
     whole,
 )
 from blip_core.cli.backend import Backend
-from blip_core.cli.indexing import collect, encode_parts, reader, update
+from blip_core.cli.indexing import collect, encode_parts, reader, run_batches, update
 from blip_core.cli.parser import CommandParser
-from blip_core.cli.picture_batches import run_batches
 from blip_core.cli.report import Report
 from blip_core.search import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
 from blip_core.search.index_parts import Parts
@@ -67,10 +66,10 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Bring the index up to date and search it; returns the exit code."""
     texts, folder = queries(args, parser)
     how = on_ray(args, parser)
-    stamps = collect(folder, args.recursive, args.videos)
+    report = Report(args.json)
+    stamps = collect(folder, args.recursive, args.videos, report)
     if args.videos and find_spec("av") is None and any(map(is_video_file, stamps)):
         raise ValueError('--videos: video files need PyAV; pip install "blip-duo[video]", or av.')
-    report = Report(args.json)
     backend = Backend("BlipForImageTextRetrieval", args)
     matcher = Matcher(backend.model, backend.processor, args.batch_size)
     # Before the pictures of the folder, which may take hours: queries that cannot be understood.

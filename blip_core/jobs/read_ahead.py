@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from blip_core.files import FULL_DISK
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -42,5 +45,8 @@ def _attempt(read: Callable[[Item], Read], item: Item) -> Read | Exception:
 
 
 def in_one_line(error: Exception | str) -> str:
-    """What is wrong, in one line."""
+    """What is wrong, in one line; what the system says of a file begins with its name, not with a number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        remedy = "; make room and run the same command again" if error.errno in FULL_DISK else ""
+        error = f"{os.fsdecode(error.filename)}: {error.strerror[:1].lower()}{error.strerror[1:]}{remedy}"
     return " ".join(str(error).split()) or type(error).__name__
