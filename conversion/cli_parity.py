@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
-from importlib.util import find_spec
 
 from blip_core.checkpoints.plan import DTYPES
-from blip_core.cli.arguments import add_checkpoint_arguments
-from blip_core.cli.backend import quiet
+from blip_core.cli.arguments import add_checkpoint_arguments, add_engine_option
+from blip_core.cli.backend import import_quietly
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import json_line
+from blip_core.engines import get_engine
 from blip_core.files import atomic_path
 from conversion.parity import check_parity
 from conversion.parity_page import describe_parity, page
@@ -28,7 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures to run (two drawn ones)")
     parser.add_argument("--text", action="append", metavar="TEXT", help="text to run, once or for each picture")
     parser.add_argument("--other", metavar="CHECKPOINT", help="compare with this checkpoint, in one engine")
-    parser.add_argument("--framework", choices=["pt", "tf"], default="pt", help="engine for --other (pt)")
+    add_engine_option(parser, "for --other alone")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights (float32)")
     add_checkpoint_arguments(parser, revision=False)
     parser.add_argument("--html", metavar="FILE", help="write a page with a plot as well")
@@ -37,12 +36,11 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Compare; returns 1 where something differs."""
-    if (args.other is None or args.framework == "tf") and find_spec("tensorflow"):
-        with quiet():
-            import_module("blip_tf")
-    names = ("dtype", "other", "framework", "config", "head")
-    options = {name: getattr(args, name) for name in names}
-    report = check_parity(args.checkpoint, args.images or None, args.text, **options)
+    engine = args.engine or "pt"
+    for name in (engine,) if args.other else ("pt", "tf"):
+        import_quietly(get_engine(name))
+    options = {name: getattr(args, name) for name in ("dtype", "other", "config", "head")}
+    report = check_parity(args.checkpoint, args.images or None, args.text, framework=engine, **options)
     if args.html:
         with atomic_path(args.html) as temporary:
             temporary.write_text(page(report), encoding="utf-8")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
 
@@ -20,7 +21,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", help="a folder, a weight file, or a Hub repository (a small one in the package, of emoji alone)"
     )
     group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
-    add_framework_arguments(group)
+    add_engine_arguments(group)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, revision: bool = True) -> None:
@@ -32,12 +33,17 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, revision: bool 
     group.add_argument("--head", metavar="CLASS", help="such as BlipForConditionalGeneration (found in the checkpoint)")
 
 
-def add_framework_arguments(group: Any) -> None:
+def add_engine_option(group: Any, text: str = "the first that is installed") -> None:
+    """Which engine of the registry runs the model; `--framework` is its name of version 0.1, not shown."""
+    engines = ", ".join(f"{engine.name} is {engine.title}" for engine in ENGINES.values())
+    group.add_argument("--engine", choices=list(ENGINES), help=f"{engines} ({text})")
+    group.add_argument("--framework", dest="engine", choices=list(ENGINES), help=argparse.SUPPRESS)
+
+
+def add_engine_arguments(group: Any) -> None:
     """What a model is run by."""
-    group.add_argument(
-        "--framework", choices=["pt", "tf"], help="PyTorch or TensorFlow (PyTorch where it is installed)"
-    )
-    group.add_argument("--device", help="such as cpu, cuda or cuda:1 (a GPU where the framework finds one)")
+    add_engine_option(group)
+    group.add_argument("--device", help="such as cpu, cuda or cuda:1 (a GPU where there is one)")
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the weights; auto: as stored (float32)"
     )

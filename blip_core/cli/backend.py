@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.engines import get_engine
+from blip_core.engines import Engine, get_engine
 from blip_core.hub import shipped_model
 from blip_core.processing.processor import BlipProcessor
 
@@ -25,8 +25,7 @@ class Backend:
 
     def __init__(self, head: str, args: argparse.Namespace, option: str = "model"):
         name = getattr(args, option) or shipped(head)
-        self.engine = get_engine(args.framework)
-        self.framework = self.engine.name
+        self.engine = get_engine(args.engine)
         with quiet():
             model_class = self.engine.model_class(head)
             device = args.device or self.engine.default_device()
@@ -98,7 +97,13 @@ def for_workers(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments as processes elsewhere understand them, and such that they can be pickled."""
     given = {name: value for name, value in vars(args).items() if name != "run"}
     model = os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model
-    return argparse.Namespace(**given | {"model": model, "framework": get_engine(args.framework).name})
+    return argparse.Namespace(**given | {"model": model, "engine": get_engine(args.engine).name})
+
+
+def import_quietly(engine: Engine) -> None:
+    """Import an engine's framework, without what native code prints meanwhile."""
+    with quiet():
+        engine.backend  # noqa: B018
 
 
 @contextmanager

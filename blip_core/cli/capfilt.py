@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blip_core.cli.arguments import (
-    add_framework_arguments,
+    add_engine_arguments,
     add_scale_arguments,
     on_ray,
     probability,
@@ -68,7 +68,7 @@ def add_arguments(parser: CommandParser) -> None:
     group = parser.add_argument_group("models", "A folder, a weight file, or a Hub repository each.")
     group.add_argument("--captioner", required=True, metavar="MODEL", help="writes captions")
     group.add_argument("--filter", required=True, metavar="MODEL", help="says whether captions match")
-    add_framework_arguments(group)
+    add_engine_arguments(group)
     add_scale_arguments(parser)
 
 
@@ -78,7 +78,7 @@ class Loader:
 
     captioner: str
     filter: str
-    framework: str
+    engine: str
     device: str | None
     dtype: str
     captioning: Captioning
@@ -101,10 +101,10 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     dataset = open_dataset(args.input, "caption", args.image_root)
     captioning = Captioning(args.beams, args.top_p, args.seed, args.prompt)
     captioner, matcher = (os.path.abspath(n) if os.path.exists(n) else n for n in (args.captioner, args.filter))
-    framework = get_engine(args.framework).name
+    engine = get_engine(args.engine).name
     result = capfilt(
         dataset,
-        Loader(captioner, matcher, framework, args.device, args.dtype, captioning),
+        Loader(captioner, matcher, engine, args.device, args.dtype, captioning),
         args.output,
         threshold=args.threshold,
         to=args.to,

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     summary = {
         "task": task,
         "model": args.model or "shipped",
-        "framework": backend.framework,
+        "engine": backend.engine.name,
         "counted": result.counted,
     }
     summary |= {"left_out": len(result.problems), "metrics": result.metrics}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
-from importlib.util import find_spec
 
-from blip_core.cli.arguments import whole
-from blip_core.cli.backend import quiet, shipped
+from blip_core.cli.arguments import add_engine_option, whole
+from blip_core.cli.backend import import_quietly, shipped
 from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
 from blip_core.tasks import TASKS, get_task
@@ -23,7 +21,7 @@ OWN = {
     "seed": ("N", whole(0), "all that is random follows from it (42)"),
     "workers": ("N", whole(0), "threads that read pictures (2)"),
     "save_every": ("STEPS", whole(1), "save a checkpoint every so many steps, not only after each epoch"),
-    "device": ("NAME", str, "such as cpu, cuda or cuda:1 (a GPU where the framework finds one)"),
+    "device": ("NAME", str, "such as cpu, cuda or cuda:1 (a GPU where there is one)"),
 }
 """The settings that have options of their own."""
 
@@ -43,7 +41,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints, logs and the model to use")
-    parser.add_argument("--framework", choices=["pt", "tf"], help="PyTorch or TensorFlow (PyTorch if installed)")
+    add_engine_option(parser)
     parser.add_argument("--tokenizer", metavar="FOLDER", help="processor files, where they are not beside the model")
     parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that the data name")
     parser.add_argument("--validation", nargs="+", metavar="DATA", help="measure on these after each epoch")
@@ -74,16 +72,14 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         settings = read_settings(args.task, args.config, given)
     except ValueError as error:
         parser.error(str(error))
-    framework = get_engine(args.framework).name
-    if framework == "tf" and find_spec("tensorflow"):
-        with quiet():
-            importlib.import_module("blip_tf")
+    engine = get_engine(args.engine)
+    import_quietly(engine)
     result = train(
         args.task,
         args.data,
         args.model or shipped(get_task(args.task).head),
         args.output,
-        framework=framework,
+        framework=engine.name,
         revision=args.revision,
         tokenizer=args.tokenizer,
         validation=args.validation,

@@ -328,7 +328,7 @@ def test_the_page_shows_texts_as_they_are(blip, pictures, tmp_path):
     ("names", "option"), [({"matcher": "captioner"}, "--filter"), ({"captioner": "filter"}, "--captioner")]
 )
 def test_models_without_the_head(blip, pictures, tmp_path, framework, names, option):
-    code, out, err = blip(pictures / "data.jsonl", tmp_path / "out", "--framework", framework, **names)
+    code, out, err = blip(pictures / "data.jsonl", tmp_path / "out", "--engine", framework, **names)
     assert (code, out) == (1, "")
     assert f"error: {option} does not fit this command" in err
     assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ from tests.helpers.command_runs import ENVIRONMENT, FRAMEWORKS, objects, usage_e
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_caption_json(blip, pictures, framework):
-    code, out, err = blip("caption", *pictures, "--json", "--framework", framework)
+    code, out, err = blip("caption", *pictures, "--json", "--engine", framework)
     assert (code, err) == (0, "")
     assert [list(entry) for entry in objects(out)] == [["image", "caption"]] * 3
     assert [entry["image"] for entry in objects(out)] == pictures
@@ -33,7 +33,7 @@ def test_caption_json(blip, pictures, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_answer_json(blip, pictures, framework):
     questions = ["what is it?", "which of the two colors is it?", "why"]
-    arguments = ["red.png", *questions, "--json", "--framework", framework]
+    arguments = ["red.png", *questions, "--json", "--engine", framework]
     code, out, _ = blip("answer", *arguments, "--max-tokens", "4")
     assert code == 0
     assert [list(entry) for entry in objects(out)] == [["image", "question", "answer"]] * 3
@@ -44,7 +44,7 @@ def test_answer_json(blip, pictures, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_match_json(blip, pictures, framework):
     texts = ["a red wall", "a long sentence on many things", "sky"]
-    arguments = ["blue.png", *texts, "--json", "--framework", framework]
+    arguments = ["blue.png", *texts, "--json", "--engine", framework]
     code, out, _ = blip("match", *arguments)
     assert code == 0
     assert [list(entry) for entry in objects(out)] == [["image", "text", "itm", "itc"]] * 3
@@ -91,7 +91,7 @@ def test_plain_lines(blip, pictures):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_captioner_is_asked_as_it_was_trained(blip, models, pictures, tmp_path, framework):
     def captions(*arguments, **options):
-        code, out, _ = blip("caption", *pictures, "--json", "--framework", framework, *arguments, **options)
+        code, out, _ = blip("caption", *pictures, "--json", "--engine", framework, *arguments, **options)
         assert code == 0
         return [entry["caption"] for entry in objects(out)]
 
@@ -148,7 +148,7 @@ def test_scores(blip, pictures):
 @pytest.mark.parametrize("dtype", ["bfloat16", "auto"])
 def test_dtype_and_device(blip, pictures, framework, dtype):
     code, out, _ = blip(
-        "match", "red.png", "a wall", "--json", "--framework", framework, "--dtype", dtype, "--device", "cpu"
+        "match", "red.png", "a wall", "--json", "--engine", framework, "--dtype", dtype, "--device", "cpu"
     )
     assert code == 0
     plain = objects(blip("match", "red.png", "a wall", "--json")[1])[0]
@@ -158,7 +158,7 @@ def test_dtype_and_device(blip, pictures, framework, dtype):
 def test_frameworks_agree(blip, pictures):
     if len(FRAMEWORKS) < 2:
         pytest.skip("one framework is installed")
-    one, other = (blip("caption", *pictures, "--json", "--framework", name, "--beams", "3")[1] for name in FRAMEWORKS)
+    one, other = (blip("caption", *pictures, "--json", "--engine", name, "--beams", "3")[1] for name in FRAMEWORKS)
     assert one == other
 
 
@@ -328,7 +328,7 @@ def test_killed_process_goes_on(models, pictures):
         ["caption", "x.png", "--model", "m", "--sidecar", ".PNG"],
         ["caption", "x.png", "--model", "m", "--sidecar", "./../x"],
         ["caption", "x.png", "--model", "m", "--output", "captions.txt"],
-        ["caption", "x.png", "--model", "m", "--framework", "jax"],
+        ["caption", "x.png", "--model", "m", "--engine", "jax"],
         ["caption", "x.png", "--model", "m", "--dtype", "int8"],
     ],
 )
@@ -342,7 +342,7 @@ def test_usage_errors(arguments, capsys, no_models):
     ("arguments", "said"),
     [
         (["--model", "./nowhere"], "nowhere"),
-        (["--framework", "pt", "--device", "nonsense"], "device 'nonsense' does not work in PyTorch"),
+        (["--engine", "pt", "--device", "nonsense"], "device 'nonsense' does not work in PyTorch"),
         (["--prompt", "word " * 600], "60"),
         (["--max-tokens", "600"], "512"),
     ],
@@ -365,7 +365,7 @@ def test_a_checkpoint_without_the_head_is_refused(blip, models, pictures):
 
 def test_a_framework_that_is_missing_is_named(blip, pictures, monkeypatch):
     monkeypatch.setitem(ENGINES, "tf", replace(ENGINES["tf"], package="no_such_package"))
-    code, _, err = blip("caption", "red.png", "--framework", "tf")
+    code, _, err = blip("caption", "red.png", "--engine", "tf")
     assert code == 1
     assert "no_such_package, which is not installed" in err
 

@@ -26,7 +26,7 @@ def choices(pictures):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_answers_from_a_list(blip, choices, framework):
-    arguments = ["answer", "red.png", "what is it?", "why", "--choices", choices, "--framework", framework]
+    arguments = ["answer", "red.png", "what is it?", "why", "--choices", choices, "--engine", framework]
     code, out, err = blip(*arguments, "--json")
     assert (code, err) == (0, "")
     plain = objects(out)
@@ -117,7 +117,7 @@ def test_choices_on_standard_input(blip, choices, monkeypatch):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_classify(blip, models, choices, framework):
-    run = ["classify", "red.png", "bad.jpg", "blue.png", "--labels", choices, "--framework", framework]
+    run = ["classify", "red.png", "bad.jpg", "blue.png", "--labels", choices, "--engine", framework]
     templates = ["--template", "a photo of {}", "--template", "{}, drawn by hand"]
     code, out, err = blip(*run, *templates, "--json", model=models / "match")
     assert (code, err) == (1, "blip: 2 done, 1 failed\n")
@@ -140,7 +140,7 @@ def test_classify(blip, models, choices, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_classify_by_the_matching_head(blip, models, choices, framework):
     run = ["classify", "red.png", "--labels", choices, "--template", "a {}", "--template", "one {}", "--top", "3"]
-    run += ["--framework", framework]
+    run += ["--engine", framework]
     (entry,) = objects(blip(*run, "--itm", "--json", "--batch-size", "2", model=models / "match")[1])
     plain = objects(blip(*run, "--json", model=models / "match")[1])[0]
     assert {label["label"] for label in entry["labels"]} == {label["label"] for label in plain["labels"]}
@@ -148,7 +148,7 @@ def test_classify_by_the_matching_head(blip, models, choices, framework):
     assert scores == sorted(scores, reverse=True)
     for label in entry["labels"]:
         texts = [f"a {label['label']}", f"one {label['label']}"]
-        matched = objects(blip("match", "red.png", *texts, "--json", "--framework", framework)[1])
+        matched = objects(blip("match", "red.png", *texts, "--json", "--engine", framework)[1])
         assert label["itm"] == pytest.approx(np.mean([text["itm"] for text in matched]), rel=1e-4)
     lines = blip(*run, "--itm", model=models / "match")[1].splitlines()
     assert len(lines) == 3
@@ -158,7 +158,7 @@ def test_classify_by_the_matching_head(blip, models, choices, framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_types(blip, models, choices, framework, dtype):
-    options = ["--json", "--framework", framework]
+    options = ["--json", "--engine", framework]
     for arguments, model, name in (
         (["classify", "red.png", "--labels", choices], "match", "labels"),
         (["answer", "red.png", "why", "--choices", choices, "--scores"], "answer", "choices"),

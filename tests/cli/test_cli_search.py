@@ -88,7 +88,7 @@ def test_both_frameworks_find_the_same_and_share_an_index(blip, encoded, tmp_pat
     arguments = ["the face of a fox", "a cup", "fruit", EMOJI, "--json", "--top", "20", "--batch-size", "32"]
     results = {}
     for framework in FRAMEWORKS:
-        code, results[framework], err = blip(*arguments, "--framework", framework)
+        code, results[framework], err = blip(*arguments, "--engine", framework)
         assert (code, err) == (0, "blip: 96 done\n" if framework == "pt" else "")
     assert encoded["image_features"] == [32, 32, 32]
     assert len(results["pt"]) == 60
@@ -101,7 +101,7 @@ def test_both_frameworks_find_the_same_and_share_an_index(blip, encoded, tmp_pat
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_scores_are_what_the_model_says(blip, photos, model, framework):
     """ITM's logit plus ITC, of the model called by itself, in the order of their sum."""
-    _, found, _ = blip("a red wall", "sky", "photos", "--json", "--framework", framework)
+    _, found, _ = blip("a red wall", "sky", "photos", "--json", "--engine", framework)
     assert len(found) == 16
     tools = FRAMEWORKS[framework]
     loaded = tools.of("BlipForImageTextRetrieval").from_pretrained(model)
@@ -270,7 +270,7 @@ def test_videos(blip, photos, encoded):
 
 def test_a_video_is_scored_by_its_frames(blip, photos, model):
     animation(photos / "moving.gif", 12)
-    _, found, _ = blip("grey", "photos", "--json", "--framework", "pt")
+    _, found, _ = blip("grey", "photos", "--json", "--engine", "pt")
     (entry,) = [entry for entry in found if entry["image"].endswith(".gif")]
     matcher = Matcher(
         FRAMEWORKS["pt"].of("BlipForImageTextRetrieval").from_pretrained(model), BlipProcessor.from_pretrained(model)
@@ -292,7 +292,7 @@ def test_video_files(blip, photos, monkeypatch):
     assert {Path(entry["image"]).name for entry in found} >= {"film.mp4", "broken.mp4"}
     assert ["error" in entry for entry in found].count(True) == 1
     monkeypatch.setattr("blip_core.cli.search.find_spec", lambda name: None)
-    code, _, err = blip("grey", "photos", "--videos", "--framework", "pt")
+    code, _, err = blip("grey", "photos", "--videos", "--engine", "pt")
     assert code == 1
     assert "blip-duo[video]" in err
 
@@ -333,7 +333,7 @@ def test_queries_that_cannot_be_understood_cost_no_encoding(blip, photos, encode
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_model_for_something_else_is_refused(blip, photos, tmp_path, framework):
     captioner = write_model(tmp_path / "captioner", "BlipForConditionalGeneration")
-    code, _, err = blip("red", "photos", "--framework", framework, using=captioner)
+    code, _, err = blip("red", "photos", "--engine", framework, using=captioner)
     assert code == 1
     assert "does not fit this command" in err
     assert not Path("cache").exists()

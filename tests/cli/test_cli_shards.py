@@ -49,7 +49,7 @@ def entries(folder):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_captions_in_shares(blip, pictures, framework):
     """What one process writes and what is printed without a folder, however the work is divided and begun anew."""
-    how = ("--sample", "--seed", "3", "--prompt", "a", "--suffix", "!", "--framework", framework)
+    how = ("--sample", "--seed", "3", "--prompt", "a", "--suffix", "!", "--engine", framework)
     code, out, err = blip("caption", "photos", "--output", "one", *SHARDS, *how)
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 2
@@ -153,7 +153,7 @@ def index(folder):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_an_index_in_shares(search, pictures, framework):
-    how = (*SHARDS, "--framework", framework)
+    how = (*SHARDS, "--engine", framework)
     code, out, err = search("photos", "--index", "one", *how, "--shards", "1/1")
     assert (code, out) == (1, "")
     assert "photos/3.png: " in err or "photos/3.png is not a picture" in err
@@ -161,8 +161,7 @@ def test_an_index_in_shares(search, pictures, framework):
     ended = [search("photos", "--index", "many", *how, "--shards", share)[::2] for share in ("2/2", "1/2")]
     assert [(code, err.splitlines()[-1]) for code, err in ended] == [(1, "blip: 2 done, 1 failed"), (0, "blip: 5 done")]
     found = [
-        search("a dog", "photos", "--index", name, "--json", "--framework", framework)
-        for name in ("one", "many", "plain")
+        search("a dog", "photos", "--index", name, "--json", "--engine", framework) for name in ("one", "many", "plain")
     ]
     assert found[0] == found[1]
     assert [code for code, *_ in found] == [1, 1, 1]

@@ -8,6 +8,7 @@ import types
 import pytest
 
 from blip_core.cli import commands, main, parser
+from blip_core.engines import ENGINES, Engine, register
 
 HELP = [
     [],
@@ -132,3 +133,16 @@ def test_words_that_begin_with_dashes_are_taken_as_words():
     found = parser.CommandParser(prog="blip x")
     found.add_argument("words", nargs="+")
     assert found.parse_args(["--an odd text", "--", "--name"]).words == ["--an odd text", "--name"]
+
+
+def test_engines_are_those_of_the_registry(monkeypatch, capsys):
+    register(Engine("numpy", "NumPy", "numpy", "nowhere", "none"))
+    try:
+        found = parser.CommandParser(prog="blip caption")
+        commands.COMMANDS["caption"].load().add_arguments(found)
+        assert found.parse_args(["a.png", "--engine", "numpy"]).engine == "numpy"
+        assert found.parse_args(["a.png", "--framework", "tf"]).engine == "tf"  # its name of version 0.1
+    finally:
+        del ENGINES["numpy"]
+    assert "argument --engine: invalid choice: 'jax'" in refused(["caption", "a.png", "--engine", "jax"], capsys)
+    assert "--framework" not in shown_help(["caption"], monkeypatch, capsys)

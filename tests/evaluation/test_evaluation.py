@@ -106,7 +106,7 @@ def test_frameworks_and_batches_agree(folder, evaluate, tmp_path, task, data, op
     (tmp_path / "choices.txt").write_text("red\nblue\nyes\nno idea\n\n", encoding="utf-8")
     results = []
     for framework, size in [(FRAMEWORKS[0], "2"), *((framework, "5") for framework in FRAMEWORKS)]:
-        common = ("--framework", framework, "--batch-size", size, "--output", "all.json", "--json")
+        common = ("--engine", framework, "--batch-size", size, "--output", "all.json", "--json")
         code, result, err = evaluate(task, folder / f"{data}.json", *options, *common)
         assert (code, err) == (0, "")
         stored = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))

@@ -87,7 +87,7 @@ def blip(colour_model, tmp_path, monkeypatch, capfd):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_explain(blip, framework):
-    code, out, err = blip("photo.png", TEXT, "-o", "new/maps.png", "--json", "--framework", framework)
+    code, out, err = blip("photo.png", TEXT, "-o", "new/maps.png", "--json", "--engine", framework)
     assert (code, err) == (0, "")
     entry = json.loads(out)
     assert (entry["image"], entry["output"], entry["layer"], entry["method"]) == (

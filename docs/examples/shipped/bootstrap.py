@@ -171,7 +171,7 @@ def blip(output: Path, *arguments: object) -> None:
     print(f"{output.parent.name}: {arguments[0]}, {output.stem}", flush=True)
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", PROCESSES.get(output.name)]
     command = [*(several if output.name in PROCESSES else ()), "-m", "blip_core.cli", *arguments, "--output", output]
-    words = [sys.executable, *map(str, command), "--framework", "pt"]
+    words = [sys.executable, *map(str, command), "--engine", "pt"]
     with open(output.with_suffix(".log"), "a", encoding="utf-8") as log:
         code = subprocess.run(words, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
     if code:

@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
 def train(folder: Path, run: Path, framework: str, seed: int) -> None:
     """Fine-tune with `blip train`."""
     options = {"--data": run.parent / "train.json", "--image-root": folder, "--model": SHIPPED, "--output": run}
-    options |= {"--framework": framework, "--seed": seed}
+    options |= {"--engine": framework, "--seed": seed}
     settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
     blip("train", "caption", *options_of(options), *settings, "--resume")
 
@@ -65,7 +65,7 @@ def measure(folder: Path, model: Path, output: Path) -> np.ndarray:
             *options_of(options),
             "--background",
             "white",
-            "--framework",
+            "--engine",
             "pt",
             "--batch-size",
             "64",
