@@ -1,16 +1,15 @@
-"""Configurations of BLIP: plain dataclasses, checked on construction, stored as Hugging Face `config.json`."""
+"""Configurations of BLIP: plain dataclasses, validated on construction, stored as Hugging Face `config.json`."""
 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from blip_core.files import read_json, write_json
-from blip_core.hub import or_shipped, resolve_folder
+from blip_core.config_mixin import ConfigMixin, json_object
+from blip_core.validators import Validator, check_settings, choice, flag, number, setting, whole_number
 
 C = TypeVar("C", bound="_Config")
 
@@ -21,142 +20,103 @@ ACTIVATIONS = (
 """Names that `hidden_act` may take. `gelu` and `gelu_python` are exact (erf), `gelu_new`, `gelu_fast` and
 `gelu_pytorch_tanh` the tanh approximation, `quick_gelu` is x * sigmoid(1.702 x)."""
 
+SIZE: Validator = partial(whole_number, least=1)
+TOKEN: Validator = partial(whole_number, least=0)
+RATE: Validator = partial(number, least=0, below=1)
+SCALE: Validator = partial(number, least=0)
+ACTIVATION: Validator = partial(choice, choices=ACTIVATIONS)
+
 
 @dataclass(kw_only=True)
-class _Config:
-    """What the three configurations share: reading, writing, and keys that they do not know.
-
-    Unknown keys of a `config.json` are kept in `extra` and written back; an unknown keyword argument of the
-    constructor is a `TypeError`, as for any dataclass.
-    """
+class _Config(ConfigMixin):
+    """What the three configurations share: validation, and the place of each in `config.json`."""
 
     model_type: ClassVar[str]
-    extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    part: ClassVar[str | None] = None
+
+    def __init_subclass__(cls) -> None:
+        cls.constants = {"model_type": cls.model_type}
 
     def __post_init__(self) -> None:
-        self.validate()
-
-    def validate(self) -> None:
-        """Raise `ValueError` naming the first field whose value cannot work."""
+        check_settings(self, f"{type(self).__name__}.")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a dictionary as `config.json` holds it; keys without a field go to `extra`.
-
-        Raises `ValueError` for a value that cannot work or has the wrong type.
-        """
-        if not isinstance(values, dict):
-            raise ValueError(f"{cls.__name__} needs a dictionary of settings, got {type(values).__name__}.")
-        names = {f.name for f in fields(cls) if f.init}
-        config = cls(**{k: copy.deepcopy(v) for k, v in values.items() if k in names})
-        config.extra = {k: copy.deepcopy(v) for k, v in values.items() if k not in names and k != "model_type"}
-        return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary: every field, every kept unknown key, and `model_type`."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        plain = {k: v.to_dict() if isinstance(v, _Config) else copy.deepcopy(v) for k, v in own.items()}
-        return {**copy.deepcopy(self.extra), **plain, "model_type": self.model_type}
-
-    def to_json_string(self) -> str:
-        """Return `to_dict()` as indented JSON with sorted keys."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
-        """Read `config.json` of a folder, of a Hub repository, or a JSON file given by its path.
-
-        Without a name it is that of the model in the package. A text or vision configuration is also found inside the
-        `config.json` of a whole model.
-        Raises `OSError` where there is no such file and `ValueError` for one that is not a configuration.
-        """
-        name_or_path = or_shipped(name_or_path)
-        path = Path(name_or_path)
-        if not path.is_file():
-            path = resolve_folder(name_or_path, revision=revision, patterns=["config.json"]) / "config.json"
-        values = read_json(path)
-        part = {"blip_text_model": "text_config", "blip_vision_model": "vision_config"}.get(cls.model_type)
-        if part and values.get("model_type") == "blip":
-            values = values.get(part) or {}
+    def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:
+        if cls.part and values.get("model_type") == "blip":
+            values = json_object(file, values, cls.part)
         found = values.get("model_type", cls.model_type)
         if found != cls.model_type:
-            raise ValueError(f"{path} describes a model of type {found!r}; {cls.__name__} needs {cls.model_type!r}.")
-        try:
-            return cls.from_dict(values)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{file} describes a model of type {found!r}; {cls.__name__} needs {cls.model_type!r}.")
+        return values
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` into `folder`, which is made if needed; an existing file is replaced atomically."""
-        write_json(Path(folder) / "config.json", self.to_dict())
 
-    def _check(self, names: Sequence[str], good: Callable[[Any], bool], allowed: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not good(value):
-                raise ValueError(f"{type(self).__name__}.{name} must be {allowed}, got {value!r}.")
-
-    def _positive(self, *names: str) -> None:
-        self._check(names, lambda value: isinstance(value, int) and value > 0, "a positive whole number")
-
-    def _fraction(self, *names: str) -> None:
-        self._check(names, lambda value: 0 <= value < 1, "in [0, 1)")
-
-    def _number(self, *names: str) -> None:
-        self._check(names, lambda value: value >= 0, "a number of at least 0")
-
-    def _heads_and_activation(self, hidden_size: int, heads: int, activation: str) -> None:
-        name = type(self).__name__
-        if hidden_size % heads:
-            raise ValueError(
-                f"{name}.num_attention_heads must divide hidden_size, got {heads} heads for a width of {hidden_size}."
-            )
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"{name}.hidden_act must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+def _check_heads(config: BlipTextConfig | BlipVisionConfig) -> None:
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width % heads:
+        raise ValueError(
+            f"{type(config).__name__}.num_attention_heads must divide hidden_size, got {heads} heads for a width of "
+            f"{width}."
+        )
 
 
 @dataclass(kw_only=True)
 class BlipTextConfig(_Config):
-    """The text transformer (BERT with cross-attention), as encoder or decoder.
+    """Configure the text transformer: BERT with cross-attention, as encoder or decoder (BLIP section 3.1).
 
-    `encoder_hidden_size` is the width of the states that cross-attention reads. `is_decoder=False` leaves
-    cross-attention out. `sep_token_id`, not `eos_token_id`, ends a generated text. `label_smoothing` applies to the
-    language-modelling loss. `projection_dim` and `use_cache` are kept for Hugging Face files; BLIP does not read them.
-    Source: BLIP section 3.1; defaults of transformers 4.57.6.
+    The defaults are those of transformers 4.57.6; `base` and `large` are the original's.
+
+    Args:
+        vocab_size: Tokens of the vocabulary, `[DEC]` and `[ENC]` included.
+        hidden_size: Width of the hidden states, a multiple of `num_attention_heads`.
+        encoder_hidden_size: Width of the states that cross-attention reads.
+        intermediate_size: Width of the feed-forward layers.
+        projection_dim: Kept for Hugging Face files; BLIP does not read it.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Attention heads of each layer.
+        max_position_embeddings: Longest text in tokens.
+        hidden_act: Activation of the feed-forward layers, one of `ACTIVATIONS`.
+        layer_norm_eps: Added to the variance in each LayerNorm.
+        hidden_dropout_prob: Dropout of embeddings and layer outputs in training, in [0, 1).
+        attention_probs_dropout_prob: Dropout of attention probabilities in training, in [0, 1).
+        initializer_range: Standard deviation of random initial weights.
+        bos_token_id: First token of a generated text, `[DEC]`.
+        eos_token_id: Kept for Hugging Face files; `sep_token_id` ends a generated text.
+        pad_token_id: Padding.
+        sep_token_id: Last token of a text, `[SEP]`.
+        is_decoder: False leaves cross-attention out.
+        use_cache: Kept for Hugging Face files; generation always uses its cache.
+        label_smoothing: Smoothing of the language-modelling loss, in [0, 1).
+
+    Raises:
+        ValueError: A value cannot work; the message names the field.
     """
 
     model_type: ClassVar[str] = "blip_text_model"
-    vocab_size: int = 30524
-    hidden_size: int = 768
-    encoder_hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 512
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    initializer_range: float = 0.02
-    bos_token_id: int = 30522
+    part: ClassVar[str | None] = "text_config"
+    vocab_size: int = setting(30524, SIZE)
+    hidden_size: int = setting(768, SIZE)
+    encoder_hidden_size: int = setting(768, SIZE)
+    intermediate_size: int = setting(3072, SIZE)
+    projection_dim: int = setting(768, SIZE)
+    num_hidden_layers: int = setting(12, SIZE)
+    num_attention_heads: int = setting(8, SIZE)
+    max_position_embeddings: int = setting(512, SIZE)
+    hidden_act: str = setting("gelu", ACTIVATION)
+    layer_norm_eps: float = setting(1e-12, SCALE)
+    hidden_dropout_prob: float = setting(0.0, RATE)
+    attention_probs_dropout_prob: float = setting(0.0, RATE)
+    initializer_range: float = setting(0.02, SCALE)
+    bos_token_id: int = setting(30522, TOKEN)
     eos_token_id: int = 2
-    pad_token_id: int = 0
-    sep_token_id: int = 102
-    is_decoder: bool = True
+    pad_token_id: int = setting(0, TOKEN)
+    sep_token_id: int = setting(102, TOKEN)
+    is_decoder: bool = setting(True, flag)
     use_cache: bool = True
-    label_smoothing: float = 0.0
+    label_smoothing: float = setting(0.0, RATE)
 
-    def validate(self) -> None:
-        self._positive(
-            "vocab_size", "hidden_size", "encoder_hidden_size", "intermediate_size", "projection_dim",
-            "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
-        )  # fmt: skip
-        self._fraction("hidden_dropout_prob", "attention_probs_dropout_prob", "label_smoothing")
-        self._number("layer_norm_eps", "initializer_range")
-        self._heads_and_activation(self.hidden_size, self.num_attention_heads, self.hidden_act)
-        tokens = ("bos_token_id", "pad_token_id", "sep_token_id")
-        self._check(tokens, lambda value: isinstance(value, int) and value >= 0, "a token id of at least 0")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_heads(self)
 
     @classmethod
     def base(cls, **overrides: Any) -> Self:
@@ -177,34 +137,50 @@ class BlipTextConfig(_Config):
 
 @dataclass(kw_only=True)
 class BlipVisionConfig(_Config):
-    """The vision transformer. Pictures are `image_size` x `image_size` pixels in `num_channels` channels.
+    """Configure the vision transformer (BLIP section 3.1).
 
-    `drop_path_rate` is that of stochastic depth in the last block, which in training leaves out what the block adds
-    to this share of the pictures; it grows from 0 in the first. `projection_dim` is kept for Hugging Face files.
-    Source: BLIP section 3.1; defaults of transformers 4.57.6 (the original's `layer_norm_eps` is 1e-6, see `base`).
+    The defaults are those of transformers 4.57.6; `base` and `large` are the original's, with another
+    `layer_norm_eps`.
+
+    Args:
+        hidden_size: Width of the hidden states, a multiple of `num_attention_heads`.
+        intermediate_size: Width of the feed-forward layers.
+        projection_dim: Kept for Hugging Face files; BLIP does not read it.
+        num_hidden_layers: Transformer blocks.
+        num_attention_heads: Attention heads of each block.
+        num_channels: Channels of a picture.
+        image_size: Height and width of a picture in pixels, a multiple of `patch_size`.
+        patch_size: Height and width of a patch in pixels.
+        hidden_act: Activation of the feed-forward layers, one of `ACTIVATIONS`.
+        layer_norm_eps: Added to the variance in each LayerNorm.
+        attention_dropout: Dropout of attention probabilities in training, in [0, 1).
+        drop_path_rate: Stochastic depth in training, in [0, 1): the share of pictures for which the last block is
+            skipped. It grows linearly from 0 in the first block.
+        initializer_range: Standard deviation of random initial weights.
+
+    Raises:
+        ValueError: A value cannot work; the message names the field.
     """
 
     model_type: ClassVar[str] = "blip_vision_model"
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 384
-    patch_size: int = 16
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    attention_dropout: float = 0.0
-    drop_path_rate: float = 0.0
-    initializer_range: float = 1e-10
+    part: ClassVar[str | None] = "vision_config"
+    hidden_size: int = setting(768, SIZE)
+    intermediate_size: int = setting(3072, SIZE)
+    projection_dim: int = setting(512, SIZE)
+    num_hidden_layers: int = setting(12, SIZE)
+    num_attention_heads: int = setting(12, SIZE)
+    num_channels: int = setting(3, SIZE)
+    image_size: int = setting(384, SIZE)
+    patch_size: int = setting(16, SIZE)
+    hidden_act: str = setting("gelu", ACTIVATION)
+    layer_norm_eps: float = setting(1e-5, SCALE)
+    attention_dropout: float = setting(0.0, RATE)
+    drop_path_rate: float = setting(0.0, RATE)
+    initializer_range: float = setting(1e-10, SCALE)
 
-    def validate(self) -> None:
-        sizes = ("hidden_size", "intermediate_size", "projection_dim", "num_channels", "image_size", "patch_size")
-        self._positive(*sizes, "num_hidden_layers", "num_attention_heads")
-        self._fraction("attention_dropout", "drop_path_rate")
-        self._number("layer_norm_eps", "initializer_range")
-        self._heads_and_activation(self.hidden_size, self.num_attention_heads, self.hidden_act)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_heads(self)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"BlipVisionConfig.image_size must be a multiple of patch_size, "
@@ -230,44 +206,52 @@ class BlipVisionConfig(_Config):
 
 @dataclass(kw_only=True)
 class BlipConfig(_Config):
-    """A whole BLIP model: a text and a vision configuration and what joins them.
+    """Configure a whole BLIP model: its text and vision transformers and what joins them.
 
-    `text_config` and `vision_config` are configurations, dictionaries, or None for the defaults; they are copied.
-    The text model's `encoder_hidden_size` is set to the vision width. `projection_dim` is the width of `BlipModel`'s
-    features, `image_text_hidden_size` that of the retrieval features. `enc_token_id` replaces the first token of
-    image-grounded text, as the original does with `[ENC]` (30523); None leaves it as given (Hugging Face checkpoints).
-    The language-modelling loss is smoothed by `text_config.label_smoothing`; `label_smoothing` and
-    `initializer_factor` here are kept for Hugging Face files. Contrastive training keeps the features of the last
-    `queue_size` pictures and texts, from encoders that keep the share `momentum` of themselves in each step; its hard
-    negatives come from the batch of all processes, with `negative_all_rank=False` from that of each process.
+    Args:
+        text_config: A `BlipTextConfig`, a dictionary of its fields, or None for the defaults. It is copied, and its
+            `encoder_hidden_size` becomes the width of the vision model.
+        vision_config: A `BlipVisionConfig`, a dictionary of its fields, or None for the defaults. It is copied.
+        projection_dim: Width of the features of `BlipModel`.
+        logit_scale_init_value: Initial logarithm of the scale of `BlipModel`'s similarities.
+        image_text_hidden_size: Width of the retrieval features.
+        label_smoothing: Kept for Hugging Face files; the loss reads `text_config.label_smoothing`.
+        initializer_factor: Kept for Hugging Face files.
+        initializer_range: Standard deviation of random initial weights.
+        enc_token_id: Replaces the first token of image-grounded text, as the original does with `[ENC]` (30523). None
+            leaves it as given, as Hugging Face checkpoints expect.
+        queue_size: Pictures and texts whose features contrastive training keeps.
+        momentum: Share of themselves that the momentum encoders keep in each training step, in [0, 1).
+        negative_all_rank: Take hard negatives from the batches of all processes; False: from the own process's batch.
+
+    Raises:
+        ValueError: A value cannot work; the message names the field.
+
+    Example:
+        >>> config = BlipConfig.base(image_size=224)
+        >>> config.vision_config.num_positions
+        197
     """
 
     model_type: ClassVar[str] = "blip"
     text_config: BlipTextConfig = None  # type: ignore[assignment]  # None and dictionaries become configurations below
     vision_config: BlipVisionConfig = None  # type: ignore[assignment]
-    projection_dim: int = 512
-    logit_scale_init_value: float = 2.6592
-    image_text_hidden_size: int = 256
-    label_smoothing: float = 0.0
-    initializer_factor: float = 1.0
-    initializer_range: float = 0.02
-    enc_token_id: int | None = None
-    queue_size: int = 57600
-    momentum: float = 0.995
-    negative_all_rank: bool = True
+    projection_dim: int = setting(512, SIZE)
+    logit_scale_init_value: float = setting(2.6592, number)
+    image_text_hidden_size: int = setting(256, SIZE)
+    label_smoothing: float = setting(0.0, RATE)
+    initializer_factor: float = setting(1.0, number)
+    initializer_range: float = setting(0.02, SCALE)
+    enc_token_id: int | None = setting(None, TOKEN, optional=True)
+    queue_size: int = setting(57600, SIZE)
+    momentum: float = setting(0.995, RATE)
+    negative_all_rank: bool = setting(True, flag)
 
     def __post_init__(self) -> None:
         self.text_config = _part(BlipTextConfig, self.text_config)
         self.vision_config = _part(BlipVisionConfig, self.vision_config)
         self.text_config.encoder_hidden_size = self.vision_config.hidden_size
-        self.validate()
-
-    def validate(self) -> None:
-        self._positive("projection_dim", "image_text_hidden_size", "queue_size")
-        self._number("initializer_range")
-        self._fraction("label_smoothing", "momentum")
-        if not isinstance(self.negative_all_rank, bool):
-            raise ValueError(f"BlipConfig.negative_all_rank must be True or False, got {self.negative_all_rank!r}.")
+        super().__post_init__()
 
     @classmethod
     def from_text_vision_configs(

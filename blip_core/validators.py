@@ -28,9 +28,8 @@ def whole_number(name: str, value: Any, least: int = 0, most: int | None = None,
     """Return `value` as an int; NumPy's integers are taken too, True and False are not."""
     if optional and value is None:
         return None
-    good = isinstance(value, Integral) and not isinstance(value, bool) and least <= value
     limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-    good = good and (most is None or int(value) <= most)
+    good = is_whole(value) and value >= least and (most is None or value <= most)
     require(good, name, value, f"{'None or ' * optional}a whole number {limits}")
     return int(value)
 
@@ -96,6 +95,11 @@ def token_ids(name: str, value: Any, optional: bool = False, empty: bool = False
     return list(value)
 
 
+def is_whole(value: Any) -> bool:
+    """Tell whether `value` is an integer, NumPy's included, and not True or False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def is_number(value: Any) -> bool:
     """Tell whether `value` is a finite real number, and not True or False."""
     try:
@@ -108,7 +112,7 @@ def is_token_ids(value: Any, empty: bool = False) -> bool:
     """Tell whether `value` is a list of whole numbers of at least 0, by default not an empty one."""
     if not isinstance(value, list | tuple) or not (value or empty):
         return False
-    return all(isinstance(token, Integral) and not isinstance(token, bool) and token >= 0 for token in value)
+    return all(is_whole(token) and token >= 0 for token in value)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -117,7 +121,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, choices) or choices)
 
 
-def setting(default: Any, validator: Validator, /, *, facts: dict[str, Any] | None = None, **limits: Any) -> Any:
+def setting(
+    default: Any, validator: Callable[..., Any], /, *, facts: dict[str, Any] | None = None, **limits: Any
+) -> Any:
     """Return a dataclass field with its validator; `limits` are the validator's keywords, `facts` further metadata.
 
     Example:

@@ -1,0 +1,129 @@
+"""What all configurations share: how they are read from JSON files, kept whole, and written back."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from blip_core.files import read_json, write_json
+from blip_core.hub import or_shipped, resolve_folder
+
+
+@dataclass(kw_only=True)
+class ConfigMixin:
+    """A dataclass that is stored as a JSON file in the Hugging Face layout.
+
+    Keys of a file that are no field are kept in `extra`, can be read as attributes, and are written back. An attribute
+    that is set and is no field goes there, too, so that it is saved and comes back. `file_names` are the files that
+    hold such a configuration: the first is written, the first that exists is read. `constants` are written to every
+    file with these values. `null_is_default` says that null in a file stands for a field's default.
+    """
+
+    file_names: ClassVar[tuple[str, ...]] = ("config.json",)
+    constants: ClassVar[Mapping[str, Any]] = {}
+    null_is_default: ClassVar[bool] = False
+    extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    if not TYPE_CHECKING:  # a type checker shall find misspelt attributes
+
+        def __getattr__(self, name: str) -> Any:
+            extra = self.__dict__.get("extra", {})
+            if name not in extra:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+            return extra[name]
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name.startswith("_") or name in self.__dataclass_fields__ or hasattr(type(self), name):
+                object.__setattr__(self, name, value)
+            else:
+                self.extra[name] = value
+
+    def settings(self) -> dict[str, Any]:
+        """Return a copy of the fields by name, as the constructor takes them."""
+        return {f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.init}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
+        """Build a configuration from a dictionary as its JSON file holds it.
+
+        Args:
+            values: Fields by name; other keys are kept in `extra`.
+            **overrides: Further keywords of the constructor, which win over `values`.
+
+        Raises:
+            ValueError: A value cannot work or is of the wrong type.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__} needs a dictionary of settings, got {type(values).__name__}.")
+        names = {f.name for f in fields(cls) if f.init}
+        left_out = {k for k, v in values.items() if v is None and cls.null_is_default}
+        known = {k: copy.deepcopy(v) for k, v in values.items() if k in names - left_out}
+        config = cls(**{**known, **overrides})
+        config.extra = {k: copy.deepcopy(v) for k, v in values.items() if k not in names and k not in cls.constants}
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary that is ready for JSON: every field, every kept key, and the constants of the file."""
+        own = {k: v.to_dict() if isinstance(v, ConfigMixin) else v for k, v in self.settings().items()}
+        return {**copy.deepcopy(self.extra), **own, **self.constants}
+
+    def to_json_string(self) -> str:
+        """Return `to_dict()` as indented JSON with sorted keys."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+        """Read the configuration of a model.
+
+        Args:
+            name_or_path: A folder, a JSON file, any other file of the folder, or a repository of the Hugging Face
+                Hub such as `Salesforce/blip-vqa-base`; None for the small model in the package.
+            revision: A branch, tag or commit of the repository.
+
+        Raises:
+            OSError: There is no such file, folder or repository.
+            ValueError: A file is damaged, or holds settings that cannot work.
+        """
+        name_or_path = or_shipped(name_or_path)
+        path = Path(name_or_path).expanduser()
+        if path.suffix == ".json" and path.is_file():
+            files = [path]
+        else:
+            folder = resolve_folder(name_or_path, revision=revision, patterns=cls.file_names)
+            files = [folder / name for name in cls.file_names]
+        for file in files:
+            values = cls._section(file, read_json(file)) if file.is_file() else None
+            if values is not None:
+                try:
+                    return cls.from_dict(values)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{file}: {error}") from None
+        return cls._without_file(files[0])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the JSON file into `folder`, which is made if needed; an existing file is replaced in one step."""
+        write_json(Path(folder) / self.file_names[0], self.to_dict())
+
+    @classmethod
+    def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the part of a file that describes this class; None where the file says nothing of it."""
+        return values
+
+    @classmethod
+    def _without_file(cls, file: Path) -> Self:
+        """Return the configuration of a folder that has none of the files; by default that is an error."""
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+
+
+def json_object(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds under a key, {} where it is missing; `ValueError` for anything else."""
+    found = values.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: {name} must be an object, got {found!r:.80}.")
+    return found
