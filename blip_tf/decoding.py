@@ -194,6 +194,7 @@ def search(
     lengths = mask.sum(1).tolist()
     room = max(config.length_limits(length, text.max_position_embeddings)[1] - length for length in lengths)
     session = TensorFlowSession(decoder, states, states_mask, len(ids), ids.shape[1] + room)
-    output = generate(session, ids, mask, config, seed=seed, stream=stream)
+    longest = text.max_position_embeddings
+    output = generate(session, ids, mask, config, seed=seed, stream=stream, max_positions=longest)
     output = output.map(tf.convert_to_tensor)
     return output if config.return_dict_in_generate else output.sequences

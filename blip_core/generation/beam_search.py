@@ -132,7 +132,7 @@ class Beams(Search):
         return self.finished[: self.config.num_return_sequences]
 
     def _score(self, total: float, new_tokens: int) -> float:
-        return total / new_tokens**self.config.length_penalty
+        return float(total / new_tokens**self.config.length_penalty)
 
     def _enough(self, best: tuple[float, Hypothesis]) -> bool:
         """Say whether the running beams can be given up: by `early_stopping`, or as they can improve nothing."""

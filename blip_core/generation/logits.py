@@ -6,7 +6,7 @@ bans a token by -inf. Meanings and order are those of transformers 4.57.6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,44 +15,87 @@ from blip_core.generation.options import GenerationConfig
 BLOCK = 128
 
 
+Step = Callable[[np.ndarray, Sequence[int], int], None]
+"""Changes the scores of the token that follows `tokens` (prompt included) in a text of so many tokens or more."""
+
+
 class LogitsProcessor:
-    """The rules that one configuration asks for, in their order. `active` is False where there is none."""
+    """The steps that one configuration asks for, in their order. `active` is False where there is none."""
 
     def __init__(self, config: GenerationConfig, vocab_size: int):
-        self.config = config
-        self.ends = config.end_ids
-        # An end token cannot be a bad word by itself: a text could not end.
-        self.words = [list(word) for word in config.bad_words_ids or [] if len(word) > 1 or word[0] not in self.ends]
-        for name, ids in (("eos_token_id", self.ends), ("bad_words_ids", [i for word in self.words for i in word])):
+        words = [token for word in config.bad_words_ids or [] for token in word]
+        for name, ids in (("eos_token_id", config.end_ids), ("bad_words_ids", words)):
             if ids and max(ids) >= vocab_size:
                 raise ValueError(f"{name} holds {max(ids)}, but the vocabulary has {vocab_size} tokens.")
-        # Beam sampling must be able to go on where a beam ends, so it keeps more than the end tokens.
-        self.least_kept = 1 if config.num_beams == 1 else len(self.ends) + 1 if self.ends else 2
-        self.active = bool(
-            config.repetition_penalty != 1
-            or config.no_repeat_ngram_size
-            or self.words
-            or (self.ends and (config.min_length or config.min_new_tokens))
-            or (config.do_sample and (config.temperature != 1 or config.top_k or config.top_p < 1))
-        )
+        self.steps = [step for make in STEPS.values() if (step := make(config))]
+        self.active = bool(self.steps)
 
     def __call__(self, scores: np.ndarray, tokens: Sequence[int], shortest: int) -> None:
-        """Change the scores of the token that follows `tokens` (prompt included) in a text of `shortest` or more."""
-        config = self.config
-        if config.repetition_penalty != 1:
-            penalise_repetition(scores, tokens, config.repetition_penalty)
-        if config.no_repeat_ngram_size:
-            ban_repeated_ngrams(scores, tokens, config.no_repeat_ngram_size)
-        ban_words(scores, tokens, self.words)
+        """Apply the steps to `scores` (vocabulary,) in place."""
+        for step in self.steps:
+            step(scores, tokens, shortest)
+
+
+def _repetition_penalty(config: GenerationConfig) -> Step | None:
+    penalty = config.repetition_penalty
+    return None if penalty == 1 else lambda scores, tokens, _: penalise_repetition(scores, tokens, penalty)
+
+
+def _no_repeat_ngram_size(config: GenerationConfig) -> Step | None:
+    size = config.no_repeat_ngram_size
+    return (lambda scores, tokens, _: ban_repeated_ngrams(scores, tokens, size)) if size else None
+
+
+def _bad_words_ids(config: GenerationConfig) -> Step | None:
+    # An end token cannot be a bad word by itself: a text could not end.
+    words = [list(word) for word in config.bad_words_ids or [] if len(word) > 1 or word[0] not in config.end_ids]
+    return (lambda scores, tokens, _: ban_words(scores, tokens, words)) if words else None
+
+
+def _min_length(config: GenerationConfig) -> Step | None:
+    ends = config.end_ids
+
+    def ban_ends(scores: np.ndarray, tokens: Sequence[int], shortest: int) -> None:
         if len(tokens) < shortest:
-            scores[self.ends] = -np.inf
-        if config.do_sample:
-            if config.temperature != 1:
-                scores /= np.float32(config.temperature)
-            if config.top_k:
-                keep_top_k(scores, max(config.top_k, self.least_kept))
-            if config.top_p < 1:
-                keep_top_p(scores, config.top_p, self.least_kept)
+            scores[ends] = -np.inf
+
+    return ban_ends if ends and (config.min_length or config.min_new_tokens) else None
+
+
+def _temperature(config: GenerationConfig) -> Step | None:
+    temperature = np.float32(config.temperature)
+
+    def divide(scores: np.ndarray, tokens: Sequence[int], shortest: int) -> None:
+        scores /= temperature
+
+    return divide if config.do_sample and config.temperature != 1 else None
+
+
+def _top_k(config: GenerationConfig) -> Step | None:
+    k = max(config.top_k, _least_kept(config))
+    return (lambda scores, *_: keep_top_k(scores, k)) if config.do_sample and config.top_k else None
+
+
+def _top_p(config: GenerationConfig) -> Step | None:
+    p, least = config.top_p, _least_kept(config)
+    return (lambda scores, *_: keep_top_p(scores, p, least)) if config.do_sample and p < 1 else None
+
+
+def _least_kept(config: GenerationConfig) -> int:
+    """Tokens that top-k and top-p keep: beam sampling must be able to go on where a beam ends."""
+    return 1 if config.num_beams == 1 else len(config.end_ids) + 1 if config.end_ids else 2
+
+
+STEPS: dict[str, Callable[[GenerationConfig], Step | None]] = {
+    "repetition_penalty": _repetition_penalty,
+    "no_repeat_ngram_size": _no_repeat_ngram_size,
+    "bad_words_ids": _bad_words_ids,
+    "min_length": _min_length,
+    "temperature": _temperature,
+    "top_k": _top_k,
+    "top_p": _top_p,
+}
+"""By option, in the order in which they are applied: what makes its step, or None where it is off."""
 
 
 def penalise_repetition(scores: np.ndarray, tokens: Sequence[int], penalty: float) -> None:
@@ -108,14 +151,15 @@ def kth_largest(values: np.ndarray, k: int) -> np.float32:
     maxima = values[: values.size // BLOCK * BLOCK].reshape(-1, BLOCK).max(axis=1)
     if maxima.size >= k:
         values = values[values >= np.partition(maxima, -k)[-k]]
-    return np.partition(values, -k)[-k]
+    return np.float32(np.partition(values, -k)[-k])
 
 
 def largest(values: np.ndarray, k: int) -> np.ndarray:
     """Return int64 (up to k,) indices of the largest finite `values`, best first; ties go to the lower index."""
     ids = np.flatnonzero(values >= kth_largest(values, min(k, values.size)))
     ids = ids[np.isfinite(values[ids])]
-    return ids[np.argsort(-values[ids], kind="stable")[:k]]
+    best: np.ndarray = ids[np.argsort(-values[ids], kind="stable")[:k]]
+    return best
 
 
 def draw(scores: np.ndarray, uniforms: Sequence[float]) -> np.ndarray:

@@ -1,27 +1,37 @@
-"""How a text is generated: one checked dataclass, stored as Hugging Face `generation_config.json`."""
+"""The options of generation: one row each, with its validator and its meaning; stored as `generation_config.json`.
+
+To add an option, add a row to `GenerationConfig`, and if it changes the scores of tokens a step to `STEPS` of
+`blip_core.generation.logits`. The keywords of `generate`, the docstring of `GenerationConfig` and the file follow.
+"""
 
 from __future__ import annotations
 
 import copy
-import difflib
-import math
+import inspect
 import sys
 import warnings
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Self
 
-from blip_core.files import read_json, write_json
-from blip_core.hub import or_shipped, resolve_folder
+from blip_core.config_mixin import ConfigMixin
+from blip_core.validators import (
+    Validator,
+    check_names,
+    check_settings,
+    flag,
+    is_token_ids,
+    is_whole,
+    number,
+    require,
+    setting,
+    token_ids,
+    whole_number,
+)
 
-FILE = "generation_config.json"
 DEFAULT_LENGTH = 20
 
-OFF = {
-    "min_length": 0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "length_penalty": 1.0, "num_return_sequences": 1,
-}  # fmt: skip
-"""Options for which None is another way to write this value, which does nothing."""
+ALWAYS, LENGTH, BEAMS, SAMPLING = "always", "length, in tokens", "with beams", "with do_sample"
+"""When an option has an effect."""
 
 ELSEWHERE = {
     "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "num_beam_groups": 1,
@@ -34,98 +44,121 @@ ELSEWHERE = {
 about, as it would be read but not followed."""
 
 
+class Option(NamedTuple):
+    """One option of generation, for those who list them: command lines and documentation."""
+
+    name: str
+    default: Any
+    meaning: str
+    when: str
+    validator: Validator
+
+
+def option(meaning: str, when: str, default: Any, validator: Any, *, off: Any = None, **limits: Any) -> Any:
+    """Return a row: a field with its validator; `off` is the value that does nothing, also written as None."""
+    return setting(default, validator, facts={"meaning": meaning, "when": when, "off": off}, **limits)
+
+
+def _temperature(name: str, value: Any) -> Any:
+    try:
+        return number(name, value, above=0)
+    except ValueError as error:
+        raise ValueError(f"{error} For the most probable token take do_sample=False.") from None
+
+
+def _early_stopping(name: str, value: Any) -> Any:
+    require(isinstance(value, bool) or value == "never", name, value, 'True, False or "never"')
+    return value
+
+
+def _ends(name: str, value: Any) -> Any:
+    good = value is None or (is_whole(value) and value >= 0) or is_token_ids(value)
+    require(good, name, value, "None, a token id or a list of them")
+    return value
+
+
+def _words(name: str, value: Any) -> Any:
+    good = value is None or (isinstance(value, list | tuple) and value and all(map(is_token_ids, value)))
+    require(good, name, value, "None or a list of lists of token ids")
+    return value
+
+
 @dataclass(kw_only=True)
-class GenerationConfig:
-    """Which texts `generate` looks for. Names, defaults and meanings are those of transformers 4.57.6,
-    but for `prompt_ids`, which it has not.
+class GenerationConfig(ConfigMixin):
+    """Say which texts `generate` looks for.
 
-    Method: `num_beams=1` is greedy search, with `do_sample` sampling; `num_beams` of 2 or more is beam search, with
-    `do_sample` beam sampling. `num_return_sequences` texts come back per item: at most `num_beams` of them with beams,
-    one with greedy search.
+    Names, defaults and meanings are those of transformers 4.57.6, but for `prompt_ids`, which it does not have.
+    `num_beams=1` is greedy search, with `do_sample` sampling; more is beam search, with `do_sample` beam sampling.
+    None turns an option off.
 
-    Length, in tokens: `max_length` and `min_length` count the prompt, `max_new_tokens` and `min_new_tokens` do not and
-    win over them. `max_length` left at its default means 20 tokens after the prompt; a given one, be it 20, counts it.
+    Args:
+        {args}
 
-    Beams: a finished text scores sum of log-probabilities / new tokens ** `length_penalty`. `early_stopping` ends the
-    search as soon as `num_beams` texts are finished (True), when the best running beam would score no better if it
-    ended now (False), or when it can score no better at any length ("never").
+    Raises:
+        ValueError: A value cannot work, or options clash; the message names them.
 
-    Sampling: `temperature` > 0; `top_k` most probable tokens (0: all); `top_p` in [0, 1], the smallest set of tokens
-    with that much probability. They apply with `do_sample` only.
-
-    Always: `repetition_penalty` > 0 (1: none) for tokens that the text or prompt holds already;
-    `no_repeat_ngram_size` n allows no n-gram twice (0: any); `bad_words_ids`, a list of token lists, never appear.
-    `prompt_ids`, tokens without `[CLS]` and `[SEP]`, begin a text for which `generate` is given no `input_ids`: the
-    prompt that a captioner was trained with ([]: trained without one; None: not known, so none).
-
-    `return_dict_in_generate` asks for scores and token log-probabilities, `output_scores` for the whole distributions
-    too. `eos_token_id` is one id, a list of ids, or None for a text that ends at its greatest length only.
-    None turns an option off. Values that cannot work are a `ValueError` naming the field.
+    Example:
+        >>> GenerationConfig(num_beams=3, max_new_tokens=20).length_limits(prompt_length=4)
+        (0, 24)
     """
 
-    max_length: int = None  # type: ignore[assignment]  # becomes 20; None tells a length left out from one given
-    max_new_tokens: int | None = None
-    min_length: int = 0
-    min_new_tokens: int | None = None
-    do_sample: bool = False
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | str = False
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    bad_words_ids: list[list[int]] | None = None
-    prompt_ids: list[int] | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    output_scores: bool = False
-    return_dict_in_generate: bool = False
-    extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    file_names: ClassVar = ("generation_config.json",)
+    # fmt: off
+    max_length: int = option(
+        "longest text, prompt included. Left out it is 20 tokens after the prompt.", LENGTH,
+        None, whole_number, least=1, off=DEFAULT_LENGTH)
+    max_new_tokens: int | None = option(
+        "longest text without its prompt; wins over `max_length`.", LENGTH, None, whole_number, least=1, optional=True)
+    min_length: int = option("shortest text, prompt included.", LENGTH, 0, whole_number, off=0)
+    min_new_tokens: int | None = option(
+        "shortest text without its prompt; wins over `min_length`.", LENGTH, None, whole_number, optional=True)
+    do_sample: bool = option("draw each token by its probability.", ALWAYS, False, flag)
+    num_beams: int = option("beams that are searched; 1 is greedy search.", ALWAYS, 1, whole_number, least=1)
+    num_return_sequences: int = option(
+        "texts for each picture: so many samples, or the best beams, at most `num_beams`.", ALWAYS,
+        1, whole_number, least=1, off=1)
+    temperature: float = option(
+        "divides the logits: below 1 sharpens the distribution, above 1 flattens it.", SAMPLING,
+        1.0, _temperature, off=1.0)
+    top_p: float = option(
+        "keep the smallest set of tokens with this probability together.", SAMPLING,
+        1.0, number, least=0, most=1, off=1.0)
+    top_k: int = option("keep this many most probable tokens; 0 keeps all.", SAMPLING, 50, whole_number, off=0)
+    early_stopping: bool | str = option(
+        "when `num_beams` texts are finished, stop at once (True), when the best running beam would score no better if "
+        'it ended now (False), or when it can score no better at any length ("never").', BEAMS,
+        False, _early_stopping)
+    length_penalty: float = option(
+        "a finished text scores sum of log-probabilities / new tokens ** `length_penalty`: above 0 prefers long texts.",
+        BEAMS, 1.0, number, least=-100, most=100, off=1.0)
+    repetition_penalty: float = option(
+        "above 1 makes tokens less likely that the text or prompt holds already.", ALWAYS,
+        1.0, number, above=0, off=1.0)
+    no_repeat_ngram_size: int = option(
+        "no sequence of so many tokens comes twice.", ALWAYS, 0, whole_number, off=0)
+    bad_words_ids: list[list[int]] | None = option("lists of tokens that never appear.", ALWAYS, None, _words)
+    prompt_ids: list[int] | None = option(
+        "tokens without `[CLS]` and `[SEP]` that begin a text for which `generate` is given no `input_ids`: the prompt "
+        "that a captioner was trained with. []: trained without one; None: not known.", ALWAYS,
+        None, token_ids, optional=True, empty=True)
+    bos_token_id: int | None = option("kept for Hugging Face files.", ALWAYS, None, whole_number, optional=True)
+    eos_token_id: int | list[int] | None = option(
+        "ends a text: an id, a list of ids, or None for a text that ends at its greatest length only.", ALWAYS,
+        None, _ends)
+    pad_token_id: int | None = option(
+        "follows a text that is shorter than others; None takes the end token.", ALWAYS,
+        None, whole_number, optional=True)
+    return_dict_in_generate: bool = option(
+        "return a `GenerationOutput` with scores and log-probabilities.", ALWAYS, False, flag)
+    output_scores: bool = option("return the distributions over the vocabulary, too.", ALWAYS, False, flag)
+    # fmt: on
 
     def __post_init__(self) -> None:
-        for name, value in OFF.items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
         self._length_left_out = self.max_length is None
-        if self._length_left_out:
-            self.max_length = DEFAULT_LENGTH
-        self.validate()
-
-    def validate(self) -> None:
-        """Raise `ValueError` naming the first field whose value cannot work, or the fields that clash."""
-        for name in ("max_length", "num_beams", "num_return_sequences"):
-            self._check(name, _whole(getattr(self, name), 1), "a whole number of at least 1")
-        for name in ("min_length", "top_k", "no_repeat_ngram_size"):
-            self._check(name, _whole(getattr(self, name), 0), "a whole number of at least 0")
-        for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("bos_token_id", 0), ("pad_token_id", 0)):
-            value = getattr(self, name)
-            self._check(name, value is None or _whole(value, least), f"None or a whole number of at least {least}")
-        for name in ("do_sample", "output_scores", "return_dict_in_generate"):
-            self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        for name in ("temperature", "repetition_penalty"):
-            value = getattr(self, name)
-            hint = " (for the most probable token take do_sample=False)" if name == "temperature" else ""
-            self._check(name, _finite(value) and value > 0, f"a number greater than 0{hint}")
-        self._check("top_p", _finite(self.top_p) and 0 <= self.top_p <= 1, "a number from 0 to 1")
-        self._check(
-            "length_penalty", _finite(self.length_penalty) and abs(self.length_penalty) <= 100, "from -100 to 100"
-        )
-        known = isinstance(self.early_stopping, bool) or self.early_stopping == "never"
-        self._check("early_stopping", known, 'True, False or "never"')
-        self._check("eos_token_id", self.eos_token_id is None or _tokens(self.end_ids), "None, a token id or a list")
-        words = self.bad_words_ids
-        good = words is None or (isinstance(words, list | tuple) and words and all(_tokens(w) for w in words))
-        self._check("bad_words_ids", good, "None or a list of lists of token ids")
-        ids = self.prompt_ids
-        good = ids is None or (isinstance(ids, list | tuple) and (not ids or _tokens(ids)))
-        self._check("prompt_ids", good, "None or a list of token ids")
-        self._validate_together()
-
-    def _validate_together(self) -> None:
+        for row in fields(self):
+            if getattr(self, row.name) is None and row.metadata.get("off") is not None:
+                setattr(self, row.name, row.metadata["off"])
+        check_settings(self, "GenerationConfig.")
         texts, beams = self.num_return_sequences, self.num_beams
         if texts > 1 and beams == 1 and not self.do_sample:
             raise ValueError(
@@ -139,10 +172,6 @@ class GenerationConfig:
         low, high = self.min_new_tokens, self.max_new_tokens
         if low is not None and high is not None and low > high:
             raise ValueError(f"GenerationConfig.min_new_tokens is {low}, more than max_new_tokens ({high}).")
-
-    def _check(self, name: str, good: Any, allowed: str) -> None:
-        if not good:
-            raise ValueError(f"GenerationConfig.{name} must be {allowed}, got {getattr(self, name)!r}.")
 
     @property
     def end_ids(self) -> list[int]:
@@ -190,81 +219,66 @@ class GenerationConfig:
             )
         return shortest, longest
 
+    @classmethod
+    def options(cls) -> list[Option]:
+        """Return the rows of all options, in order."""
+        return [
+            Option(row.name, row.default, row.metadata["meaning"], row.metadata["when"], row.metadata["validator"])
+            for row in fields(cls)
+            if "meaning" in row.metadata
+        ]
+
     def updated(self, **overrides: Any) -> Self:
         """Return a copy with other values, as the keywords of `generate` give them.
 
-        Raises `TypeError` for a keyword that is no option, with the closest names, and `ValueError` for a bad value.
+        Raises:
+            TypeError: A keyword is no option; the message names the nearest ones.
+            ValueError: A value cannot work.
         """
-        names = [f.name for f in fields(self) if f.init]
-        for name in overrides:
-            if name not in names:
-                close = difflib.get_close_matches(name, names) or names
-                raise TypeError(f"{name!r} is no option of generate; there is {', '.join(close)}.")
-        config = type(self)(**{**self._given(), **overrides})
+        check_names(overrides, [option.name for option in self.options()], "option of generate")
+        config = type(self)(**{**self.settings(), **overrides})
         config.extra = copy.deepcopy(self.extra)
         return config
 
-    def _given(self) -> dict[str, Any]:
-        values = {f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.init}
+    def settings(self) -> dict[str, Any]:
+        """Return a copy of the options by name, without a `max_length` that was left out."""
+        values = super().settings()
         if self._length_left_out and self.max_length == DEFAULT_LENGTH:
             del values["max_length"]
         return values
 
     def unused_options(self) -> list[str]:
-        """Names of options that are set but have no effect in the method chosen."""
-        default = type(self)()
-        sampling = [] if self.do_sample else ["temperature", "top_p", "top_k"]
-        beams = [] if self.num_beams > 1 else ["early_stopping", "length_penalty"]
-        return [name for name in sampling + beams if getattr(self, name) not in (getattr(default, name), OFF.get(name))]
+        """Return the names of options that are set but have no effect in the method chosen."""
+        unused = {SAMPLING: not self.do_sample, BEAMS: self.num_beams == 1}
+        return [
+            row.name
+            for row in fields(self)
+            if unused.get(row.metadata.get("when", ALWAYS))
+            and getattr(self, row.name) not in (row.default, row.metadata["off"])
+        ]
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a dictionary as `generation_config.json` holds it; keys that are no field go to `extra`.
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
+        """Build from a dictionary as `generation_config.json` holds it; other keys are kept in `extra`.
 
-        Raises `ValueError` for a value that cannot work; warns of an option that would change the text but is not
-        known here.
+        A `max_length` of 20 in a file that transformers derived from a model's configuration ("_from_model_config")
+        is its default, which counts new tokens. An option of transformers that would change the text but is not known
+        here is warned about.
+
+        Raises:
+            ValueError: A value cannot work.
         """
-        names = {f.name for f in fields(cls) if f.init}
-        config = cls(**{k: copy.deepcopy(v) for k, v in values.items() if k in names})
-        config.extra = {k: copy.deepcopy(v) for k, v in values.items() if k not in names}
+        if isinstance(values, dict) and values.get("_from_model_config") and values.get("max_length") == DEFAULT_LENGTH:
+            values = {**values, "max_length": None}
+        config = super().from_dict(values, **overrides)
         for name in sorted(ELSEWHERE.keys() & config.extra.keys()):
             if config.extra[name] not in (None, ELSEWHERE[name]):
                 warnings.warn(f"The generation option {name}={config.extra[name]!r} has no effect here.", stacklevel=2)
         return config
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary of every field and kept unknown key; a `max_length` left out stays out."""
-        return {**copy.deepcopy(self.extra), **self._given()}
 
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
-        """Read `generation_config.json` of a folder, of a Hub repository, or a JSON file given by its path.
-
-        Without a name it is that of the model in the package.
-        Raises `OSError` where there is no such file and `ValueError`, naming it, for one that cannot work.
-        """
-        name_or_path = or_shipped(name_or_path)
-        path = Path(name_or_path)
-        if not path.is_file():
-            path = resolve_folder(name_or_path, revision=revision, patterns=[FILE]) / FILE
-        values = read_json(path)
-        try:
-            return cls.from_dict(values)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `generation_config.json` into `folder`, made if needed; an existing file is replaced atomically."""
-        write_json(Path(folder) / FILE, self.to_dict())
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _tokens(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(_whole(token, 0) for token in value)
+_ROWS = "\n    ".join(
+    f"{row.name}: ({row.when}; default {row.default!r}) {row.meaning[0].upper()}{row.meaning[1:]}"
+    for row in GenerationConfig.options()
+)
+GenerationConfig.__doc__ = inspect.cleandoc(GenerationConfig.__doc__ or "").replace("{args}", _ROWS)

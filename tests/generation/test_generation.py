@@ -8,6 +8,7 @@ import pytest
 
 from blip_core.generation import GenerationConfig, generate
 from blip_core.generation.logits import (
+    STEPS,
     LogitsProcessor,
     draw,
     keep_top_k,
@@ -383,7 +384,7 @@ def test_stream(options):
         ({"max_new_tokens": 0}, "max_new_tokens must be None or a whole number of at least 1, got 0"),
         ({"min_new_tokens": -1}, "min_new_tokens"),
         ({"min_length": -1}, "min_length"),
-        ({"temperature": 0.0, "do_sample": True}, "temperature must be a number greater than 0 .*do_sample=False"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature must be a number above 0.*do_sample=False"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_k": -1}, "top_k"),
         ({"top_p": 1.5}, "top_p must be a number from 0 to 1, got 1.5"),
@@ -524,3 +525,27 @@ def test_options_without_effect_are_told():
         one({"temperature": 0.5, "length_penalty": 2.0})
     with pytest.warns(UserWarning, match="top_p: no effect with beam search"):
         one({"top_p": 0.5, "num_beams": 2})
+
+
+def test_a_default_length_that_transformers_derived_counts_new_tokens(tmp_path):
+    """transformers reads it so, and writes it for every fine-tune of a published captioner."""
+    values = {"_from_model_config": True, "max_length": 20, "eos_token_id": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(values))
+    loaded = GenerationConfig.from_pretrained(tmp_path)
+    assert (loaded.length_limits(1), loaded.length_limits(10)) == ((0, 21), (0, 30))
+    assert loaded.updated(max_length=20).length_limits(10) == (0, 20)
+    assert loaded.updated(num_beams=3).length_limits(10) == (0, 30)
+    assert GenerationConfig.from_dict({**values, "max_length": 21}).length_limits(10) == (0, 21)
+    assert GenerationConfig.from_dict({"max_length": 20}).length_limits(10) == (0, 20)
+
+
+def test_each_option_is_one_row():
+    rows = {row.name: row for row in GenerationConfig.options()}
+    assert all(
+        row.meaning.endswith(".") and f"\n    {name}: (" in GenerationConfig.__doc__ for name, row in rows.items()
+    )
+    assert set(STEPS) <= set(rows)
+    assert GenerationConfig().settings().keys() | {"max_length"} == rows.keys()
+    assert rows["top_p"].validator("--top-p", 0.5) == 0.5
+    with pytest.raises(ValueError, match=r"--top-p must be a number from 0 to 1, got 2"):
+        rows["top_p"].validator("--top-p", 2)

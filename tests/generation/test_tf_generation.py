@@ -174,3 +174,26 @@ def test_refuses_in_the_words_of_pytorch(loaded):
         with pytest.raises(ValueError, match=r"\w") as found:
             tf_model.generate(**to_tf(call))
         assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("framework", ["pt", "tf"])
+def test_prompts_near_the_longest_length(loaded, framework):
+    """A text ends within the model's positions (40), or a sentence says that it cannot."""
+    source, copy = loaded(HEADS[0])
+    model, convert = (copy, to_tf) if framework == "tf" else (source, to_pt)
+    values = inputs(HEADS[0], CONFIGS_OF["wide"])
+    for length in range(34, 42):
+        ids = np.full((2, length), 7)
+        ids[:, -1] = 5  # the closing token, which is dropped
+        given = convert({"pixel_values": values["pixel_values"], "input_ids": ids, "attention_mask": np.ones_like(ids)})
+        if length <= 40:
+            found = model.generate(**given, eos_token_id=None)
+            assert found.shape == (2, 40)
+            continue
+        with pytest.raises(ValueError, match="The prompt has 40 tokens, but the model has 40 positions; shorten it"):
+            model.generate(**given)
+    with pytest.raises(ValueError, match="may grow to 59 tokens, but the model has 40 positions"):
+        model.generate(
+            **{**given, "input_ids": given["input_ids"][:, :39], "attention_mask": given["attention_mask"][:, :39]},
+            max_new_tokens=20,
+        )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 
-from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core import (
+    BlipConfig,
+    BlipImageProcessor,
+    BlipTextConfig,
+    BlipTokenizer,
+    BlipVisionConfig,
+    GenerationConfig,
+)
 
 
 def test_defaults_are_those_of_transformers():
@@ -102,3 +111,18 @@ def test_a_damaged_file_is_named(tmp_path, content, said):
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="no file or folder"):
         BlipConfig.from_pretrained(tmp_path / "nothing" / "here")
+
+
+@pytest.mark.parametrize("kind", [BlipConfig, BlipTextConfig, BlipImageProcessor, BlipTokenizer, GenerationConfig])
+def test_attributes_that_are_no_field_are_kept_saved_and_come_back(tmp_path, kind):
+    config = kind()
+    config.return_dict = False
+    config.notes = {"by": ["me"]}
+    config.save_pretrained(tmp_path)
+    for other in (kind.from_pretrained(tmp_path), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert (other.return_dict, other.notes) == (False, {"by": ["me"]})
+        assert other.to_dict() == config.to_dict()
+        assert json.loads(other.to_json_string()) == config.to_dict()
+        with pytest.raises(AttributeError, match=f"{kind.__name__} has no attribute 'return_dicts'"):
+            other.return_dicts  # noqa: B018
+    assert not hasattr(kind(), "notes")
