@@ -17,7 +17,7 @@ from blip_core.engines import engine_of
 from blip_core.evaluation.common import HEADS
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.inference.identity import hash_weights, identity
-from blip_core.processing.pictures import load_image
+from blip_core.processing.picture_files import load_image
 from blip_core.processing.processor import BlipProcessor
 
 WEB, SYNTHETIC = "web", "synthetic"

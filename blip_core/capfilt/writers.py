@@ -22,7 +22,7 @@ from blip_core.capfilt.items import Item, Line
 from blip_core.datasets.examples import ChangedError, Picture
 from blip_core.datasets.parquet import import_pyarrow
 from blip_core.files import encode_line, shared_path, write_lines
-from blip_core.processing.pictures import SUFFIXES
+from blip_core.processing.picture_files import SUFFIXES
 
 GROUP, GROUP_BYTES = 32, 2**26
 """Pictures of a row group, of which all that come before one are read to read it, and their bytes."""

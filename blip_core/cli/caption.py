@@ -27,7 +27,7 @@ from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
 from blip_core.cli.targets import COLUMNS, OutputFile, Sidecars, Target
 from blip_core.jobs.read_ahead import in_one_line
-from blip_core.processing.pictures import SUFFIXES
+from blip_core.processing.picture_files import SUFFIXES
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -13,7 +13,8 @@ from blip_core.files import atomic_path
 from blip_core.inference.answer_tries import probabilities
 from blip_core.inference.attribution import METHODS, chosen_layer, find_words, peak, strengths, word_maps
 from blip_core.inference.heatmaps import draw_maps, load_font
-from blip_core.processing.pictures import load_image, to_rgb
+from blip_core.processing.picture_files import load_image
+from blip_core.processing.pictures import to_rgb
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from blip_core.cli.lists import decode_list, read_input
-from blip_core.processing.pictures import is_picture_name
+from blip_core.processing.picture_files import is_picture_name
 
 NOT_READ = (".arw", ".cr2", ".cr3", ".dng", ".eps", ".nef", ".pdf", ".psd", ".svg")
 """Suffixes of what people take for pictures but no model is shown; of the others in a folder nothing is said."""

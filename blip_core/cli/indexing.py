@@ -18,7 +18,7 @@ from blip_core.cli.report import Report
 from blip_core.files import file_version
 from blip_core.jobs.read_ahead import in_one_line, read_batches
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, check_worker, cut, work_through
-from blip_core.processing.pictures import is_picture_name
+from blip_core.processing.picture_files import is_picture_name
 from blip_core.search import Entry, FeatureIndex, Matcher
 from blip_core.search.index_parts import Parts
 from blip_core.search.video import frame_files, is_video_file

@@ -12,7 +12,7 @@ from PIL import Image
 
 from blip_core.datasets.spool import Spool
 from blip_core.files import Version, file_version
-from blip_core.processing.pictures import load_image
+from blip_core.processing.picture_files import load_image
 
 MAX_PICTURE_BYTES = 2**28
 

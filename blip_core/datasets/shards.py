@@ -17,7 +17,7 @@ from blip_core.datasets.entries import sidecar_entry
 from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
 from blip_core.datasets.spool import Spool, group
 from blip_core.files import file_version
-from blip_core.processing.pictures import SUFFIXES
+from blip_core.processing.picture_files import SUFFIXES
 
 MAX_TEXT_BYTES = 2**20
 MAX_HEADER_BYTES = 2**20  # a block of a header is 512 bytes; a long name or a set of attributes can be longer

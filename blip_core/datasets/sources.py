@@ -18,7 +18,7 @@ from blip_core.datasets.entries import make_example, sidecar_entry
 from blip_core.datasets.examples import Dataset, Picture, StoredExamples
 from blip_core.datasets.parquet import MAGIC, read_parquet
 from blip_core.datasets.shards import read_shard
-from blip_core.processing.pictures import SUFFIXES
+from blip_core.processing.picture_files import SUFFIXES
 from blip_core.tasks import get_task
 
 Source = str | os.PathLike[str]

@@ -2,85 +2,128 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
-from blip_core.files import read_json, write_json
-from blip_core.hub import or_shipped, resolve_folder
-from blip_core.processing.inputs import BlipInputs, check_framework, stack
+from blip_core.config_mixin import ConfigMixin, json_object
+from blip_core.processing.inputs import FRAMEWORKS, BlipInputs, stack
+from blip_core.processing.picture_files import ROOM, decode, is_source, open_image
 from blip_core.processing.pictures import (
-    FORMATS,
-    find_format,
+    LAYOUTS,
+    find_layout,
     flatten,
-    load_image,
     look_up,
     resize,
     scale,
     to_array,
+    to_colour,
     to_rgb,
 )
-
-__all__ = ["BlipImageProcessor", "load_image"]
+from blip_core.validators import (
+    check_settings,
+    choice,
+    flag,
+    is_number,
+    is_whole,
+    number,
+    require,
+    setting,
+    whole_number,
+)
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-TYPES = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
-FILES = ("preprocessor_config.json", "processor_config.json", "config.json")
+LARGEST = 4096
+"""The greatest height and width that pictures are resized to; BLIP's are 224 to 480."""
+
+
+def _sides(name: str, value: Any) -> dict[str, int]:
+    """Validate a size: height and width by name, a pair of them, or one number of pixels for a square."""
+    given: Any = 384 if value is None else value
+    if is_whole(given):
+        given = (given, given)
+    if isinstance(given, Sequence) and len(given) == 2:
+        given = dict(zip(("height", "width"), given, strict=True))
+    good = isinstance(given, dict) and given.keys() == {"height", "width"}
+    good = good and all(is_whole(pixels) and 0 < pixels <= LARGEST for pixels in given.values())
+    expected = f'{{"height": pixels, "width": pixels}} or one number of pixels, from 1 to {LARGEST}'
+    require(good, name, value, expected)
+    return {side: int(pixels) for side, pixels in given.items()}
+
+
+def _per_channel(name: str, value: Any, default: Sequence[float], zero: bool = True) -> float | list[float]:
+    """Validate one number, or a list with one for each channel; None stands for BLIP's."""
+    value = default if value is None else value
+    values = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]
+    good = bool(values) and all(map(is_number, values))
+    require(good, name, value, "a finite number or a list of one per channel")
+    if not zero and not all(values):
+        raise ValueError(f"{name} must not be zero, got {value}.")
+    return float(value) if is_number(value) else [float(v) for v in values]
+
+
+def _colour(name: str, value: Any) -> Any:
+    colour = to_colour(value, name)
+    return value if colour is None or isinstance(value, str) else list(colour)
 
 
 @dataclass
-class BlipImageProcessor:
-    """Resize, rescale and normalise pictures: uint8 RGB 0-255 of any size -> float32 (batch, 3, height, width).
+class BlipImageProcessor(ConfigMixin):
+    """Resize, rescale and normalise pictures of any size.
 
-    `size` is {"height": ..., "width": ...}, (height, width), or one number for a square. `resample` is a PIL filter
-    (3 is bicubic). Pixels are resized as 8 bits, multiplied by `rescale_factor`, then (x - `image_mean`) /
-    `image_std`; a mean or deviation is one number or one per channel, None stands for those of BLIP (OpenAI CLIP's).
-    `do_convert_rgb` converts PIL images and files of any mode. `apply_exif_orientation` turns them as the camera
-    noted; by default files are turned and PIL images are not. The result equals that of transformers' (slow)
-    `BlipImageProcessor` 4.57.6 to the last bit, dtype included.
-    Raises `ValueError` for a setting that cannot work.
+    RGB pictures of 8 bits become float32 arrays (batch, 3, height, width), equal to those of transformers' (slow)
+    `BlipImageProcessor` 4.57.6 to the last bit.
+
+    Args:
+        do_resize: Resize, as 8 bits; the ratio of the sides is not kept.
+        size: Height and width in pixels, up to 4096: `{"height": ..., "width": ...}`, a pair, or one number for a
+            square. None is 384.
+        resample: PIL's filter for resizing, 0 to 5; 3 is bicubic.
+        do_rescale: Multiply the pixels by `rescale_factor`.
+        rescale_factor: 1/255 brings 0 to 255 to 0 to 1.
+        do_normalize: Subtract `image_mean`, then divide by `image_std`.
+        image_mean: One number, or one for each channel; None stands for BLIP's (OpenAI CLIP's).
+        image_std: The same, not zero.
+        do_convert_rgb: Convert PIL images and files of any mode to RGB.
+        apply_exif_orientation: Turn pictures as the camera noted. None turns files and leaves PIL images, as
+            transformers does.
+        background: Colour on which transparent pictures are put: "white", "#ffcc00" or three numbers from 0 to 255.
+            None takes the colours beneath the transparent parts, as transformers does.
+
+    Raises:
+        ValueError: A setting cannot work; the message names it.
+
+    Example:
+        >>> processor = BlipImageProcessor(size=32)
+        >>> processor(Image.new("RGB", (64, 48)), return_tensors="np").pixel_values.shape
+        (1, 3, 32, 32)
     """
 
-    do_resize: bool = True
-    size: Any = None
-    resample: int = Image.Resampling.BICUBIC
-    do_rescale: bool = True
-    rescale_factor: float = 1 / 255
-    do_normalize: bool = True
-    image_mean: float | Sequence[float] | None = None
-    image_std: float | Sequence[float] | None = None
-    do_convert_rgb: bool = True
-    apply_exif_orientation: bool | None = None
-    extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    """Keys of a `preprocessor_config.json` that are not BLIP's, to be written back."""
+    file_names: ClassVar = ("preprocessor_config.json", "processor_config.json", "config.json")
+    constants: ClassVar = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
+    null_is_default: ClassVar = True
+    do_resize: bool = setting(True, flag)
+    size: Any = setting(None, _sides)
+    resample: int = setting(Image.Resampling.BICUBIC.value, whole_number, most=max(Image.Resampling).value)
+    do_rescale: bool = setting(True, flag)
+    rescale_factor: float = setting(1 / 255, number)
+    do_normalize: bool = setting(True, flag)
+    image_mean: float | Sequence[float] | None = setting(None, _per_channel, default=MEAN)
+    image_std: float | Sequence[float] | None = setting(None, _per_channel, default=STD, zero=False)
+    do_convert_rgb: bool = setting(True, flag)
+    apply_exif_orientation: bool | None = setting(None, flag, optional=True)
+    background: str | Sequence[int] | None = setting(None, _colour)
 
     def __post_init__(self) -> None:
-        self.size = _size({"height": 384, "width": 384} if self.size is None else self.size)
-        if isinstance(self.resample, bool) or self.resample not in list(Image.Resampling):
-            raise ValueError(f"resample must be a PIL filter, 0 to 5, got {self.resample!r}.")
-        self.resample = int(self.resample)
-        if not _is_number(self.rescale_factor):
-            raise ValueError(f"rescale_factor must be a finite number, got {self.rescale_factor!r}.")
-        self.rescale_factor = float(self.rescale_factor)
-        self.image_mean = _per_channel("image_mean", MEAN if self.image_mean is None else self.image_mean)
-        self.image_std = _per_channel("image_std", STD if self.image_std is None else self.image_std)
-        if not np.all(self.image_std):
-            raise ValueError(f"image_std must not be zero, got {self.image_std}.")
-        switches = {"bool": bool, "bool | None": bool | None}
-        for f in fields(self):
-            if f.type in switches and not isinstance(getattr(self, f.name), switches[f.type]):
-                raise ValueError(f"{f.name} must be True or False, got {getattr(self, f.name)!r}.")
+        check_settings(self)
 
     def __call__(self, images: Any, **options: Any) -> BlipInputs:
         """The same as `preprocess`."""
@@ -95,22 +138,28 @@ class BlipImageProcessor:
         input_data_format: str | None = None,
         **overrides: Any,
     ) -> BlipInputs:
-        """Prepare one or many pictures; returns `pixel_values`, one per picture, float32 unless scaling is off.
+        """Prepare one or many pictures. Several are prepared in as many threads as there are processors.
 
-        `images` is a path, a PIL image, a NumPy array or a tensor (torch, TensorFlow) of shape (height, width,
-        channels) or (channels, height, width), a list of these, or an array of four dimensions. Arrays hold 0-255, or
-        0-1 together with `do_rescale=False`. `input_data_format` ("channels_first", "channels_last") tells where an
-        array's channels are instead of looking for 3 or 1 of them; `data_format` where the result's are, None as in
-        the input. `return_tensors` "np", "pt" or "tf" gives one tensor, None a list of arrays. `overrides` are
-        options of the constructor, for this call alone; None leaves them as they are. Several pictures are prepared in
-        as many threads as there are processors.
+        Args:
+            images: A picture, a list of pictures (also nested), or an array or tensor of four dimensions. A picture is
+                a path, an http(s) URL, a data URI, base64, a file's bytes, a file opened in binary mode, a PIL image,
+                or an array or tensor (torch, TensorFlow) of shape (height, width, channels) or (channels, height,
+                width) with values from 0 to 255, with `do_rescale=False` also from 0 to 1.
+            return_tensors: "np", "pt" or "tf" for one tensor, None for a list of arrays.
+            data_format: Where the result's channels are, "channels_first" or "channels_last"; None as in the input.
+            input_data_format: Where an array's channels are; None looks for 3 or 1 of them.
+            **overrides: Settings of the constructor for this call alone; None leaves them as they are.
 
-        Raises `OSError` for a file that cannot be read, `ValueError` for any other picture or option that cannot work.
+        Returns:
+            `pixel_values`, one per picture, float32 unless scaling is off.
+
+        Raises:
+            OSError: A file cannot be read, or is no picture.
+            ValueError: Any other picture or option cannot work.
         """
-        check_framework(return_tensors)
-        for name, value in (("data_format", data_format), ("input_data_format", input_data_format)):
-            if value is not None and value not in FORMATS:
-                raise ValueError(f"{name} must be 'channels_first', 'channels_last' or None, got {value!r}.")
+        choice("return_tensors", return_tensors, (None, *FRAMEWORKS))
+        choice("data_format", data_format, (None, *LAYOUTS))
+        choice("input_data_format", input_data_format, (None, *LAYOUTS))
         settings = replace(self, **{name: value for name, value in overrides.items() if value is not None})
         pictures = list(flatten(images))
         if not pictures:
@@ -128,20 +177,22 @@ class BlipImageProcessor:
         return BlipInputs(pixel_values=stack("pixel_values", pixels, return_tensors, remedy))
 
     def _prepare(self, image: Any, name: str, layout: str | None, result_layout: str | None) -> np.ndarray:
-        picture: Image.Image | np.ndarray
-        if isinstance(image, str | Path | Image.Image):
-            name = str(image) if isinstance(image, str | Path) else name
-            picture = load_image(image, self.apply_exif_orientation, name)
-            picture = to_rgb(picture, name) if self.do_convert_rgb else picture
-            layout = "channels_last"  # of a PIL image, always, however few pixels it has
-            if picture.mode != "RGB" or not self.do_resize:
-                picture = to_array(np.asarray(picture), name)
-        else:
-            picture = to_array(image, name)
-            layout = layout or find_format(picture.shape, name)
-            picture = picture if layout == "channels_last" else picture.transpose(1, 2, 0)
-            if self.do_rescale and picture.dtype != np.uint8:
-                self._warn_of_range(picture, name)
+        if is_source(image):
+            with open_image(image, name) as (opened, name), ROOM.take(opened.width * opened.height):
+                picture = decode(opened, self.apply_exif_orientation, name, not isinstance(image, Image.Image))
+                picture = to_rgb(picture, name, to_colour(self.background)) if self.do_convert_rgb else picture
+                # A PIL image has its channels last, always, however few pixels it has.
+                pixels = picture if picture.mode == "RGB" and self.do_resize else to_array(np.asarray(picture), name)
+                return self._to_planes(pixels, name, result_layout or "channels_last")
+        array = to_array(image, name)
+        layout = layout or find_layout(array.shape, name)
+        array = array if layout == "channels_last" else array.transpose(1, 2, 0)
+        if self.do_rescale and array.dtype != np.uint8:
+            self._warn_of_range(array, name)
+        return self._to_planes(array, name, result_layout or layout)
+
+    def _to_planes(self, picture: Image.Image | np.ndarray, name: str, layout: str) -> np.ndarray:
+        """Resize, rescale and normalise a picture (height, width, channels); `layout` is the result's."""
         if self.do_resize:
             picture = resize(picture, self.size["height"], self.size["width"], self.resample)
         assert isinstance(picture, np.ndarray)
@@ -152,7 +203,7 @@ class BlipImageProcessor:
             pixels = look_up(self._scale(every, name)[:, :, 0], planes)
         else:
             pixels = self._scale(np.array(planes, order="C"), name)
-        return pixels if (result_layout or layout) == "channels_first" else pixels.transpose(1, 2, 0)
+        return pixels if layout == "channels_first" else pixels.transpose(1, 2, 0)
 
     def _scale(self, pixels: np.ndarray, name: str) -> np.ndarray:
         if self.do_rescale:
@@ -182,76 +233,14 @@ class BlipImageProcessor:
             )
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from a dictionary as `preprocessor_config.json` holds it; unknown keys are kept in `extra`."""
-        names = {f.name for f in fields(cls) if f.init}
-        processor = cls(**{k: copy.deepcopy(v) for k, v in values.items() if k in names and v is not None})
-        processor.extra = {k: copy.deepcopy(v) for k, v in values.items() if k not in (*names, *TYPES)}
-        return processor
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return every setting and kept key, JSON-ready, as transformers' `preprocessor_config.json` names them."""
-        own = {f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.init}
-        return {**copy.deepcopy(self.extra), **own, **TYPES}
+    def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:
+        if file.name == "processor_config.json":
+            values = json_object(file, values, "image_processor")
+        elif file.name == "config.json":
+            size = json_object(file, values, "vision_config").get("image_size")
+            values = {"size": size} if size else {}
+        return values or None
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
-        """Read `preprocessor_config.json` of a folder or a Hub repository, or a JSON file given by its path.
-
-        Without such a file (or the `processor_config.json` of newer transformers) the settings are the defaults, with
-        the `image_size` of the model's `config.json` if there is one. Without a name they are those of the model in
-        the package.
-        Raises `OSError` where there is no such folder and `ValueError` for a file that holds no such settings.
-        """
-        name_or_path = or_shipped(name_or_path)
-        path = Path(name_or_path).expanduser()
-        single_file = path.suffix == ".json" and path.is_file()
-        folder = path.parent if single_file else resolve_folder(name_or_path, revision=revision, patterns=FILES)
-        for file in [path] if single_file else [folder / name for name in FILES]:
-            values = read_json(file) if file.is_file() else {}
-            if file.name == "processor_config.json":
-                values = _section(file, values, "image_processor")
-            elif file.name == "config.json":
-                size = _section(file, values, "vision_config").get("image_size")
-                values = {"size": size} if size else {}
-            if values:
-                try:
-                    return cls.from_dict(values)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{file}: {error}") from None
+    def _without_file(cls, file: Path) -> Self:
         return cls()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `preprocessor_config.json` into `folder`, atomically."""
-        write_json(Path(folder) / "preprocessor_config.json", self.to_dict())
-
-
-def _section(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:
-    section = values.get(name) or {}
-    if not isinstance(section, dict):
-        raise ValueError(f"{file}: {name} must be an object, got {section!r:.80}.")
-    return section
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _per_channel(name: str, value: Any) -> float | list[float]:
-    values = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]
-    if not values or not all(_is_number(v) for v in values):
-        raise ValueError(f"{name} must be a finite number or a list of one per channel, got {value!r}.")
-    return float(value) if _is_number(value) else [float(v) for v in values]
-
-
-def _size(value: Any) -> dict[str, int]:
-    if isinstance(value, Integral):
-        value = {"height": value, "width": value}
-    elif isinstance(value, Sequence) and len(value) == 2:
-        value = {"height": value[0], "width": value[1]}
-    sides = [value.get("height"), value.get("width")] if isinstance(value, dict) and len(value) == 2 else []
-    if not sides or not all(
-        isinstance(side, Integral) and not isinstance(side, bool) and int(side) > 0 for side in sides
-    ):
-        raise ValueError(f'size must be {{"height": pixels, "width": pixels}} or one number of pixels, got {value!r}.')
-    return {name: int(side) for name, side in value.items()}

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from blip_core.validators import choice
+
 FRAMEWORKS = ("np", "pt", "tf")
 
 
@@ -56,18 +58,12 @@ def _move(name: str, value: Any, device: Any, dtype: Any) -> Any:
     raise ValueError(f"{name} holds lists, not tensors; call the processor with return_tensors='pt', 'tf' or 'np'.")
 
 
-def check_framework(return_tensors: str | None) -> None:
-    """Raise `ValueError` unless `return_tensors` is None, "np", "pt" or "tf"."""
-    if return_tensors is not None and return_tensors not in FRAMEWORKS:
-        raise ValueError(f"return_tensors must be None, 'np', 'pt' or 'tf', got {return_tensors!r}.")
-
-
 def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: str) -> Any:
     """Join rows of one shape to a tensor whose first dimension is the batch; None leaves the list as it is.
 
     Whole numbers become int64, in TensorFlow int32. Rows of different shapes are a `ValueError` that tells `remedy`.
     """
-    check_framework(return_tensors)
+    choice("return_tensors", return_tensors, (None, *FRAMEWORKS))
     if return_tensors is None:
         return rows
     arrays = [np.asarray(row) if len(row) else np.empty(0, np.int64) for row in rows]

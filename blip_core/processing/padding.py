@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+
+from blip_core.validators import Validator, choice, whole_number
+
+LENGTH: Validator = partial(whole_number, least=1)
+"""Validates a number of tokens."""
 
 
 def kept_lengths(sizes: Sequence[int], room: int, how: bool | str) -> list[int]:
@@ -44,27 +49,15 @@ def pad_rows(
     The length is rounded up to a `multiple_of`; `side`, "right" or "left", is where `fill` goes. A row that is longer
     stays so.
     """
-    check_choice("padding", padding, (False, True, "longest", "max_length", "do_not_pad"))
+    choice("padding", padding, (False, True, "longest", "max_length", "do_not_pad"))
     if padding in (False, "do_not_pad"):
         return list(rows)
     length = max(map(len, rows), default=0)
     if padding == "max_length":
-        check_length("max_length", max_length)
+        LENGTH("max_length", max_length)
         length = max_length or 0
     if multiple_of is not None:
-        check_length("pad_to_multiple_of", multiple_of)
+        LENGTH("pad_to_multiple_of", multiple_of)
         length = -(-length // multiple_of) * multiple_of
     fills = [[fill] * (length - len(row)) for row in rows]
     return [row + more if side == "right" else more + row for row, more in zip(rows, fills, strict=True)]
-
-
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise `ValueError` unless the option `name` is one of `choices`; 0 and 1 do not stand for False and True."""
-    if not isinstance(value, bool | str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
-
-
-def check_length(name: str, value: Any) -> None:
-    """Raise `ValueError` unless the option `name` is a number of tokens."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of tokens from 1 on, got {value!r}.")

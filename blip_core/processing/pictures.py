@@ -1,60 +1,17 @@
-"""Pictures in: from files, PIL images, arrays and tensors to what the image processor works on."""
+"""Pictures of any mode and type of number: to RGB, to arrays, resized and scaled."""
 
 from __future__ import annotations
 
-import io
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor
 
-FORMATS = ("channels_first", "channels_last")
+Colour = tuple[int, int, int]
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What a file in a folder must end in to be taken for a picture; a file that is named itself may end in anything."""
-
-
-def is_picture_name(path: str) -> bool:
-    """Say whether a file of a folder is taken for a picture by its name, which must not begin with a dot."""
-    return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")
-
-
-def load_image(
-    source: str | os.PathLike[str] | bytes | Image.Image,
-    apply_exif_orientation: bool | None = None,
-    name: str = "The image",
-) -> Image.Image:
-    """Read a picture from a file, or the bytes of one, into memory; a PIL image is loaded if it was not and given back.
-
-    The mode stays that of the file. An animation gives its first frame. `apply_exif_orientation` turns the picture as
-    its camera noted; None turns files and leaves PIL images, as transformers does. `name` is for messages about
-    what came from no file.
-
-    Raises `OSError` for a file that is missing, truncated or not a picture, and `ValueError` for one of more pixels
-    than PIL lets pass (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million; from half of it on PIL warns), each naming it.
-    """
-    if not isinstance(source, bytes):
-        name = getattr(source, "filename", "") or name if isinstance(source, Image.Image) else os.fspath(source)
-    try:
-        if isinstance(source, Image.Image):
-            source.load()
-            return ImageOps.exif_transpose(source) if apply_exif_orientation else source
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.load()
-            return image if apply_exif_orientation is False else ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"{name} is too large: {error} Make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
-        ) from error
-    except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error and more for broken files
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # of the operating system, which names the file
-        unknown = isinstance(error, UnidentifiedImageError)  # what it says has the address of an object
-        reason = "its format is not known" if unknown else error
-        raise OSError(f"{name} is not a picture that can be read whole: {reason}") from error
+LAYOUTS = ("channels_first", "channels_last")
 
 
 def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
@@ -66,23 +23,80 @@ def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
         yield name, images
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert a PIL image of any mode as PIL does: alpha is dropped, 16-bit values above 255 are cut to 255.
+def to_colour(value: str | Sequence[int] | None, name: str = "background") -> Colour | None:
+    """Return a colour given by its name ("white", "#ffcc00") or its three values from 0 to 255; None stays None.
 
-    Raises `ValueError` naming the picture for a mode that PIL cannot convert.
+    Raises `ValueError` for anything else.
     """
+    if value is None:
+        return None
+    try:
+        colour = ImageColor.getrgb(value)[:3] if isinstance(value, str) else tuple(value)
+    except (TypeError, ValueError):
+        colour = ()
+    if len(colour) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in colour):
+        raise ValueError(f"{name} must be a colour, 'white', '#ffcc00' or three numbers from 0 to 255, got {value!r}.")
+    return colour[0], colour[1], colour[2]
+
+
+def on_ground(image: Image.Image, ground: Colour) -> Image.Image:
+    """Put a picture of mode RGBA on a ground of one colour; RGB stays as it is."""
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I") and np.asarray(image).max() > 255:
-        warnings.warn(
-            f"{name} has more than 8 bits and becomes white wherever its values exceed 255, as in transformers; "
-            "divide it by 256 to keep the picture.",
-            stacklevel=4,
-        )
+    result = Image.new("RGB", image.size, ground)
+    result.paste(image, mask=image.getchannel("A"))
+    return result
+
+
+def to_rgb(image: Image.Image, name: str, background: Colour | None = None) -> Image.Image:
+    """Convert a PIL image of any mode to RGB.
+
+    Transparent parts are put on the background; without one the colours beneath are taken, as in transformers, with a
+    warning. Pixels of 16 or 32 bits are scaled to 8, see `to_8_bits`.
+
+    Raises `ValueError` naming the picture for a mode that PIL cannot convert, or values that cannot be scaled.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     try:
-        return image.convert("RGB")
+        if image.has_transparency_data and image.mode[0] not in "IF":
+            if background is not None:
+                return on_ground(image.convert("RGBA"), background)
+            if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
+                warnings.warn(TRANSPARENT, stacklevel=2)  # of this line: shown once, not for each picture
+        return to_8_bits(image, name).convert("RGB")
     except ValueError as error:
+        if str(error).startswith(name):
+            raise
         raise ValueError(f"{name} cannot be made RGB: {error}; convert it first.") from None
+
+
+TRANSPARENT = (
+    "A picture has transparent parts, of which the colours beneath are seen; give a background such as 'white' to put "
+    "pictures on it."
+)
+
+
+def to_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Scale the values of a picture of whole numbers of 16 or 32 bits, or of floating-point numbers, to 0 to 255.
+
+    Values within 0 to 255 stay as they are, as in transformers, where greater ones become white. Here 65535 becomes
+    255, in floating point also 1, with a warning. Raises `ValueError` for any other range.
+    """
+    if image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    fractions = image.mode == "F" and high <= 1
+    if not 0 <= low <= high <= 65535:  # NaN is not, either
+        raise ValueError(
+            f"{name} has values from {low} to {high}, of which black and white are not known; scale them to 0 to 255."
+        )
+    if not fractions and high <= 255:
+        return image
+    top = 1 if fractions else 65535
+    warnings.warn(f"{name} has values up to {high:g}: 0 to {top} become 0 to 255.", stacklevel=4)
+    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
 
 
 def to_array(image: Any, name: str) -> np.ndarray:
@@ -114,7 +128,7 @@ def to_array(image: Any, name: str) -> np.ndarray:
     return array
 
 
-def find_format(shape: tuple[int, ...], name: str) -> str:
+def find_layout(shape: tuple[int, ...], name: str) -> str:
     """Tell whether 3 channels, else 1 channel, come first or last in a shape; first where it could be both.
 
     Raises `ValueError` where neither is so, and warns where it is a guess.
@@ -124,9 +138,9 @@ def find_format(shape: tuple[int, ...], name: str) -> str:
             f"{name} of shape {shape} could have its channels first or last; pass input_data_format.", stacklevel=4
         )
     for channels in (3, 1):
-        for position, format_name in zip((0, 2), FORMATS, strict=True):
+        for position, layout in zip((0, 2), LAYOUTS, strict=True):
             if shape[position] == channels:
-                return format_name
+                return layout
     raise ValueError(
         f"{name} of shape {shape} has neither 1 nor 3 channels, first or last; pass RGB or grey values, "
         "or say where the channels are with input_data_format."

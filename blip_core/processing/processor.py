@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from blip_core.hub import or_shipped, resolve_folder
-from blip_core.processing.image_processor import FILES as IMAGE_FILES
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.inputs import BlipInputs
 from blip_core.processing.texts import check_texts
-from blip_core.processing.tokenizer import FILES as TEXT_FILES
-from blip_core.processing.tokenizer import BlipTokenizer
+from blip_core.processing.tokenizer import VOCABULARY_FILES, BlipTokenizer
 
 
 class BlipProcessor:
@@ -73,10 +71,12 @@ class BlipProcessor:
         if text is None and return_labels:
             raise ValueError("return_labels=True needs text: the captions to learn.")
         if text is None and prompt is not None:
-            text = prompt if images is None else [prompt] * len(inputs["pixel_values"])
-            prompt = None
+            text, prompt = (prompt if images is None else [prompt] * len(inputs["pixel_values"])), None
         if text is None:
             return inputs
+        pictures = len(inputs["pixel_values"]) if images is not None else 1
+        if isinstance(text, str) and pictures > 1:
+            text = [text] * pictures
         single = isinstance(text, str)
         texts = check_texts("text", [text] if single else text)
         if prompt is not None:
@@ -129,8 +129,8 @@ class BlipProcessor:
         model in the package.
         """
         name_or_path = or_shipped(name_or_path)
-        files = sorted({*IMAGE_FILES, *TEXT_FILES})
-        folder = resolve_folder(name_or_path, revision=revision, patterns=files)
+        files = {*BlipImageProcessor.file_names, *VOCABULARY_FILES, *BlipTokenizer.file_names}
+        folder = resolve_folder(name_or_path, revision=revision, patterns=sorted(files))
         return cls(BlipImageProcessor.from_pretrained(folder), BlipTokenizer.from_pretrained(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:

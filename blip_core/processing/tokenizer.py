@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from tokenizers import Encoding, Tokenizer
 
-from blip_core.files import atomic_path, read_json, write_json
+from blip_core.config_mixin import ConfigMixin
+from blip_core.files import atomic_path, read_json
 from blip_core.hub import or_shipped, resolve_folder
-from blip_core.processing.inputs import BlipInputs, check_framework, stack
-from blip_core.processing.padding import check_choice, check_length, kept_lengths, pad_rows
+from blip_core.processing.inputs import FRAMEWORKS, BlipInputs, stack
+from blip_core.processing.padding import LENGTH, kept_lengths, pad_rows
 from blip_core.processing.texts import Text, check_texts, close_gaps, to_ids
 from blip_core.processing.vocabulary import (
     BERT_TOKENS,
@@ -21,70 +22,82 @@ from blip_core.processing.vocabulary import (
     read_vocabulary,
     warn_of_another_vocabulary,
 )
+from blip_core.validators import check_settings, choice, flag, setting
 
-FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 BLIP_TOKENS = {"bos": "[DEC]", "enc": "[ENC]"}
 """What a decoder's text begins with, and what text encoded together with a picture begins with; added last."""
-SETTINGS = ("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
 SIDES = ("right", "left")
 TRUNCATIONS = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
 
-class BlipTokenizer:
+@dataclass(eq=False, repr=False)
+class BlipTokenizer(ConfigMixin):
     """Turn texts into token ids and back: bert-base-uncased plus `[DEC]` (30522) and `[ENC]` (30523).
 
-    The ids are those of transformers' `BertTokenizerFast`. `tokenizer` is a `tokenizers.Tokenizer` of another BERT
-    vocabulary; without one it is the vocabulary shipped in the package. `[DEC]` and `[ENC]` are added after the last
-    id unless they are there. `model_max_length` is where `truncation=True` cuts and `padding="max_length"` ends when
-    no `max_length` is given. `padding_side` and `truncation_side` are "right" or "left". `special_tokens` names the
-    five tokens of BERT where a vocabulary calls them otherwise, as `{"cls": "<s>"}`.
-    Raises `ValueError` for a vocabulary without these tokens, or a setting that cannot work.
+    The ids are those of transformers' `BertTokenizerFast`. The tokens and their ids are attributes: `pad_token`,
+    `pad_token_id` and the like for unk, sep, pad, cls, mask, bos (`[DEC]`) and enc (`[ENC]`).
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer` of another BERT vocabulary; None for the one in the package. `[DEC]` and
+            `[ENC]` are added after its last id unless they are there.
+        model_max_length: Tokens at which `truncation=True` cuts and `padding="max_length"` ends where no `max_length`
+            is given.
+        padding_side: Where padding goes, "right" or "left".
+        truncation_side: Where texts are cut, "right" or "left".
+        clean_up_tokenization_spaces: Decode without the spaces before punctuation and around apostrophes.
+        special_tokens: Names the five tokens of BERT where a vocabulary calls them otherwise, as `{"cls": "<s>"}`.
+
+    Raises:
+        ValueError: The vocabulary lacks one of these tokens, or a setting cannot work.
+
+    Example:
+        >>> tokenizer = BlipTokenizer()
+        >>> tokenizer("a cat")["input_ids"]
+        [101, 1037, 4937, 102]
+        >>> tokenizer.decode([101, 1037, 4937, 102], skip_special_tokens=True)
+        'a cat'
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer | None = None,
-        *,
-        model_max_length: int = 512,
-        padding_side: str = "right",
-        truncation_side: str = "right",
-        clean_up_tokenization_spaces: bool = True,
-        special_tokens: dict[str, str] | None = None,
-    ):
+    file_names: ClassVar = ("tokenizer_config.json",)
+    constants: ClassVar = {"tokenizer_class": "BertTokenizerFast", "processor_class": "BlipProcessor"}
+    null_is_default: ClassVar = True
+    tokenizer: InitVar[Tokenizer | None] = None
+    _: KW_ONLY
+    model_max_length: int = setting(512, LENGTH)
+    padding_side: str = setting("right", choice, choices=SIDES)
+    truncation_side: str = setting("right", choice, choices=SIDES)
+    clean_up_tokenization_spaces: bool = setting(True, flag)
+    special_tokens: dict[str, str] = None  # type: ignore[assignment]  # becomes the tokens of all kinds
+    backend: Tokenizer = field(init=False)
+
+    def __post_init__(self, tokenizer: Tokenizer | None) -> None:
+        check_settings(self)
         if not isinstance(tokenizer, Tokenizer | None):
             raise ValueError(f"tokenizer must be a tokenizers.Tokenizer, got {tokenizer!r:.80}; see from_pretrained.")
         self.backend = read_vocabulary(VOCABULARY) if tokenizer is None else tokenizer
         self.backend.no_padding()
         self.backend.no_truncation()
-        for kind, token in (special_tokens or {}).items():
+        given = self.special_tokens or {}
+        for kind, token in given.items():
             if kind not in BERT_TOKENS or not isinstance(token, str):
                 raise ValueError(
                     f"special_tokens must name {', '.join(BERT_TOKENS)} and their texts, got {kind!r}: {token!r}."
                 )
-        self.special_tokens = {**BERT_TOKENS, **(special_tokens or {}), **BLIP_TOKENS}
-        for name in ("pad", "unk", "cls", "sep"):
-            if self.backend.token_to_id(self.special_tokens[name]) is None:
+        self.special_tokens = {**BERT_TOKENS, **given, **BLIP_TOKENS}
+        for kind in ("pad", "unk", "cls", "sep"):
+            if self.backend.token_to_id(self.special_tokens[kind]) is None:
                 raise ValueError(
-                    f"The vocabulary has no {self.special_tokens[name]!r} token ({name}_token); "
+                    f"The vocabulary has no {self.special_tokens[kind]!r} token ({kind}_token); "
                     "pass that of a BERT model, or name the token with special_tokens."
                 )
         self.backend.add_special_tokens(list(BLIP_TOKENS.values()))
-        for option, side in (("padding_side", padding_side), ("truncation_side", truncation_side)):
-            check_choice(option, side, SIDES)
-        check_length("model_max_length", model_max_length)
-        check_choice("clean_up_tokenization_spaces", clean_up_tokenization_spaces, (True, False))
-        self.model_max_length = model_max_length
-        self.padding_side = padding_side
-        self.truncation_side = truncation_side
-        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
-        self.extra: dict[str, Any] = {}
-        """What a `tokenizer_config.json` holds, so that keys that are not ours are written back."""
 
     def __getattr__(self, name: str) -> Any:
         """Give `pad_token`, `pad_token_id` and the like for unk, sep, pad, cls, mask, bos ([DEC]) and enc ([ENC])."""
         kind, _, rest = name.partition("_")
         if rest not in ("token", "token_id") or kind not in self.__dict__.get("special_tokens", ()):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+            return super().__getattr__(name)  # type: ignore[misc]  # hidden from type checkers there
         token = self.special_tokens[kind]
         return token if rest == "token" else self.backend.token_to_id(token)
 
@@ -133,7 +146,7 @@ class BlipTokenizer:
         `max_length` without padding truncates. A text that is too long for the model is not cut unless asked for.
         Raises `ValueError` for what is no text, or an option that cannot work.
         """
-        check_framework(return_tensors)
+        choice("return_tensors", return_tensors, (None, *FRAMEWORKS))
         if truncation is None:
             truncation = max_length is not None and padding is False
         single = isinstance(text, str) or (is_split_into_words and _is_list_of_words(text))
@@ -161,11 +174,11 @@ class BlipTokenizer:
 
     def encode(self, text: Text, text_pair: Text | None = None, **options: Any) -> list[int]:
         """The ids of one text; options as in a call."""
-        return self(text, text_pair, **options)["input_ids"]
+        return list(self(text, text_pair, **options)["input_ids"])
 
     def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of one text, as strings; a piece that goes on a word begins with `##`."""
-        return self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens))
+        return list(self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens)))
 
     def pad(
         self,
@@ -181,7 +194,7 @@ class BlipTokenizer:
         The options are those of a call. Raises `ValueError` for other names than these three.
         """
         side = padding_side or self.padding_side
-        check_choice("padding_side", side, SIDES)
+        choice("padding_side", side, SIDES)
         if padding == "max_length" and max_length is None:
             max_length = self.model_max_length
         fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": -100}
@@ -239,29 +252,43 @@ class BlipTokenizer:
         """
         name_or_path = or_shipped(name_or_path)
         path = Path(name_or_path).expanduser()
-        folder = resolve_folder(name_or_path, revision=revision, patterns=FILES)
-        found = [folder / name for name in FILES[:2] if (folder / name).is_file()]
+        files = (*VOCABULARY_FILES, *cls.file_names, "config.json")
+        folder = resolve_folder(name_or_path, revision=revision, patterns=files)
+        found = [folder / name for name in VOCABULARY_FILES if (folder / name).is_file()]
         if path.is_file() and path.suffix in (".json", ".txt"):
             found = [path]
-        file = folder / "tokenizer_config.json"
+        file = folder / cls.file_names[0]
         values = read_json(file) if file.is_file() else {}
-        given = {name: value for name, value in values.items() if value is not None}
-        backend = read_vocabulary(found[0], **{k: given[k] for k in NORMALIZER if k in given}) if found else None
-        settings = {k: given[k] for k in SETTINGS if k in given}
-        limit = settings.get("model_max_length")
-        if isinstance(limit, int | float) and limit > 10**9:  # how transformers writes that there is no limit
-            del settings["model_max_length"]
-        # A token is given as a text, or as an object with this and more.
-        tokens = {kind: given[f"{kind}_token"] for kind in BERT_TOKENS if f"{kind}_token" in given}
-        tokens = {kind: token.get("content") if isinstance(token, dict) else token for kind, token in tokens.items()}
+        given = {name: values[name] for name in NORMALIZER if values.get(name) is not None}
+        backend = read_vocabulary(found[0], **given) if found else None
         try:
-            tokenizer = cls(backend, special_tokens=tokens, **settings)
+            tokenizer = cls.from_dict(values, tokenizer=backend)
         except ValueError as error:
             raise ValueError(f"{' with '.join(str(f) for f in (*found[:1], file) if f.is_file())}: {error}") from None
-        tokenizer.extra = copy.deepcopy(values)
         if not found:
             warn_of_another_vocabulary(folder, len(tokenizer))
         return tokenizer
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
+        """Build from a dictionary as `tokenizer_config.json` holds it; see `ConfigMixin.from_dict`."""
+        limit = values.get("model_max_length")
+        if isinstance(limit, int | float) and limit > 10**9:  # how transformers writes that there is no limit
+            values = {**values, "model_max_length": None}
+        # A token is given as a text, or as an object with this and more.
+        tokens = {kind: values.get(f"{kind}_token") for kind in BERT_TOKENS}
+        tokens = {kind: token.get("content") if isinstance(token, dict) else token for kind, token in tokens.items()}
+        tokens = {kind: token for kind, token in tokens.items() if token is not None}
+        return super().from_dict(values, **{"special_tokens": tokens, **overrides})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary as `tokenizer_config.json` holds it: every setting, token and kept key."""
+        values = super().to_dict()
+        own = {f"{kind}_token": token for kind, token in values.pop("special_tokens").items() if kind != "enc"}
+        added = [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
+        others = [token for token in added if token not in own.values()]
+        inputs = ["input_ids", "attention_mask"]
+        return {**values, **own, "additional_special_tokens": others, "model_input_names": inputs}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically."""
@@ -271,27 +298,18 @@ class BlipTokenizer:
         pieces = sorted(self.backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
         with atomic_path(folder / "vocab.txt") as temporary:
             temporary.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
-        own = {f"{kind}_token": token for kind, token in self.special_tokens.items() if kind != "enc"}
-        added = [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
-        values = {**self.extra, **own, **{name: getattr(self, name) for name in SETTINGS}}
-        values.update(
-            additional_special_tokens=[token for token in added if token not in own.values()],
-            model_input_names=["input_ids", "attention_mask"],
-            tokenizer_class="BertTokenizerFast",
-            processor_class="BlipProcessor",
-        )
-        write_json(folder / "tokenizer_config.json", values)
+        super().save_pretrained(folder)
 
     def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
         return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
 
     def _room(self, how: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
         """The greatest number of tokens of a row besides the special ones that are added, None for no limit."""
-        check_choice("truncation", how, TRUNCATIONS)
+        choice("truncation", how, TRUNCATIONS)
         if how in (False, "do_not_truncate"):
             return None
         limit = self.model_max_length if max_length is None else max_length
-        check_length("max_length", limit)
+        LENGTH("max_length", limit)
         added = self.backend.num_special_tokens_to_add(pair) if add_special_tokens else 0
         if limit < added:
             raise ValueError(f"max_length must leave room for {added} special tokens, got {limit}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from blip_core.processing.pictures import is_picture_name, load_image
+from blip_core.processing.picture_files import is_picture_name, load_image
 
 FRAMES = 8
 """How many frames stand for a video, as in the original's evaluation."""

@@ -39,9 +39,9 @@ def with_alpha(image: Image.Image) -> Image.Image:
     return Image.merge(image.mode + "A", [*image.split(), ramp])
 
 
-def deep() -> Image.Image:
-    """16 bits a pixel, values from 0 to 510."""
-    return Image.fromarray(np.asarray(grey()).astype(np.uint16) * 2)
+def deep(factor: int = 2) -> Image.Image:
+    """16 bits a pixel, values from 0 to 255 times the factor."""
+    return Image.fromarray(np.asarray(grey()).astype(np.uint16) * factor)
 
 
 # What goes in, the options, and the hash of what transformers 4.57.6 gives, which
@@ -76,7 +76,7 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         "1029d89055416b1c",
     ),
     "cmyk": (lambda: photo().convert("CMYK"), {"size": SIZE}, "ed904f8b4fc5f142"),
-    "16 bits": (deep, {"size": SIZE}, "8b9689e408b00741"),
+    "16 bits, values of 8": (lambda: deep(1), {"size": SIZE}, "25e73ad8b655d0b1"),
     "1 bit": (lambda: grey().convert("1", dither=Image.Dither.NONE), {"size": SIZE}, "3b2573781de38148"),
     "array": (cat, {"size": SIZE}, "ed904f8b4fc5f142"),
     "array, channels first": (lambda: cat().transpose(2, 0, 1), {"size": SIZE}, "ed904f8b4fc5f142"),

@@ -18,7 +18,7 @@ from blip_core import BlipImageProcessor
 from tests.helpers.drawn_pictures import CASES, PHOTOS, SIZE, cat, deep, digest, grey, photo
 
 
-@pytest.mark.filterwarnings("ignore:.*has more than 8 bits")
+@pytest.mark.filterwarnings("ignore:A picture has transparent parts")
 @pytest.mark.parametrize("name", CASES)
 def test_pixels_to_the_last_bit(name):
     images, options, expected = CASES[name]
@@ -107,7 +107,7 @@ def test_an_animation_gives_its_first_frame(tmp_path):
 def test_warnings_for_what_looks_wrong():
     with pytest.warns(UserWarning, match="images holds values from 0.0 to 1.0, but do_rescale=True"):
         BlipImageProcessor()(np.linspace(0, 1, 60).reshape(4, 5, 3))
-    with pytest.warns(UserWarning, match=r"images\[1\] has more than 8 bits"):
+    with pytest.warns(UserWarning, match=r"images\[1\] has values up to 510: 0 to 65535 become 0 to 255"):
         BlipImageProcessor()([photo(), deep()])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -169,7 +169,7 @@ BAD_IMAGES = {
 BAD_OPTIONS = [
     ({"size": 0}, "size must be"), ({"size": {"shortest_edge": 5}}, "size must be .*shortest_edge"),
     ({"size": (3.5, 2)}, "size must be"), ({"size": True}, "size must be"), ({"size": (1, 2, 3)}, "size must be"),
-    ({"resample": 9}, "resample must be a PIL filter, 0 to 5, got 9"), ({"resample": True}, "resample"),
+    ({"resample": 9}, "resample must be a whole number from 0 to ., got 9"), ({"resample": True}, "resample"),
     ({"do_resize": 1}, "do_resize must be True or False, got 1"), ({"do_convert_rgb": "no"}, "do_convert_rgb must be"),
     ({"apply_exif_orientation": "up"}, "apply_exif_orientation must be"), ({"rescale_factor": "a"}, "rescale_factor"),
     ({"rescale_factor": float("nan")}, "rescale_factor must be a finite number"), ({"image_mean": "a"}, "image_mean"),
