@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 import blip_pt
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import TRAINING_STATE, Parameter
-from blip_core.training.engine import Micro
+from blip_core.training.protocol import MicroBatch
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_pt.base import to_numpy
@@ -28,8 +28,8 @@ from blip_pt.distributed import Sharded, full, gather, processes
 HALF = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Engine:
-    """A model in training, see `blip_core.training.engine.Engine`.
+class Trainer:
+    """A model in training, see `blip_core.training.protocol.Trainer`.
 
     With `WORLD_SIZE` processes of `torchrun`, gradients are averaged over them (`parallel="ddp"`), or weights,
     gradients and moments are shared out among them ("fsdp"). Raises `ValueError` for what cannot be joined.
@@ -38,9 +38,7 @@ class Engine:
     def __init__(self, start: Start, settings: Settings):
         self.settings, self.start = settings, start
         self.joined = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        default = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(settings.device or default)
+        self.device = choose_device(settings)
         if self.joined:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.rank, self.processes = processes()
@@ -75,7 +73,7 @@ class Engine:
             raise ValueError("parallel='fsdp' does not go with precision='float16'; use bfloat16.")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
 
-    def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
+    def step(self, parts: Sequence[MicroBatch], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
         """Take one step of the optimizer, as the protocol says."""
         entropy = np.random.SeedSequence([*seed, self.rank])
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
@@ -108,7 +106,7 @@ class Engine:
             return self.sharded.clip(limit)
         return float(nn.utils.clip_grad_norm_([weight for _, weight in self.trained], limit))
 
-    def _call(self, part: Micro, alpha: float) -> Mapping[str, Any]:
+    def _call(self, part: MicroBatch, alpha: float) -> Mapping[str, Any]:
         inputs: dict[str, Any] = {name: torch.from_numpy(value).to(self.device) for name, value in part.inputs.items()}
         if "answer_counts" in inputs:
             inputs["answer_counts"] = part.inputs["answer_counts"].tolist()
@@ -119,7 +117,7 @@ class Engine:
             return self.parallel(**inputs)
 
     @torch.no_grad()
-    def evaluate(self, part: Micro, alpha: float) -> dict[str, float]:
+    def evaluate(self, part: MicroBatch, alpha: float) -> dict[str, float]:
         """The losses of a batch of this process, without training."""
         self.model.eval()
         losses = _losses(self._call(part, alpha))
@@ -127,8 +125,8 @@ class Engine:
             self.sharded.share_out()
         return losses
 
-    def whole(self) -> Any:
-        """The model as outside of training; under FSDP a copy, whole in each process."""
+    def inference_model(self) -> Any:
+        """Return the model for use; under FSDP a copy, whole in each process."""
         if self.sharded is None:
             return self.model
         model = getattr(blip_pt, self.start.head)(self.model.config, initialize=False)
@@ -139,11 +137,11 @@ class Engine:
         return model.to(self.device).eval()
 
     def read(self, parameter: Parameter) -> np.ndarray:
-        """A weight, in PyTorch's layout."""
+        """Return a weight, in PyTorch's layout."""
         return to_numpy(full(self.model.get_tensor(parameter.name)))
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """The state of the optimizer by name, as the protocol says."""
+        """Return the optimizer's state by name, as the protocol says."""
         found: dict[str, np.ndarray] = {}
         steps = 0.0
         for row, weight in self.trained:
@@ -160,7 +158,7 @@ class Engine:
         return found
 
     def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state of `optimizer_state`, of either framework."""
+        """Restore what `optimizer_state` returned, in any engine."""
         for row, weight in self.trained:
             if f"first.{row.name}" in state:
                 self.optimizer.state[weight] = {
@@ -174,7 +172,7 @@ class Engine:
             self.scaler.load_state_dict(scale | new)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The means of numbers over all processes."""
+        """Return the means of numbers over all processes."""
         if self.processes == 1:
             return dict(values)
         numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
@@ -182,7 +180,7 @@ class Engine:
         return dict(zip(values, (numbers / self.processes).tolist(), strict=True))
 
     def exchange(self, own: bytes) -> list[bytes]:
-        """The bytes of all processes, in their order."""
+        """Return the bytes that each process gave, in the order of their ranks."""
         if self.processes == 1:
             return [own]
         lengths = gather(torch.tensor([len(own)], device=self.device)).tolist()
@@ -200,8 +198,14 @@ class Engine:
             dist.destroy_process_group()
 
 
+def choose_device(settings: Settings) -> torch.device:
+    """Return the device of this process; of several GPUs each process of `torchrun` has its own."""
+    name = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+
+
 def make_model(start: Start, settings: Settings) -> Any:
-    """The model to begin with, on the CPU; what it lacks is drawn after the settings' seed."""
+    """The model to begin with, on the CPU; parts that it lacks are initialised at random from the settings' seed."""
     torch.manual_seed(settings.seed)
     model_class: Any = getattr(blip_pt, start.head)
     contrastive = start.head in TRAINING_STATE

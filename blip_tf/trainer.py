@@ -14,7 +14,7 @@ from tensorflow import Tensor
 import blip_tf
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import TRAINING_STATE, Parameter
-from blip_core.training.engine import Micro, split
+from blip_core.training.protocol import MicroBatch, split
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_tf.adamw import AdamW
@@ -26,8 +26,8 @@ from blip_tf.nn import dropout_seed
 HALF = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-class Engine:
-    """A model in training, see `blip_core.training.engine.Engine`.
+class Trainer:
+    """A model in training, see `blip_core.training.protocol.Trainer`.
 
     Under `TF_CONFIG` the workers that it names train together (`MultiWorkerMirroredStrategy`), otherwise all GPUs that
     TensorFlow sees (`MirroredStrategy`), or those that `device` lists. Raises `ValueError` for what cannot work.
@@ -55,7 +55,7 @@ class Engine:
             for work in (self._gradients, self._add, self._apply, self._losses, gather, self._mean)
         }
 
-    def step(self, parts: Sequence[Micro], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
+    def step(self, parts: Sequence[MicroBatch], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
         """Take one step of the optimizer, as the protocol says."""
         words = np.random.SeedSequence(seed).generate_state(2 * len(parts)).astype(np.int32).reshape(-1, 2)
         count = tf.constant(float(sum(part.count for part in parts)))
@@ -69,13 +69,13 @@ class Engine:
         norm = self._first(self._run(self._apply, total, tf.constant(rate, tf.float32)))
         return {**losses, "gradient_norm": float(norm)}
 
-    def evaluate(self, part: Micro, alpha: float) -> dict[str, float]:
+    def evaluate(self, part: MicroBatch, alpha: float) -> dict[str, float]:
         """The losses of a batch of all processes, without training."""
         found = self._first(self._run(self._losses, self._local(part, alpha)))
         return {name: float(value) for name, value in found.items()}
 
-    def whole(self) -> Any:
-        """The model as outside of training; of several replicas a copy, which belongs to this process alone."""
+    def inference_model(self) -> Any:
+        """Return the model for use; of several replicas a copy, whole in each process."""
         if self.strategy.num_replicas_in_sync == 1:
             return self.model
         with dtype_policy(HALF[self.settings.precision]):
@@ -86,11 +86,11 @@ class Engine:
         return model
 
     def read(self, parameter: Parameter) -> np.ndarray:
-        """A weight, in PyTorch's layout."""
+        """Return a weight, in PyTorch's layout."""
         return parameter.from_tensorflow(to_numpy(self.model.get_parameter(parameter.name)))
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """The state of the optimizer by name, as the protocol says."""
+        """Return the optimizer's state by name, as the protocol says."""
         found: dict[str, np.ndarray] = {}
         for (row, _), first, second in zip(self.trained, self.optimizer.first, self.optimizer.second, strict=True):
             found[f"first.{row.name}"] = row.from_tensorflow(to_numpy(first))
@@ -101,7 +101,7 @@ class Engine:
         return found
 
     def load_optimizer_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from a state of `optimizer_state`, of either framework."""
+        """Restore what `optimizer_state` returned, in any engine."""
         for (row, _), first, second in zip(self.trained, self.optimizer.first, self.optimizer.second, strict=True):
             if f"first.{row.name}" in state:
                 first.assign(row.to_tensorflow(state[f"first.{row.name}"]))
@@ -112,14 +112,14 @@ class Engine:
             self.optimizer.good_steps.assign(state["good_steps"])
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The means of numbers over all processes."""
+        """Return the means of numbers over all processes."""
         if self.processes == 1:
             return dict(values)
         numbers = self._first(self._run(self._mean, tf.constant(list(values.values()), tf.float64)))
         return dict(zip(values, numbers.numpy().tolist(), strict=True))
 
     def exchange(self, own: bytes) -> list[bytes]:
-        """The bytes of all processes, in their order."""
+        """Return the bytes that each process gave, in the order of their ranks."""
         if self.processes == 1:
             return [own]
         lengths = self._first(self._run(gather, tf.constant([len(own)]))).numpy()[:: self.replicas]
@@ -141,7 +141,7 @@ class Engine:
         """What the first replica of this process returned; all return the same."""
         return tf.nest.map_structure(lambda item: self.strategy.experimental_local_results(item)[0], value)
 
-    def _local(self, part: Micro, alpha: float) -> Any:
+    def _local(self, part: MicroBatch, alpha: float) -> Any:
         """A batch as tensors, cut up for the replicas of this process, each with what its loss is the mean over."""
         parts = [_tensors(piece, alpha) for piece in split(part, self.start.task, self.replicas)]
         if self.replicas == 1:
@@ -203,7 +203,7 @@ def choose_strategy(settings: Settings) -> tuple[tf.distribute.Strategy, int]:
 
 
 def make_model(start: Start, settings: Settings) -> Any:
-    """The model to begin with; what it lacks is drawn after the settings' seed."""
+    """The model to begin with; parts that it lacks are initialised at random from the settings' seed."""
     tf.random.set_seed(settings.seed)
     model_class: Any = getattr(blip_tf, f"TF{start.head}")
     contrastive = start.head in TRAINING_STATE
@@ -240,7 +240,7 @@ def _sum(value: Any) -> Any:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
 
 
-def _tensors(part: Micro, alpha: float) -> tuple[dict[str, Tensor], Tensor]:
+def _tensors(part: MicroBatch, alpha: float) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs of the model's call, whole numbers as int32, and what the loss is the mean over."""
     inputs = {
         name: tf.constant(value.astype(np.int32) if value.dtype == np.int64 and name != "image_ids" else value)

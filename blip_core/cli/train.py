@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         args.data,
         args.model or shipped(get_task(args.task).head),
         args.output,
-        framework=engine.name,
+        engine=engine.name,
         revision=args.revision,
         tokenizer=args.tokenizer,
         validation=args.validation,

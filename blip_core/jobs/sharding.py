@@ -22,6 +22,7 @@ import numpy as np
 
 from blip_core.datasets.examples import ChangedError
 from blip_core.files import TEMPORARY, differences, read_json, write_json
+from blip_core.jobs.one_writer import LOCK
 
 SHARD_SIZE = 1000
 """Items in a shard, unless told otherwise."""
@@ -116,27 +117,37 @@ def work_through(shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray
             yield from work(shard)
 
 
-def begin_run(path: Path, name: str, run: Mapping[str, Any], allowed: Collection[str] = ()) -> None:
-    """Begin a run with these facts in a folder, or go on with it; the file `name` in it remembers them.
+def find_run(
+    path: Path, name: str, run: Mapping[str, Any], allowed: Collection[str] = (), free: Collection[str] = ()
+) -> bool:
+    """Tell whether a folder holds a run with these facts, which the file `name` in it remembers.
 
-    Raises `ValueError` for a folder of another run, naming the difference, and for one of other files than those
-    `allowed`; `OSError` where it cannot be written.
+    Raises `ValueError` for a folder of another run, naming each difference but in the facts that are `free` to change,
+    and for one of other files than those `allowed`.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; the output of this command needs a folder.")
     # Looked for first: what another process writes, which begins just now, comes after what the run is.
-    others = path.is_dir() and any(p.name not in allowed and not fnmatch(p.name, TEMPORARY) for p in path.iterdir())
+    others = path.is_dir() and any(
+        p.name not in allowed and not fnmatch(p.name, TEMPORARY) and not fnmatch(p.name, LOCK) for p in path.iterdir()
+    )
     if (path / name).exists():
-        if different := differences(read_json(path / name), run):
+        if different := differences(read_json(path / name), run, free):
             raise ValueError(
                 f"{path} holds another run: {'; '.join(different)}. Give the same again to go on with it, or name "
                 "another folder."
             )
-        return
+        return True
     if others:
         raise ValueError(f"{path} holds other files and no run of this command; name a new or empty folder.")
-    with writing(path):
-        write_json(path / name, dict(run))
+    return False
+
+
+def begin_run(path: Path, name: str, run: Mapping[str, Any], allowed: Collection[str] = ()) -> None:
+    """Begin a run with these facts in a folder, or go on with it; raises what `find_run` does, and `OSError`."""
+    if not find_run(path, name, run, allowed):
+        with writing(path):
+            write_json(path / name, dict(run))
 
 
 @contextmanager

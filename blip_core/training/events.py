@@ -17,7 +17,7 @@ from pathlib import Path
 class EventFile:
     """A new event file in a folder.
 
-    `step` is where the run goes on: TensorBoard then forgets what earlier files of the folder say of later steps.
+    `step` is where the run continues: TensorBoard then ignores later steps in earlier files of the folder.
     """
 
     def __init__(self, folder: Path, step: int = 0):
@@ -27,7 +27,7 @@ class EventFile:
         self._write(_bytes(7, _number(1, 1)), step)  # session_log: START
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Add numbers by their tags, and hand them to the system at once."""
+        """Write numbers by their tags, without buffering."""
         summary = b"".join(
             _bytes(1, _bytes(1, tag.encode()) + b"\x15" + struct.pack("<f", value)) for tag, value in values.items()
         )
@@ -58,7 +58,7 @@ def _number(field: int, value: int) -> bytes:
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    """A text or a message as a field of a protocol buffer."""
+    """A string or a message as a field of a protocol buffer."""
     return _varint(field << 3 | 2) + _varint(len(value)) + value
 
 
@@ -75,7 +75,7 @@ _CRC = _table()
 
 
 def _checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated and shifted as TFRecord wants it."""
+    """CRC-32C, masked as TFRecord requires."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]

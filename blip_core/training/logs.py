@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a line and a bar on a terminal, JSON lines, a file for TensorBoard."""
+"""The logs of a run: a progress bar on a terminal, else a line now and then; JSON lines; a file for TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAUSE = 10.0  # seconds between lines where there is no terminal for a bar
 
 
 class Log:
-    """The logs of a run in its folder, going on after `step` steps; what they say of later steps is dropped.
+    """The logs of a run in its folder, continued after `step` steps; entries of later steps are removed.
 
     `log.jsonl` has an object per line: `{"step", "epoch", "loss", ..., "learning_rate", "images_per_second"}` of
     training, the mean over the steps since the last line, and `{"step", "epoch", "validation": {...}}` after an epoch.
@@ -42,7 +42,7 @@ class Log:
         self._begun, self._first, self._steps = time.monotonic(), step, steps
 
     def step(self, step: int, epoch: int, losses: dict[str, float], rate: float, images: int) -> None:
-        """Note one step, the `step`th done. `images` were seen in it; nothing is written but every so many steps."""
+        """Add one step, the `step`th done, in which `images` pictures were seen; written every `every` steps."""
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
@@ -78,7 +78,7 @@ class Log:
         self._since = time.monotonic()
 
     def say(self, message: str) -> None:
-        """A line for the user, beside the bar."""
+        """Print a line on standard error, above the bar."""
         tqdm.write(f"blip: {message}", file=sys.stderr)
 
     def close(self) -> None:
@@ -93,36 +93,26 @@ class Log:
 
 
 class NoLog(Log):
-    """The log of a process that is not the first of several: it says nothing."""
+    """The log of all processes but the first: it writes nothing."""
 
     def __init__(self) -> None:
         pass
 
-    def step(self, *args: Any) -> None:
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def flush(self, *args: Any) -> None:
-        pass
-
-    def validation(self, *args: Any) -> None:
-        pass
-
-    def say(self, message: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    step = flush = validation = say = close = _ignore
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinity: such numbers become null."""
+    """JSON has no infinity and no NaN: they become null."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Leave out the lines of later steps, and one that was cut off, as a run leaves them that was killed."""
+    """Remove the lines of later steps, and an incomplete last line, which a killed run leaves."""
     if not path.exists():
         return
     kept = []

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Batches, Dataset, open_dataset
+from blip_core.engines import get_engine
 from blip_core.generation.prompts import prompt_tokens
-from blip_core.training.engine import MODULES, Engine, make_engine
+from blip_core.jobs.one_writer import one_writer
 from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
-from blip_core.training.run_folder import Position, RunFolder, read_optimizer
+from blip_core.training.protocol import Trainer, make_trainer
+from blip_core.training.run_folder import RUN, Position, RunFolder, read_optimizer
 from blip_core.training.settings import Settings, read_settings
 from blip_core.training.start import Start, find_start
 
@@ -23,10 +25,14 @@ Source = str | Path
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended: after `step` steps, in the folder `output`, which holds the model to use.
+    """How a run ended.
 
-    `best_epoch` is the one, from 1 on, whose model that is, and None without validation data. `stopped` is the signal
-    that stopped the run before its end, or None; `rank` is the number of this process.
+    Attributes:
+        output: The folder with the model to use.
+        step: How many steps are done.
+        best_epoch: The epoch, from 1 on, whose model that is; None without validation data.
+        stopped: The signal that stopped the run before its end, or None.
+        rank: The number of this process among those that train together.
     """
 
     output: Path
@@ -42,7 +48,7 @@ def train(
     model: Source,
     output: Source,
     *,
-    framework: str | None = None,
+    engine: str | None = None,
     revision: str | None = None,
     tokenizer: Source | None = None,
     validation: Source | Sequence[Source] | None = None,
@@ -53,37 +59,53 @@ def train(
     settings: Settings | None = None,
     **options: Any,
 ) -> TrainingResult:
-    """Train a model for a task: caption, vqa, retrieval, nlvr or pretrain.
+    """Train a model for a task.
 
-    `data` and `validation` are what `open_dataset` opens, with pictures in `image_root`. `model` is a folder, a weight
-    file or a Hub repository (of which `revision` is a branch, tag or commit) to go on from, or for a new model with
-    random weights a configuration (a file of JSON), or "base" or "large"; `tokenizer` is a folder of processor files
-    where they are not the model's. `framework` is "pt" or "tf" (PyTorch where it is installed). `options` are settings
-    that go over those of `config`, a TOML file, and they over the task's preset; all are listed in docs/training.md.
-    `settings` are all of them, in place of those.
+    After each epoch the output folder gets a checkpoint and, if it is the best so far on the validation data, the model
+    to use. SIGTERM and SIGINT save a checkpoint and stop. The framework's global random generator is seeded.
 
-    `output` gets checkpoints, logs and the model to use: after each epoch, with `validation` if it is the best so far.
-    A folder that holds a run already is refused, unless told to `resume` it (a run that does not exist is begun) or to
-    `overwrite` it. SIGTERM and SIGINT save a checkpoint and stop. The framework's global random generator is seeded.
+    Args:
+        task: A name in `blip_core.tasks.TASKS`: "caption", "vqa", "retrieval", "nlvr" or "pretrain".
+        data: What `open_dataset` opens.
+        model: A folder, a weight file or a Hub repository to start from. For a new model with random weights a
+            configuration (a JSON file), "base" or "large".
+        output: The folder for checkpoints, logs and the model to use.
+        engine: "pt" or "tf"; unless given, the first that is installed.
+        revision: A branch, tag or commit of the Hub repository.
+        tokenizer: A folder of processor files, where they are not beside the model.
+        validation: Data to measure on after each epoch.
+        image_root: Where the pictures lie that files name, as for `open_dataset`.
+        config: A TOML file of settings, which go over those of the task's preset.
+        resume: Continue the run in the output folder, or begin one if there is none.
+        overwrite: Replace the run in the output folder.
+        settings: All settings, in place of `config` and `options`.
+        **options: Single settings, over those of `config`; docs/training.md lists all.
 
-    Raises `ValueError` for a setting, data, a model or a folder that cannot be used and for a loss that is not finite,
-    `OSError` for files that are missing or cannot be written.
+    Returns:
+        How the run ended.
+
+    Raises:
+        ValueError: For settings, data, a model or a folder that cannot be used, and for a loss that is not finite.
+        OSError: For files that are missing or cannot be written, and where another process trains in the folder.
+
+    Example:
+        >>> train("caption", "photos/", "base", "my-captioner", epochs=3, learning_rate=2e-5)  # doctest: +SKIP
     """
-    framework = framework or next((name for name, (package, _) in MODULES.items() if find_spec(package)), "pt")
     if settings is not None and (options or config is not None):
         raise ValueError("Give all settings, or a config and single ones, not both.")
+    chosen_engine = get_engine(engine)
     chosen = settings or read_settings(task, config, [options])
     folder = RunFolder(output)
     run = {
         "task": task,
-        "framework": framework,
+        "engine": chosen_engine.name,
         "data": _paths(data),
         "validation": _paths(validation),
         "image_root": None if image_root is None else str(image_root),
         "model": str(model),
         "revision": revision,
         "tokenizer": None if tokenizer is None else str(tokenizer),
-        "settings": chosen.to_dict(),
+        **chosen.to_dict(),
     }
     last = folder.last() if folder.begin(run, resume=resume, overwrite=overwrite) else None
     if folder.path.resolve() in (Path(model).resolve(), *Path(model).resolve().parents):
@@ -91,26 +113,25 @@ def train(
             f"The model {model} lies in the output folder {output}, which would overwrite it; name another."
         )
     if last is None:
-        start = find_start(task, model, tokenizer, chosen, revision)
+        start, position = find_start(task, model, tokenizer, chosen, revision), Position()
     else:
-        start = find_start(task, last[0], None, chosen)
+        start, position = find_start(task, last[0], None, chosen), last[1]
     dataset = open_dataset(data, task, image_root)
     held_out = None if validation is None else open_dataset(validation, task, image_root)
-    position = Position() if last is None else last[1]
-    engine = make_engine(framework, start, chosen)
+    trainer = make_trainer(chosen_engine, start, chosen)
     try:
-        # A captioner is to tell which prompt its captions begin with, and a model made of one is to forget it.
+        # A captioner stores the prompt its captions begin with; a model made from one for another task must not.
         begin = prompt_tokens(chosen.prompt, start.processor) if start.task.takes_prompt else None
-        engine.model.generation_config = engine.model.generation_config.updated(prompt_ids=begin)
+        trainer.model.generation_config = trainer.model.generation_config.updated(prompt_ids=begin)
         if last is not None:
-            engine.load_optimizer_state(read_optimizer(last[0]))
-        return _run(engine, start, chosen, dataset, held_out, folder, position, run)
+            trainer.load_optimizer_state(read_optimizer(last[0]))
+        return _run(trainer, start, chosen, dataset, held_out, folder, position, run)
     finally:
-        engine.close()
+        trainer.close()
 
 
 def _run(
-    engine: Engine,
+    trainer: Trainer,
     start: Start,
     settings: Settings,
     dataset: Dataset,
@@ -119,60 +140,48 @@ def _run(
     position: Position,
     run: Mapping[str, Any],
 ) -> TrainingResult:
-    batch = settings.batch_size * settings.accumulation * engine.processes * engine.replicas
+    batch = settings.batch_size * settings.accumulation * trainer.processes * trainer.replicas
     if position.batch not in (None, batch):
         raise ValueError(
             f"{folder.path} holds a run of {position.batch} examples a step, on all devices together; these are "
             f"{batch}. Resume it on as many devices as before."
         )
     position.batch = batch
-    parts: dict[str, Any] = {
-        "rank": engine.rank,
-        "world_size": engine.processes,
-        "workers": settings.workers,
-        "cache": settings.cache,
-    }
-    texts: dict[str, Any] = {
-        "prompt": settings.prompt,
-        "max_text_length": settings.max_text_length,
-        "background": settings.background,
-    }
+    shared = ("workers", "cache", "prompt", "max_text_length", "background")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in shared}
+    options |= {"rank": trainer.rank, "world_size": trainer.processes}
     batches = Batches(
         dataset,
         start.processor,
         start.task.name,
-        settings.batch_size * engine.replicas,
+        settings.batch_size * trainer.replicas,
         training=True,
         seed=settings.seed,
         augment=settings.augment(start.task.name),
-        **parts,
-        **texts,
+        **options,
     )
-    validate = None
-    if held_out is not None:
-        validate = Validation(engine, start, settings, held_out, **parts, **texts)
-    engine.mean({"ready": 1.0})  # nobody looks into the folder any more
-    loop = Loop(engine, start, settings, batches, folder, position, validate)
-    log: Log = NoLog()
-    if engine.rank == 0:
-        if position.step == 0:
-            folder.clear(run)
-        log = Log(folder.path, position.step, loop.steps, settings.log_every)
-    known = [
-        _report(log, name, found, 0)
-        for name, found in (("data", dataset), ("validation", held_out))
-        if found is not None
-    ]
-    try:
+    validate = Validation(trainer, start, settings, held_out, **options) if held_out is not None else None
+    loop = Loop(trainer, start, settings, batches, folder, position, validate)
+    with ExitStack() as stack:
+        if trainer.rank == 0:
+            stack.enter_context(one_writer(folder.path / RUN))
+        trainer.mean({"ready": 1.0})  # barrier: all ranks have inspected the folder
+        log: Log = NoLog()
+        if trainer.rank == 0:
+            if position.step == 0:
+                folder.clear(run)
+            log = Log(folder.path, position.step, loop.steps, settings.log_every)
+        stack.callback(log.close)
+        known = _report(log, "data", dataset, 0)
+        if held_out is not None:
+            _report(log, "validation", held_out, 0)
         stopped = loop.run(log)
-        _report(log, "data", dataset, known[0])
-    finally:
-        log.close()
-    return TrainingResult(folder.path, position.step, position.best_epoch, stopped, engine.rank)
+        _report(log, "data", dataset, known)
+    return TrainingResult(folder.path, position.step, position.best_epoch, stopped, trainer.rank)
 
 
 def _report(log: Log, name: str, dataset: Dataset, known: int) -> int:
-    """Say what of a data set cannot be used, but for the first `known`; returns how many problems there are."""
+    """Log what of a data set cannot be used, except for the first `known` problems; return how many there are."""
     if told := dataset.tell_problems(name, known):
         log.say(told)
     return len(dataset.problems)

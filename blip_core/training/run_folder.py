@@ -19,9 +19,10 @@ import numpy as np
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.checkpoints.saving import write_pretrained
-from blip_core.files import differences, read_json, to_disk, write_json
-from blip_core.training.engine import Engine
+from blip_core.files import read_json, to_disk, write_json
+from blip_core.jobs.sharding import find_run
 from blip_core.training.logs import LOG
+from blip_core.training.protocol import Trainer
 from blip_core.training.settings import FREE
 from blip_core.training.start import Start
 
@@ -30,7 +31,7 @@ RUN, STATE, OPTIMIZER, CHECKPOINTS = "run.json", "state.json", "optimizer.safete
 
 @dataclass
 class Position:
-    """How far a run is: `step` steps are done, and `best` is the best validation so far (None: none yet).
+    """How far a run is: `step` steps are done, and `best` is the best validation so far, of epoch `best_epoch`.
 
     `batch` is how many examples a step has, over all devices.
     """
@@ -48,48 +49,36 @@ class RunFolder:
         self.path = Path(path).expanduser()
 
     def begin(self, run: Mapping[str, Any], *, resume: bool, overwrite: bool) -> bool:
-        """Check whether a run with these facts may begin here; returns whether there is one to go on with.
+        """Check whether a run with these facts may begin here; return whether there is one to resume.
 
         Raises `ValueError` for a folder that holds a run, unless told to resume or overwrite it; for a run that was
-        started with something else, naming the difference; and for a folder of other files.
+        started with other facts, naming the difference; and for a folder of other files.
         """
         if resume and overwrite:
             raise ValueError("Choose one of resume and overwrite.")
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; the output of a run needs a folder.")
-        if not (self.path / RUN).exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
-                raise ValueError(f"{self.path} holds other files and no run; name a new or empty folder.")
-            return False
-        if overwrite:
-            return False
-        if not resume:
+        exists = (self.path / RUN).exists()
+        if exists and not resume and not overwrite:
             raise ValueError(
                 f"{self.path} already holds a run; resume it, overwrite it (--resume, --overwrite), or name another "
                 "folder."
             )
-        if different := _differences(read_json(self.path / RUN), run):
-            raise ValueError(
-                f"{self.path} holds a run that was started otherwise: {'; '.join(different)}. "
-                "Give the same again to resume it, or name another folder."
-            )
-        return True
+        return not (exists and overwrite) and find_run(self.path, RUN, run, free=FREE)
 
     def clear(self, run: Mapping[str, Any]) -> None:
-        """Begin anew: remove what an earlier run wrote, and note what this one is started with."""
+        """Remove what an earlier run wrote, and record the facts of this one."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         for old in [self.path / LOG, *self.path.glob("events.out.tfevents.*"), *self.path.glob("model*.safetensors*")]:
             old.unlink(missing_ok=True)
         write_json(self.path / RUN, dict(run))
 
     def checkpoints(self) -> list[Path]:
-        """The whole checkpoints, the latest first. One gets its name only when all of it is on the disk."""
+        """Return the complete checkpoints, the latest first. One is renamed to this name when all of it is on disk."""
         return sorted((self.path / CHECKPOINTS).glob("step-*"), reverse=True)
 
     def last(self) -> tuple[Path, Position] | None:
-        """The last checkpoint that can be read, and its position; None where there is none.
+        """Return the last checkpoint that can be read, and its position; None where there is none.
 
-        Raises `ValueError` where there are some and none can be read: to begin anew would remove them.
+        Raises `ValueError` where there are some and none can be read: a new run would remove them.
         """
         for folder in self.checkpoints():
             try:
@@ -106,15 +95,15 @@ class RunFolder:
             )
         return None
 
-    def save(self, engine: Engine, start: Start, position: Position, keep: int) -> None:
-        """Write a checkpoint, and remove all but the last `keep`. All processes must call it."""
+    def save(self, trainer: Trainer, start: Start, position: Position, keep: int) -> None:
+        """Write a checkpoint and remove all but the last `keep`. All processes must call it; the first writes."""
         folder = self.path / CHECKPOINTS / f"step-{position.step:08}"
         temporary = folder.with_name(f".{folder.name}")
-        first = engine.rank == 0
+        first = trainer.rank == 0
         if first:
             shutil.rmtree(temporary, ignore_errors=True)
-        write_model(engine, start, temporary)
-        state = engine.optimizer_state()
+        write_model(trainer, start, temporary)
+        state = trainer.optimizer_state()
         if first:
             write_arrays(temporary / OPTIMIZER, {name: np.asarray(array, order="C") for name, array in state.items()})
             write_json(temporary / STATE, {"position": asdict(position)})
@@ -126,15 +115,15 @@ class RunFolder:
 
 
 def read_optimizer(folder: Path) -> dict[str, np.ndarray]:
-    """The optimizer's state in a checkpoint."""
+    """Read the optimizer's state of a checkpoint."""
     return dict(open_checkpoint(folder / OPTIMIZER))
 
 
-def write_model(engine: Engine, start: Start, folder: Path) -> None:
+def write_model(trainer: Trainer, start: Start, folder: Path) -> None:
     """Write the model, its processor and its generation settings. All processes must call it; the first writes."""
-    model = engine.model
-    values = {row.name: engine.read(row) for row in model.table()}
-    if engine.rank == 0:
+    model = trainer.model
+    values = {row.name: trainer.read(row) for row in model.table()}
+    if trainer.rank == 0:
         generation = model.generation_config if hasattr(model, "generate") else None
         start.processor.save_pretrained(folder)
         write_pretrained(
@@ -145,10 +134,3 @@ def write_model(engine: Engine, start: Start, folder: Path) -> None:
             lambda row: values[row.name],
             generation_config=generation,
         )
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when a run began, but for the settings that may change."""
-    before = {**old, **old.get("settings", {})}
-    now = {**new, **new.get("settings", {})}
-    return differences(before, now, {"settings", *FREE})

@@ -1,4 +1,4 @@
-"""What changes from step to step: the learning rate, and the share of the momentum encoders in the targets."""
+"""What depends on the step: learning rate, share of the momentum encoders in the targets, noise for negatives."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from blip_core.training.settings import Settings
 
 
 def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 over all epochs.
+    """Return the learning rate of a step, counted from 0 over all epochs.
 
-    The original's: a cosine from `learning_rate` to `min_learning_rate` over the epochs, the same for all steps of an
-    epoch, or in pre-training a decay by `decay_rate` each epoch after `warmup_steps` of linear growth. With
-    `schedule_every="step"` the same curves go on within the epochs.
+    As in the original: a cosine from `learning_rate` to `min_learning_rate` over the epochs, constant within an epoch,
+    or in pre-training a decay by `decay_rate` each epoch, after a linear warm-up of `warmup_steps`. With
+    `schedule_every="step"` the rate follows the same curves within the epochs.
     """
     position = step / steps_per_epoch
     epoch = position if settings.schedule_every == "step" else math.floor(position)
@@ -32,15 +32,15 @@ def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
 
 
 def momentum_share(settings: Settings, step: int, steps_per_epoch: int) -> float:
-    """The `alpha` of a step: it grows from 0 to `settings.alpha` over the first `alpha_epochs`."""
+    """Return the `alpha` of a step: it grows linearly from 0 to `settings.alpha` over the first `alpha_epochs`."""
     whole = settings.alpha_epochs * steps_per_epoch
     return settings.alpha * min(1.0, step / whole) if whole else settings.alpha
 
 
 def negative_noise(seed: int, step: int, batch: int) -> np.ndarray:
-    """Random numbers float32 (2, batch) in [0, 1) that choose the hard negatives of a training step.
+    """Return random numbers, float32 (2, batch) in [0, 1), that choose the hard negatives of a training step.
 
     Row 0 chooses a picture for each text, row 1 a text for each picture. The same seed and step give the same numbers
-    everywhere; of several processes each takes the columns of its own examples.
+    on every machine; each of several processes takes the columns of its own examples.
     """
     return np.random.default_rng([seed, step]).random((2, batch), np.float32)

@@ -1,4 +1,4 @@
-"""Where a run begins: a model that exists, or a new one with random weights, and the processor that goes with it."""
+"""Where a run begins: an existing model or a new one with random weights, and its processor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Start:
         return self.task.head
 
     def load(self, model_class: Any, settings: Settings, **options: Any) -> Any:
-        """The model by `from_pretrained`, with what the settings override."""
+        """Load the model by `from_pretrained`, with what the settings override in its configuration."""
         config = settings.model_settings() or None
         options |= {"image_size": settings.image_size, "revision": self.revision}
         return model_class.from_pretrained(self.name, config=config, **options)
@@ -43,9 +43,9 @@ def find_start(
     task: str, model: str | Path, tokenizer: str | Path | None, settings: Settings, revision: str | None = None
 ) -> Start:
     """Find out what `model` means: a folder, a weight file or a Hub repository; or, for a new model of random weights,
-    a configuration (a file of JSON) or one of the paper's sizes, "base" and "large".
+    a configuration (a JSON file) or one of the paper's sizes, "base" and "large".
 
-    The processor's files are looked for in `tokenizer`, else beside the model; what is not there is BLIP's own.
+    Processor files are looked for in `tokenizer`, else beside the model; those that are missing are BLIP's own.
     `revision` is a branch, tag or commit of the model's Hub repository.
     Raises `ValueError` for a vocabulary that does not fit the model, `OSError` where nothing is found.
     """
@@ -85,7 +85,7 @@ def _override(config: BlipConfig, settings: Settings) -> BlipConfig:
 
 
 def _check_vocabulary(processor: BlipProcessor, config: BlipConfig, where: str) -> None:
-    """Refuse a tokenizer whose ids mean something else to the model."""
+    """Raise `ValueError` for a tokenizer whose special tokens have other ids than the model expects."""
     tokenizer, text = processor.tokenizer, config.text_config
     if len(tokenizer) > text.vocab_size:
         raise ValueError(

@@ -22,8 +22,9 @@ ONLY_PYTORCH = {
     "distributed.py Sharded": "FSDP is PyTorch's",
     "distributed.py full": "FSDP is PyTorch's",
     "base.py model_name": "TensorFlow has it in keras_model.py",
-    "trainer.py Engine._clip": STEP,
-    "trainer.py Engine._call": STEP,
+    "trainer.py Trainer._clip": STEP,
+    "trainer.py Trainer._call": STEP,
+    "trainer.py choose_device": "in TensorFlow the strategy has the devices",
     "trainer.py _like": "FSDP is PyTorch's",
     "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
     "base.py BlipPreTrainedModel.quantize": "TensorFlow has no int8 product for a CPU; `export_litert` quantizes",
@@ -64,7 +65,7 @@ ONLY_TENSORFLOW = {
     "trainer.py choose_strategy": "PyTorch's processes are torchrun's",
     "trainer.py _sum": "PyTorch's processes sum the gradients by themselves",
     "trainer.py _tensors": STEP,
-    **{f"trainer.py Engine.{name}": STEP for name in (
+    **{f"trainer.py Trainer.{name}": STEP for name in (
         "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_mean",
     )},
     "nn.py dropout": "PyTorch has it",

@@ -44,7 +44,7 @@ def _one_thread():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_both_frameworks_train_alike(world, task):
-    runs = [of(world, task, f"{task}-{name}", framework=name, epochs=3) for name in FRAMEWORKS]
+    runs = [of(world, task, f"{task}-{name}", engine=name, epochs=3) for name in FRAMEWORKS]
     one, other = (train(**run) for run in runs)
     assert one.step == other.step == 6
     assert np.allclose(losses(one.output), losses(other.output), rtol=0, atol=2e-5)
@@ -63,7 +63,7 @@ def test_a_captioner_learns_eight_pictures(world, framework):
         "prompt": "a picture of ",
         "keep": 1,
     }
-    result = train(**of(world, "caption", f"learned-{framework}", framework=framework, **settings))
+    result = train(**of(world, "caption", f"learned-{framework}", engine=framework, **settings))
     found = losses(result.output)
     assert found[-1] < 0.3 * found[0]
     processor = blip_pt.BlipProcessor.from_pretrained(result.output)
@@ -76,7 +76,7 @@ def test_a_captioner_learns_eight_pictures(world, framework):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_stopped_and_resumed_is_the_same_to_the_bit(world, task):
-    options = {"framework": "pt", "dropout": 0.1, "drop_path": 0.1, "augmentation": True, "epochs": 3}
+    options = {"engine": "pt", "dropout": 0.1, "drop_path": 0.1, "augmentation": True, "epochs": 3}
     whole = train(**of(world, task, f"whole-{task}", **options))
     part = of(world, task, f"part-{task}", **options)
     assert train(**part, max_steps=3).step == 3
@@ -89,7 +89,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(world, task):
 
 @pytest.mark.parametrize("task", [pytest.param("caption", marks=pytest.mark.slow), "retrieval"])
 def test_stopped_and_resumed_is_the_same_in_tensorflow(world, task):
-    options = {"framework": "tf", "dropout": 0.1, "drop_path": 0.1, "augmentation": True}
+    options = {"engine": "tf", "dropout": 0.1, "drop_path": 0.1, "augmentation": True}
     whole = train(**of(world, task, f"whole-tf-{task}", **options))
     part = of(world, task, f"part-tf-{task}", **options)
     train(**part, max_steps=3)
@@ -125,7 +125,7 @@ def kill_at(process, output, step, number):
 
 def killed_run(world, framework, name):
     """A run that was killed twice, at steps that chance chooses, and one that was not."""
-    options = {"framework": framework, "dropout": 0.1, "epochs": 20, "save_every": 3}
+    options = {"engine": framework, "dropout": 0.1, "epochs": 20, "save_every": 3}
     whole = train(**of(world, "pretrain", f"{name}-whole", **options))
     run = of(world, "pretrain", f"{name}-killed", **options)
     for step in np.random.default_rng().integers(2, 36, 2):
@@ -149,7 +149,7 @@ def test_killed_at_any_step_and_resumed_is_the_same_in_tensorflow_too(world):
 
 
 def test_a_polite_signal_saves_and_stops(world):
-    options = {"framework": "pt", "dropout": 0.1, "epochs": 500}
+    options = {"engine": "pt", "dropout": 0.1, "epochs": 500}
     run = of(world, "caption", "polite", **options)
     code, said = kill_at(command(run), run["output"], 3, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
@@ -164,7 +164,7 @@ def test_a_polite_signal_saves_and_stops(world):
     [("pt", "caption"), ("pt", "vqa"), ("tf", "caption"), pytest.param("tf", "vqa", marks=pytest.mark.slow)],
 )
 def test_accumulation_is_a_larger_batch(world, framework, task):
-    options = {"framework": framework, "epochs": 2}
+    options = {"engine": framework, "epochs": 2}
     one = train(**of(world, task, f"one-{task}-{framework}", batch_size=8, **options))
     two = train(**of(world, task, f"two-{task}-{framework}", batch_size=4, accumulation=2, **options))
     assert one.step == two.step == 2
@@ -175,7 +175,7 @@ def test_accumulation_is_a_larger_batch(world, framework, task):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_learns_and_keeps_whole_weights(world, framework, precision):
-    run = of(world, "pretrain", f"{precision}-{framework}", framework=framework, precision=precision, epochs=4)
+    run = of(world, "pretrain", f"{precision}-{framework}", engine=framework, precision=precision, epochs=4)
     result = train(**run)
     found = losses(result.output)
     assert np.isfinite(found).all()
@@ -188,7 +188,7 @@ def test_half_precision_learns_and_keeps_whole_weights(world, framework, precisi
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_is_frozen_stays_and_checkpointing_changes_nothing(world, framework):
-    common = {"framework": framework, "freeze_vision": True, "weight_decay_on": "matrices", "clip_norm": 0.5}
+    common = {"engine": framework, "freeze_vision": True, "weight_decay_on": "matrices", "clip_norm": 0.5}
     plain = train(**of(world, "caption", f"plain-{framework}", **common))
     saving = train(**of(world, "caption", f"saving-{framework}", gradient_checkpointing=True, **common))
     assert losses(plain.output) == pytest.approx(losses(saving.output), abs=1e-6)
@@ -201,11 +201,11 @@ def test_what_is_frozen_stays_and_checkpointing_changes_nothing(world, framework
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_loss_that_is_not_finite_stops_the_run(world, framework):
-    good = of(world, "caption", f"good-{framework}", framework=framework, learning_rate=1e-3, save_every=1)
+    good = of(world, "caption", f"good-{framework}", engine=framework, learning_rate=1e-3, save_every=1)
     train(**good, max_steps=1)
     expected = weights(good["output"])
     rates = {"learning_rate": 1e30, "warmup_steps": 1, "warmup_learning_rate": 1e-3, "save_every": 1, "epochs": 9}
-    run = of(world, "caption", f"nan-{framework}", framework=framework, **{**rates, "log_every": 100})
+    run = of(world, "caption", f"nan-{framework}", engine=framework, **{**rates, "log_every": 100})
     with pytest.raises(ValueError, match=r"in step 2, epoch .* The last good checkpoint is .*step-00000001;"):
         train(**run)
     (last,) = (run["output"] / "checkpoints").glob("step-*")
@@ -214,16 +214,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, framework):
     assert not list(run["output"].glob("model*"))  # that of the second step would be the one to use
     lines = [json.loads(line) for line in (run["output"] / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["epoch"]) for line in lines] == [(2, 1)]
-    first = of(world, "caption", f"nan-at-once-{framework}", framework=framework, **{**rates, "warmup_steps": 0})
+    first = of(world, "caption", f"nan-at-once-{framework}", engine=framework, **{**rates, "warmup_steps": 0})
     with pytest.raises(ValueError, match=r"in step 1, epoch 1, .* There is no checkpoint yet; begin another run and"):
         train(**first)
     assert not list((first["output"] / "checkpoints").glob("step-*"))
 
 
 def test_answers_do_not_begin_with_the_prompt_of_captions(world):
-    captioner = train(**of(world, "caption", "prompted", framework="pt", max_steps=1, prompt="a picture of ")).output
+    captioner = train(**of(world, "caption", "prompted", engine="pt", max_steps=1, prompt="a picture of ")).output
     assert len(GenerationConfig.from_pretrained(captioner).prompt_ids) == 3
-    run = of(world, "vqa", "unprompted", framework="pt", max_steps=1) | {"model": captioner}
+    run = of(world, "vqa", "unprompted", engine="pt", max_steps=1) | {"model": captioner}
     with pytest.warns(UserWarning, match="initialised at random"):
         assert GenerationConfig.from_pretrained(train(**run).output).prompt_ids is None
 
@@ -231,7 +231,7 @@ def test_answers_do_not_begin_with_the_prompt_of_captions(world):
 def test_the_best_of_the_validations_is_the_model_to_use(world, monkeypatch):
     scores = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(Validation, "_losses", lambda self: {"loss": next(scores)})
-    run = of(world, "caption", "best", framework="pt", epochs=3, keep=3, validate_by="loss")
+    run = of(world, "caption", "best", engine="pt", epochs=3, keep=3, validate_by="loss")
     assert train(**run, validation=world / "pairs.json").best_epoch == 2
     best = weights(run["output"])
     second = weights(run["output"] / "checkpoints" / "step-00000004")
@@ -244,7 +244,7 @@ def test_the_best_of_the_validations_is_the_model_to_use(world, monkeypatch):
 )
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_validation_measures_what_the_task_is_about(world, task, metric, framework):
-    run = of(world, task, f"metric-{task}-{framework}", framework=framework, epochs=1)
+    run = of(world, task, f"metric-{task}-{framework}", engine=framework, epochs=1)
     result = train(**run, validation=run["data"])
     found = json.loads((result.output / "log.jsonl").read_text().splitlines()[-1])["validation"]
     assert {"loss", metric} <= found.keys()
@@ -256,11 +256,11 @@ def test_contrastive_losses_of_a_single_picture_are_refused(world):
     pair = {"image": "0.png", "caption": "a", "image_id": 1}
     (world / "same.json").write_text(json.dumps([pair, pair]))
     with pytest.raises(ValueError, match="No batch to validate on has two pictures"):
-        train(**of(world, "pretrain", "same", framework="pt"), validation=world / "same.json")
+        train(**of(world, "pretrain", "same", engine="pt"), validation=world / "same.json")
 
 
 def test_only_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(world):
-    run = of(world, "caption", "kept", framework="pt", save_every=1, keep=2)
+    run = of(world, "caption", "kept", engine="pt", save_every=1, keep=2)
     train(**run, max_steps=3)
     folder = run["output"] / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000003"]
@@ -275,7 +275,7 @@ def test_only_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(worl
 
 
 def test_tensorboard_reads_the_events(world):
-    run = of(world, "caption", "events", framework="pt", validation=world / "pairs.json")
+    run = of(world, "caption", "events", engine="pt", validation=world / "pairs.json")
     output = train(**run).output
     (file,) = output.glob("events.out.tfevents.*")
     found = {}
@@ -296,7 +296,7 @@ def test_tensorboard_reads_the_events(world):
         ({"data": "numbers.json"}, "No example for caption .*caption must be a text"),
         ({"task": "vqa"}, "No example for vqa .*question"),
         ({"task": "dance"}, "task must be one of caption, retrieval"),
-        ({"framework": "jax"}, "framework must be 'pt' or 'tf', got 'jax'"),
+        ({"engine": "jax"}, "engine must be one of pt, tf, got 'jax'"),
         ({"batch_size": 64}, "8 examples to learn from are less than a batch of 64; use a .* train --batch-size"),
         ({"accumulation": 9}, "8 examples make 2 batches, less than the 9 of a step"),
         ({"learning_rat": 1}, "There is no setting 'learning_rat'; the settings are accumulation"),
@@ -304,7 +304,7 @@ def test_tensorboard_reads_the_events(world):
         ({"precision": "int8"}, "precision must be one of float32, bfloat16, float16, got 'int8'"),
         ({"augmentation": {"flipp": 1}}, "augmentation has no flipp, only crop_scale"),
         ({"min_learning_rate": 1.0}, "min_learning_rate must not be above learning_rate"),
-        ({"output": "."}, "holds other files and no run; name a new or empty folder"),
+        ({"output": "."}, "holds other files and no run of this command; name a new or empty folder"),
         ({"tokenizer": "words"}, r"\[DEC\] is token 4 of the vocabulary of .*words"),
         ({"model": "nowhere"}, "nowhere"),
         ({"device": "nonsense"}, "device 'nonsense' does not work: "),
@@ -325,16 +325,16 @@ def test_what_cannot_work_is_refused_in_one_sentence(world, change, message):
     files = ("data", "validation", "output", "tokenizer", "model")
     paths = {name: world / value for name, value in change.items() if name in files}
     with pytest.raises((ValueError, OSError), match=message):
-        train(**{**of(world, "caption", "refused", framework="pt"), **change, **paths})
+        train(**{**of(world, "caption", "refused", engine="pt"), **change, **paths})
     assert not (world / "refused").exists()
 
 
 def test_a_folder_with_a_run_is_refused_unless_told_what_to_do(world):
-    run = of(world, "caption", "twice", framework="pt")
+    run = of(world, "caption", "twice", engine="pt")
     train(**run)
     with pytest.raises(ValueError, match=r"already holds a run; resume it, overwrite it"):
         train(**run)
-    with pytest.raises(ValueError, match=r"started otherwise: epochs was 2, is 3; task was 'caption', is 'pretrain'"):
+    with pytest.raises(ValueError, match=r"holds another run: epochs was 2, is 3; task was 'caption', is 'pretrain'"):
         train(**{**run, "task": "pretrain", "epochs": 3, "prompt": "a picture of ", "label_smoothing": 0.1}
               | {"schedule": "cosine", "min_learning_rate": 0.0, "warmup_learning_rate": 0.0, "alpha_epochs": 2.0},
               resume=True)  # fmt: skip
@@ -346,7 +346,7 @@ def test_a_broken_picture_is_reported_and_the_others_are_learned(world, capsys):
     entries = json.loads((world / "pairs.json").read_text())
     entries += [{"image": "broken.png", "caption": "a red square"}, {"image": "gone.png", "caption": "a red square"}]
     (world / "damaged.json").write_text(json.dumps(entries))
-    run = of(world, "caption", "damaged", framework="pt", batch_size=3)
+    run = of(world, "caption", "damaged", engine="pt", batch_size=3)
     assert train(**{**run, "data": world / "damaged.json"}).step == 6
     said = capsys.readouterr().err
     assert "1 entries of data cannot be used; the first, damaged.json:9" in said
@@ -354,15 +354,15 @@ def test_a_broken_picture_is_reported_and_the_others_are_learned(world, capsys):
 
 
 def test_a_run_goes_on_without_the_model_it_began_with(world):
-    begun = train(**of(world, "caption", "begun", framework="pt", epochs=1)).output
-    run = {**of(world, "caption", "goes-on", framework="pt"), "model": begun}
+    begun = train(**of(world, "caption", "begun", engine="pt", epochs=1)).output
+    run = {**of(world, "caption", "goes-on", engine="pt"), "model": begun}
     train(**run, max_steps=1)
     begun.rename(world / "moved")
     assert train(**run, resume=True).step == 4
 
 
 def test_a_revision_is_that_of_the_hub(world, monkeypatch):
-    begun = train(**of(world, "caption", "published", framework="pt", epochs=1)).output
+    begun = train(**of(world, "caption", "published", engine="pt", epochs=1)).output
     asked = []
 
     def snapshot_download(name, revision=None, allow_patterns=(), token=None):
@@ -370,24 +370,24 @@ def test_a_revision_is_that_of_the_hub(world, monkeypatch):
         return str(begun)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
-    run = {**of(world, "caption", "of-a-revision", framework="pt"), "model": "someone/captioner"}
+    run = {**of(world, "caption", "of-a-revision", engine="pt"), "model": "someone/captioner"}
     train(**run, revision="v2", max_steps=1)
     assert set(asked) == {("someone/captioner", "v2")}
-    with pytest.raises(ValueError, match="started otherwise: revision was 'v2', is None"):
+    with pytest.raises(ValueError, match="holds another run: revision was 'v2', is None"):
         train(**run, resume=True)
     assert train(**run, revision="v2", resume=True).step == 4
 
 
 def test_a_model_is_not_overwritten_by_its_own_training(world):
-    begun = train(**of(world, "caption", "in-place", framework="pt", epochs=1)).output
+    begun = train(**of(world, "caption", "in-place", engine="pt", epochs=1)).output
     with pytest.raises(ValueError, match="lies in the output folder"):
-        train(**{**of(world, "caption", "in-place", framework="pt"), "model": begun}, overwrite=True)
+        train(**{**of(world, "caption", "in-place", engine="pt"), "model": begun}, overwrite=True)
 
 
 def test_a_checkpoint_of_another_head_begins_with_a_warning(world):
-    captioner = train(**of(world, "caption", "head-caption", framework="pt")).output
+    captioner = train(**of(world, "caption", "head-caption", engine="pt")).output
     with pytest.warns(UserWarning, match=r"has no text encoder.*initialised at random for BlipForImageTextRetrieval"):
-        train(**{**of(world, "retrieval", "head-retrieval", framework="pt"), "model": captioner})
-    pretrained = train(**of(world, "pretrain", "head-pretrain", framework="pt")).output
-    train(**{**of(world, "caption", "head-from-pretrain", framework="pt"), "model": pretrained})
+        train(**{**of(world, "retrieval", "head-retrieval", engine="pt"), "model": captioner})
+    pretrained = train(**of(world, "pretrain", "head-pretrain", engine="pt")).output
+    train(**{**of(world, "caption", "head-from-pretrain", engine="pt"), "model": pretrained})
     assert re.search("BlipForConditionalGeneration", (world / "head-from-pretrain" / "config.json").read_text())

@@ -42,7 +42,7 @@ def said(process):
 
 def compare(world, task, name, framework, command, **more):
     """Run once in one process, and once as the command does with two; `command` gets the arguments as JSON."""
-    more |= {"framework": framework, "validation": world / "pairs.json", "validate_by": "loss"}
+    more |= {"engine": framework, "validation": world / "pairs.json", "validate_by": "loss"}
     one = train(**of(world, task, f"{name}-one", **more))
     two = of(world, task, f"{name}-two", **more, batch_size=2)
     text = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in two.items()})
@@ -55,7 +55,7 @@ def compare(world, task, name, framework, command, **more):
 def compare_metrics(world, task, name, framework, command):
     """The metrics after each epoch, of nine examples, which two cannot share alike, one of them a broken picture."""
     (world / "broken.png").write_bytes(b"no picture")
-    run = of(world, task, f"{name}-one", framework=framework, learning_rate=1e-2)
+    run = of(world, task, f"{name}-one", engine=framework, learning_rate=1e-2)
     entries = json.loads(Path(run["data"]).read_text())
     images = {"images": ["broken.png", "1.png"]} if task == "nlvr" else {"image": "broken.png", "image_id": 8}
     held_out = world / f"{name}-held-out.json"
@@ -90,7 +90,7 @@ def test_metrics_under_torchrun(world, task, parallel):
 
 
 def test_a_sharded_run_goes_on_where_it_was(world):
-    run = of(world, "pretrain", "sharded", framework="pt", batch_size=2, parallel="fsdp", dropout=0.1)
+    run = of(world, "pretrain", "sharded", engine="pt", batch_size=2, parallel="fsdp", dropout=0.1)
     text = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in run.items()})
     (process,) = torchrun(_with(text, output=str(world / "sharded-whole")))
     said(process)

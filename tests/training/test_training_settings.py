@@ -58,7 +58,7 @@ def test_what_is_no_setting_is_refused(tmp_path):
         read_settings("caption", tmp_path / "bad.toml")
     with pytest.raises(ValueError, match="a setting must be KEY=VALUE, got 'epochs'"):
         parse_setting("epochs")
-    with pytest.raises(ValueError, match=r"learning_rate must be a number above 0, up to 1e\+30, got nan"):
+    with pytest.raises(ValueError, match=r"learning_rate must be a number above 0 and up to 1e\+30, got nan"):
         Settings(learning_rate=math.nan)
     with pytest.raises(ValueError, match="epochs must be a whole number of at least 1, got True"):
         Settings(epochs=True)
