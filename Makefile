@@ -32,7 +32,7 @@ oracle: $(ORACLE)/ready
 
 # make parity CHECKPOINT=folder
 parity: $(VENV)/ready
-	$(RUN) -m pytest -q --pyargs conversion.parity_tests --checkpoint "$(CHECKPOINT)"
+	$(RUN) -m pytest -q -p conversion.parity_tests.plugin --pyargs conversion.parity_tests --checkpoint "$(CHECKPOINT)"
 
 # make bench; make bench DEVICE=cuda; make bench BENCH="--systems ours-pt hf-pt --cases vision greedy"
 bench: $(VENV)/ready $(ORACLE)/ready $(NEWEST)/ready

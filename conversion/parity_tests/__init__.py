@@ -1,1 +1,4 @@
-"""Tests to run on a checkpoint of one's own: `pytest --pyargs conversion.parity_tests --checkpoint FOLDER`."""
+"""Parity tests for your own checkpoint.
+
+pytest -p conversion.parity_tests.plugin --pyargs conversion.parity_tests --checkpoint FOLDER
+"""

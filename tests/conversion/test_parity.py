@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,3 +268,14 @@ def test_one_picture_is_enough(tmp_path):
 def test_models_of_pairs_in_half_precision(name, dtype):
     report = check_parity(ORIGINAL / f"{name}.pth", config=ATTENTION_HEADS, dtype=dtype)
     assert report.passed, report.first_failure
+
+
+def test_the_parity_tests_are_loaded_by_name_alone():
+    """An entry point would load our plugin into the pytest of every project, and fail where `conversion` is another."""
+    root = Path(__file__).parents[2]
+    assert "pytest11" not in tomllib.loads((root / "pyproject.toml").read_text())["project"].get("entry-points", {})
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conversion.parity_tests.plugin"]
+    command += ["--pyargs", "conversion.parity_tests"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Name the checkpoint to test with --checkpoint FOLDER" in done.stdout + done.stderr
