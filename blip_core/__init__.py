@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
     from blip_core.generation import GenerationConfig, GenerationOutput
+    from blip_core.inference.answerer import Answerer
+    from blip_core.inference.captioner import Captioner
+    from blip_core.inference.classifier import Classifier
+    from blip_core.inference.explainer import Explainer
     from blip_core.inference.labels import label_texts
+    from blip_core.inference.matcher import Matcher
     from blip_core.outputs import (
         BlipFeaturesOutput,
         BlipForConditionalGenerationOutput,
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answerer",
     "BlipConfig",
     "BlipFeaturesOutput",
     "BlipForConditionalGenerationOutput",
@@ -50,8 +56,12 @@ __all__ = [
     "BlipTokenizer",
     "BlipVisionConfig",
     "BlipVisionOutput",
+    "Captioner",
+    "Classifier",
+    "Explainer",
     "GenerationConfig",
     "GenerationOutput",
+    "Matcher",
     "ModelOutput",
     "bicubic_matrix",
     "label_texts",
@@ -68,6 +78,11 @@ _MODULES = {
     "BlipTokenizer": "processing.tokenizer",
     "bicubic_matrix": "parameters.position_embeddings",
     "label_texts": "inference.labels",
+    "Answerer": "inference.answerer",
+    "Captioner": "inference.captioner",
+    "Classifier": "inference.classifier",
+    "Explainer": "inference.explainer",
+    "Matcher": "inference.matcher",
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from blip_core.files import FULL_DISK
@@ -18,7 +19,7 @@ READERS = 4
 
 
 def read_batches(
-    items: Sequence[Item], size: int, read: Callable[[Item], Read], readers: int = READERS
+    items: Iterable[Item], size: int, read: Callable[[Item], Read], readers: int = READERS
 ) -> Iterator[list[tuple[Item, Read | Exception]]]:
     """Read pictures in batches of `size`, each with what `read` returned or raised.
 
@@ -27,8 +28,9 @@ def read_batches(
     pool = ThreadPoolExecutor(readers)
     ahead: deque[list[tuple[Item, Future[Read | Exception]]]] = deque()
     try:
-        for start in range(0, len(items), size):
-            ahead.append([(item, pool.submit(_attempt, read, item)) for item in items[start : start + size]])
+        rest = iter(items)
+        while some := list(islice(rest, size)):
+            ahead.append([(item, pool.submit(_attempt, read, item)) for item in some])
             if len(ahead) == 2:
                 yield [(item, future.result()) for item, future in ahead.popleft()]
         while ahead:
