@@ -1,4 +1,4 @@
-"""From what a user types for a model to a folder on disk: a local path, or a repository of the Hugging Face Hub."""
+"""From the name of a model to a folder on disk: a local path, or a repository of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+REFUSALS = {
+    "GatedRepoError": "is for those who accepted its conditions: do so on its page, and log in with `hf auth login`.",
+    "RepositoryNotFoundError": "does not exist on the Hugging Face Hub; check the spelling; if it is private, log in.",
+    "RevisionNotFoundError": "has no such branch, tag or commit on the Hugging Face Hub; check the revision.",
+    "OfflineModeIsEnabled": "is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hugging Face Hub; unset it.",
+    "LocalEntryNotFoundError": "is not in the cache, and the Hugging Face Hub cannot be reached; check the network.",
+}
+"""By the kind of error of the Hub's library: what is wrong and what to do. A typo is not a dead network."""
+
 SHIPPED = Path(__file__).parent / "data" / "shipped"
 """The small model in the package, which knows drawings of emoji: see docs/shipped.md."""
 
@@ -48,8 +57,10 @@ def resolve_folder(
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), token=token))
     except Exception as error:  # the library raises its own, httpx's and requests' errors; users need one sentence
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OSError(
-            f"{name!r} is no local path and could not be had from the Hugging Face Hub: {reason} "
-            "Check the name and the network, or pass the path of a folder."
-        ) from error
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        said = next((said for kind, said in REFUSALS.items() if kind in kinds), None)
+        if said is None:
+            first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+            said = f"could not be fetched from the Hugging Face Hub: {first_line} Check the name and the network."
+        wanted = name if revision is None else f"{name}@{revision}"
+        raise OSError(f"{wanted!r} is no local path and {said} Or pass the path of a folder.") from error

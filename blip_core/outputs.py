@@ -1,7 +1,7 @@
 """What the models return: small dataclasses that also work as mappings and tuples.
 
-Tensors are those of the framework that ran. A field that was not computed is None and is left out of the keys, the
-indices and the tuple.
+Tensors are those of the engine that ran. A field that was not computed is None; it is left out of the keys, the
+indices and the tuple. `tokens` are a picture's patches and its class token, `length` is that of the texts.
 """
 
 from __future__ import annotations
@@ -16,26 +16,36 @@ Tensor = Any
 
 @dataclass
 class ModelOutput:
-    """A dataclass of tensors with `output.name`, `output["name"]`, `output[i]`, `output[:2]` and `to_tuple()`."""
+    """A dataclass of tensors that is also a mapping and a tuple.
+
+    Example:
+        >>> output = BlipTextScoresOutput(log_probs=1.0)
+        >>> output.log_probs, output["log_probs"], output[0], output.to_tuple()
+        (1.0, 1.0, 1.0, (1.0,))
+    """
 
     def keys(self) -> tuple[str, ...]:
+        """Return the names of the fields that are not None, in order."""
         return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
     def values(self) -> tuple[Any, ...]:
+        """Return the fields that are not None, in order."""
         return tuple(getattr(self, name) for name in self.keys())
 
     def items(self) -> tuple[tuple[str, Any], ...]:
+        """Return names and fields that are not None, in order."""
         return tuple((name, getattr(self, name)) for name in self.keys())
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are not None, in order; outputs inside become tuples too."""
+        """Return the fields that are not None, in order; outputs inside become tuples, too."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
     def map(self, function: Callable[[Any], Any]) -> Self:
-        """A copy with the function applied to every tensor, those in tuples and in outputs inside included."""
+        """Return a copy with the function applied to every tensor, also in tuples and outputs inside."""
         return type(self)(**{name: _map(function, value) for name, value in self.items()})
 
     def get(self, name: str, default: Any = None) -> Any:
+        """Return a field by its name, or the default where it is None or missing."""
         return getattr(self, name) if name in self else default
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -63,9 +73,14 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
 
 @dataclass
 class BlipVisionOutput(ModelOutput):
-    """`last_hidden_state` (batch, tokens, width) after the final LayerNorm; `pooler_output` (batch, width) is that
-    LayerNorm applied once more to the class token. `hidden_states`: the patch embedding and each block's output,
-    before the final LayerNorm. `attentions`: one (batch, heads, tokens, tokens) of each block."""
+    """What the vision transformer returns.
+
+    Attributes:
+        last_hidden_state: (batch, tokens, width), after the final LayerNorm.
+        pooler_output: (batch, width), that LayerNorm applied once more to the class token.
+        hidden_states: The patch embedding and the output of each block, before the final LayerNorm.
+        attentions: (batch, heads, tokens, tokens) of each block.
+    """
 
     last_hidden_state: Tensor = None
     pooler_output: Tensor = None
@@ -75,9 +90,15 @@ class BlipVisionOutput(ModelOutput):
 
 @dataclass
 class BlipTextOutput(ModelOutput):
-    """`last_hidden_state` (batch, length, width), `pooler_output` (batch, width) where the model has a pooler,
-    `hidden_states` (embeddings and each layer), `attentions` and `cross_attentions`, one of each layer: (batch, heads,
-    length, keys)."""
+    """What the text transformer returns.
+
+    Attributes:
+        last_hidden_state: (batch, length, width).
+        pooler_output: (batch, width), where the model has a pooler.
+        hidden_states: The embeddings and the output of each layer.
+        attentions: (batch, heads, length, keys) of each layer.
+        cross_attentions: (batch, heads, length, encoder states) of each layer.
+    """
 
     last_hidden_state: Tensor = None
     pooler_output: Tensor = None
@@ -88,7 +109,13 @@ class BlipTextOutput(ModelOutput):
 
 @dataclass
 class BlipTextLMOutput(ModelOutput):
-    """`logits` (batch, length, vocabulary); `loss` a scalar, or (batch,) with `reduction="none"`."""
+    """What the text decoder with its language-modelling head returns.
+
+    Attributes:
+        loss: Scalar, or (batch,) with `reduction="none"`.
+        logits: (batch, length, vocabulary).
+        hidden_states, attentions, cross_attentions: As in `BlipTextOutput`.
+    """
 
     loss: Tensor = None
     logits: Tensor = None
@@ -99,8 +126,15 @@ class BlipTextLMOutput(ModelOutput):
 
 @dataclass
 class BlipOutput(ModelOutput):
-    """`logits_per_image` (images, texts) = scaled cosine similarities, `logits_per_text` its transpose; `text_embeds`
-    and `image_embeds` (batch, projection_dim), L2-normalised."""
+    """What `BlipModel` returns.
+
+    Attributes:
+        loss: Contrastive loss, scalar.
+        logits_per_image: (images, texts), scaled cosine similarities.
+        logits_per_text: (texts, images), its transpose.
+        text_embeds, image_embeds: (batch, projection_dim), L2-normalised.
+        text_model_output, vision_model_output: What the two transformers returned.
+    """
 
     loss: Tensor = None
     logits_per_image: Tensor = None
@@ -113,9 +147,15 @@ class BlipOutput(ModelOutput):
 
 @dataclass
 class BlipForConditionalGenerationOutput(ModelOutput):
-    """`loss` scalar, `logits` (batch, length, vocabulary), `image_embeds` (batch, tokens, width) to use again in place
-    of the picture; `hidden_states` and `attentions` are the vision encoder's, those with `decoder_` the text
-    decoder's."""
+    """What a captioner returns.
+
+    Attributes:
+        loss: Language-modelling loss, scalar.
+        logits: (batch, length, vocabulary).
+        image_embeds: (batch, tokens, width), to be used again in place of the picture.
+        last_hidden_state, hidden_states, attentions: The vision encoder's.
+        decoder_hidden_states, decoder_attentions, cross_attentions: The text decoder's.
+    """
 
     loss: Tensor = None
     logits: Tensor = None
@@ -130,8 +170,16 @@ class BlipForConditionalGenerationOutput(ModelOutput):
 
 @dataclass
 class BlipForQuestionAnsweringOutput(ModelOutput):
-    """`loss` scalar, `logits` (answers, length, vocabulary), `image_embeds` (batch, tokens, width), `question_embeds`
-    (batch, length, text width); `hidden_states` and `attentions` are the vision encoder's."""
+    """What a question answerer returns.
+
+    Attributes:
+        loss: Language-modelling loss, scalar.
+        image_embeds: (batch, tokens, width).
+        last_hidden_state, hidden_states, attentions: The vision encoder's.
+        logits: (answers, length, vocabulary).
+        question_embeds: (batch, length, text width), the states that the answer decoder attends to.
+        decoder_hidden_states, decoder_attentions, cross_attentions: The answer decoder's.
+    """
 
     loss: Tensor = None
     image_embeds: Tensor = None
@@ -147,11 +195,18 @@ class BlipForQuestionAnsweringOutput(ModelOutput):
 
 @dataclass
 class BlipForImageTextRetrievalOutput(ModelOutput):
-    """`itm_score`: with the matching head, logits (pairs, 2) of which index 1 is "they match"; without, the cosine
-    similarities (images, texts). `question_embeds` (texts, length, text width): the text encoder's states;
-    `hidden_states` and `attentions` are the vision encoder's. In training `loss` = `loss_itc` + `loss_itm`, and
-    `itm_score` (3 batch, 2) has the logits of the matching pairs, of the texts with wrong pictures and of the pictures
-    with wrong texts."""
+    """What a matching model returns.
+
+    Attributes:
+        itm_score: With the matching head logits (pairs, 2), index 1 meaning "they match"; in training (3 batch, 2) of
+            the matching pairs, of the texts with wrong pictures and of the pictures with wrong texts. Without the head
+            cosine similarities (images, texts).
+        loss: In training `loss_itc` + `loss_itm`, scalars.
+        image_embeds: (batch, tokens, width).
+        last_hidden_state, hidden_states, vision_pooler_output, attentions: The vision encoder's.
+        question_embeds: (texts, length, text width), the text encoder's last states.
+        text_hidden_states, text_attentions, cross_attentions: The text encoder's.
+    """
 
     itm_score: Tensor = None
     loss: Tensor = None
@@ -170,11 +225,16 @@ class BlipForImageTextRetrievalOutput(ModelOutput):
 
 @dataclass
 class BlipFeaturesOutput(ModelOutput):
-    """Features by token, of which the first stands for the whole: `image_embeds` (pictures, tokens, vision width) and
-    `text_embeds` (texts, length, text width) of pictures and of texts alone; `image_embeds_proj` and `text_embeds_proj`
-    (..., image_text_hidden_size) are their projections, L2-normalised, of which the first tokens' can be compared;
-    `multimodal_embeds` (texts, length, text width) of texts grounded in pictures. What stands at the padding of a text
-    means nothing."""
+    """Features by token, of which the first stands for the whole. Those at the padding of a text mean nothing.
+
+    Attributes:
+        image_embeds: (pictures, tokens, vision width), of pictures alone.
+        image_embeds_proj: (pictures, tokens, image_text_hidden_size), their projections, L2-normalised; those of the
+            first token can be compared with the texts'.
+        text_embeds: (texts, length, text width), of texts alone.
+        text_embeds_proj: (texts, length, image_text_hidden_size), their projections, L2-normalised.
+        multimodal_embeds: (texts, length, text width), of texts grounded in pictures.
+    """
 
     image_embeds: Tensor = None
     image_embeds_proj: Tensor = None
@@ -185,9 +245,16 @@ class BlipFeaturesOutput(ModelOutput):
 
 @dataclass
 class BlipForNLVROutput(ModelOutput):
-    """`loss` scalar, `logits` (batch, 2) of which index 1 is "true", `image_embeds` (batch, 2, tokens, width);
-    `hidden_states` and `attentions` are the vision encoder's, of 2 x batch pictures. `cross_attentions` (batch, heads,
-    length, keys) run over the tokens of the first picture, then of the second."""
+    """What the model that judges a sentence on two pictures returns.
+
+    Attributes:
+        loss: Cross-entropy, scalar.
+        logits: (batch, 2), index 1 meaning "true".
+        image_embeds: (batch, 2, tokens, width).
+        hidden_states, attentions: The vision encoder's, of 2 x batch pictures.
+        text_hidden_states, text_attentions: The text encoder's.
+        cross_attentions: (batch, heads, length, keys); keys are the tokens of the first picture, then of the second.
+    """
 
     loss: Tensor = None
     logits: Tensor = None
@@ -201,8 +268,14 @@ class BlipForNLVROutput(ModelOutput):
 
 @dataclass
 class BlipForPreTrainingOutput(ModelOutput):
-    """`loss` = `loss_itc` + `loss_itm` + `loss_lm`, scalars; `itm_score` (3 batch, 2) as in fine-tuning for retrieval,
-    `logits` (batch, length, vocabulary) of the decoder, `image_embeds` (batch, tokens, width)."""
+    """What pre-training returns.
+
+    Attributes:
+        loss: `loss_itc` + `loss_itm` + `loss_lm`, scalars.
+        itm_score: (3 batch, 2), as in `BlipForImageTextRetrievalOutput`.
+        logits: (batch, length, vocabulary) of the decoder.
+        image_embeds: (batch, tokens, width).
+    """
 
     loss: Tensor = None
     loss_itc: Tensor = None
@@ -215,9 +288,12 @@ class BlipForPreTrainingOutput(ModelOutput):
 
 @dataclass
 class BlipTextScoresOutput(ModelOutput):
-    """How likely texts are: `log_probs` (items, texts) in sum, `token_log_probs` (items, texts, length - 1) of each
-    token after the first, NaN behind the end. Items are pictures, or pictures with questions; float32, natural
-    logarithm, the end token included."""
+    """How likely texts are; items are pictures, or pictures with questions.
+
+    Attributes:
+        log_probs: float32 (items, texts), natural logarithm, the end token included.
+        token_log_probs: float32 (items, texts, length - 1), of each token after the first; NaN after the end.
+    """
 
     log_probs: Tensor = None
     token_log_probs: Tensor = None
@@ -225,9 +301,14 @@ class BlipTextScoresOutput(ModelOutput):
 
 @dataclass
 class BlipRankedAnswersOutput(ModelOutput):
-    """Answers of a list, best first: `best` int64 (questions,) is the number of the best one, `indices` (questions, k)
-    those of all candidates; `scores` (questions, k) are minus the training loss of each, by which they are ordered, and
-    `log_probs` (questions, k) their log-probabilities."""
+    """Answers of a list, best first.
+
+    Attributes:
+        best: int64 (questions,), the index of the best answer.
+        indices: int64 (questions, k), those of all candidates.
+        scores: (questions, k), minus the training loss of each, by which they are ordered.
+        log_probs: (questions, k), their log-probabilities.
+    """
 
     best: Tensor = None
     indices: Tensor = None
@@ -249,4 +330,4 @@ OUTPUTS = (
     BlipTextScoresOutput,
     BlipRankedAnswersOutput,
 )
-"""All classes of outputs; each backend registers them as pytrees."""
+"""All classes of outputs, which each backend registers as pytrees."""

@@ -127,11 +127,14 @@ def setting(
     """Return a dataclass field with its validator; `limits` are the validator's keywords, `facts` further metadata.
 
     Example:
+        >>> from dataclasses import dataclass
         >>> @dataclass
         ... class Options:
         ...     beams: int = setting(3, whole_number, least=1)
         ...     def __post_init__(self) -> None:
         ...         check_settings(self)
+        >>> Options(beams=5)
+        Options(beams=5)
     """
     validator = partial(validator, **limits) if limits else validator
     return field(default=default, metadata={"validator": validator, **(facts or {})})

@@ -1,7 +1,7 @@
 """Work in shards: by this process alone, by several that share it, or by Ray on this machine or a cluster.
 
-A shard is a part of the input whose result follows from it alone and becomes a file that is whole or absent. So it does
-not matter who works on which, what is killed, or whether a shard is worked on twice.
+A shard is a part of the input. Its result depends on nothing else, and becomes a file that is whole or absent. So any
+process may work on any shard, be killed, or work on a shard a second time.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ import numpy as np
 from blip_core.datasets.examples import ChangedError
 from blip_core.files import TEMPORARY, differences, read_json, write_json
 from blip_core.jobs.one_writer import LOCK
+from blip_core.validators import check_settings, number, setting, text, whole_number
 
 SHARD_SIZE = 1000
-"""Items in a shard, unless told otherwise."""
+"""The default number of items in a shard."""
 Item = TypeVar("Item")
 Unit = TypeVar("Unit")
 Work = Callable[[Unit], Iterator[int]]
-"""Works on a shard, writes its result, and yields how many more pictures are done as it goes."""
+"""Works on a shard, writes its result, and yields from time to time how many more pictures are done."""
 
 
 @dataclass(frozen=True)
 class Shard(Generic[Item]):
-    """So many items in a row, which are worked on as a whole."""
+    """Consecutive items that are worked on as a whole."""
 
     name: str
     items: Sequence[Item]
 
 
 def cut(items: Sequence[Item], size: int) -> list[Shard[Item]]:
-    """Shards of `size` items."""
+    """Cut items into shards of `size`; the last may be smaller."""
     return [Shard(f"{at // size:05}", items[at : at + size]) for at in range(0, len(items), size)]
 
 
 @dataclass(frozen=True)
 class Share:
-    """The shards of one of several processes: the `number`th of `of`, from 1.
+    """The shards of one of several processes: that with this `number`, from 1, takes every `of`th shard.
 
-    Each takes every `of`th shard. Raises `ValueError` for numbers that cannot be.
+    Raises `ValueError` for numbers that make no share.
     """
 
     number: int = 1
@@ -63,47 +64,44 @@ class Share:
         return f"{self.number}/{self.of}"
 
     @classmethod
-    def parse(cls, text: str) -> Share:
+    def parse(cls, given: str) -> Share:
         """Read `I/N`."""
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given)
         if not found:
-            raise ValueError(f"A share is I/N with whole numbers 1 <= I <= N, such as 1/8, got {text!r}.")
+            raise ValueError(f"A share is I/N with whole numbers 1 <= I <= N, such as 1/8, got {given!r}.")
         return cls(int(found[1]), int(found[2]))
 
     def take(self, shards: Sequence[Unit]) -> Sequence[Unit]:
-        """The shards of this share."""
+        """Return the shards of this share."""
         return shards[self.number - 1 :: self.of]
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """That Ray does the work, and with what.
+    """How Ray does the work.
 
-    `address`: of a cluster, "auto" or "host:6379"; None starts Ray on this machine while the work lasts.
-    `actors`: processes that load the models once each; None for as many as there is room for. Each has `cpus` cores
-    and `gpus` GPUs, of which parts are allowed.
-    Raises `ValueError` for numbers that cannot be, and where Ray is not installed.
+    `address` is that of a cluster, "auto" or "host:6379"; None starts Ray on this machine while the work lasts.
+    `actors` is the number of processes, each of which loads the models once; None for as many as there is room for.
+    Each has `cpus` cores and `gpus` GPUs, of which fractions are allowed.
+    Raises `ValueError` for values that cannot work, and where Ray is not installed.
     """
 
-    address: str | None = None
-    actors: int | None = None
-    cpus: float = 1
-    gpus: float = 0
+    address: str | None = setting(None, text, optional=True)
+    actors: int | None = setting(None, whole_number, least=1, optional=True)
+    cpus: float = setting(1, number, above=0)
+    gpus: float = setting(0, number, least=0)
 
     def __post_init__(self) -> None:
         if find_spec("ray") is None:
             raise ValueError('Ray is not installed: pip install "blip-duo[ray]", or "ray[data]".')
-        if self.actors is not None and (type(self.actors) is not int or self.actors < 1):
-            raise ValueError(f"actors must be a whole number of at least 1, got {self.actors!r}.")
-        if not self.cpus > 0 or not self.gpus >= 0:
-            raise ValueError(f"cpus must be above 0 and gpus at least 0, got {self.cpus!r} and {self.gpus!r}.")
+        check_settings(self)
 
 
 def work_through(shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray: OnRay | None = None) -> Iterator[int]:
     """Work through shards; yields how many more pictures are done.
 
-    `start` is called once by whoever works and loads what is needed. With Ray, it and the shards must be such that
-    they can be pickled, and actors that die are started again. What `work` raises ends it; other shards stay.
+    `start` is called once in each process that works, and loads what is needed. With Ray, it and the shards must be
+    picklable, and actors that die are started again. An exception of the work ends it; finished shards stay.
 
     Raises `OSError` where Ray cannot be reached.
     """
@@ -127,7 +125,7 @@ def find_run(
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; the output of this command needs a folder.")
-    # Looked for first: what another process writes, which begins just now, comes after what the run is.
+    # Looked for first: another process that begins at this moment writes the facts before anything else.
     others = path.is_dir() and any(
         p.name not in allowed and not fnmatch(p.name, TEMPORARY) and not fnmatch(p.name, LOCK) for p in path.iterdir()
     )
@@ -152,20 +150,20 @@ def begin_run(path: Path, name: str, run: Mapping[str, Any], allowed: Collection
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of what cannot be written which file it is and what to do."""
+    """Name the file in an `OSError` of writing, and what to do."""
     try:
         yield
-    except ChangedError:  # of what is read for it, and says so
+    except ChangedError:  # of a file that is read meanwhile; it says so
         raise
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written: {error.strerror or error}. Make room, or see to it that it may be written, and "
-            "give the same again: finished shards stay."
+            f"{path} cannot be written: {error.strerror or error}. Make room or allow writing, then run the same "
+            "command again: finished shards stay."
         ) from error
 
 
 def clean(path: Path) -> None:
-    """Remove what killed processes left, when all is done."""
+    """Remove the temporary files that killed processes left; for when all work is done."""
     for left in path.rglob(TEMPORARY):
         left.unlink(missing_ok=True)
 
@@ -177,7 +175,7 @@ def check_worker(found: object, wanted: object) -> None:
 
 
 class _Actor:
-    """What Ray keeps in a process of its own."""
+    """The worker that Ray keeps in each process."""
 
     def __init__(self, start: Callable[[], Work[Any]]):
         # Ray tells PyTorch by this variable how many cores the actor has; TensorFlow asks another one.
@@ -185,7 +183,7 @@ class _Actor:
         self.work = start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Work on a batch of one shard; what is raised comes back as a value, which Ray would wrap in its own words."""
+        """Work on a batch of one shard. Errors come back as values, as Ray would wrap exceptions in its own words."""
         error, pictures = np.empty(1, object), 0
         try:
             pictures = sum(self.work(batch["shard"][0]))
@@ -238,7 +236,7 @@ def _knock(address: str | None) -> None:
 
 
 def _room(resources: dict[str, float], how: OnRay) -> int:
-    """How many actors a cluster has room for."""
+    """Return how many actors a cluster has room for."""
     wanted = {"CPU": how.cpus, "GPU": how.gpus}
     room = min(resources.get(name, 0) // amount for name, amount in wanted.items() if amount)
     if room < 1:

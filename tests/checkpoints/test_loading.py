@@ -369,6 +369,33 @@ def test_what_the_hub_lacks_is_one_sentence(fake_hub):
     assert "Request ID" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("RepositoryNotFoundError", "does not exist on the Hugging Face Hub; check the spelling"),
+        ("GatedRepoError", "is for those who accepted its conditions"),
+        ("RevisionNotFoundError", "has no such branch, tag or commit"),
+        (
+            "LocalEntryNotFoundError",
+            "is not in the cache, and the Hugging Face Hub cannot be reached; check the network",
+        ),
+        ("OfflineModeIsEnabled", "is not in the cache, and HF_HUB_OFFLINE forbids"),
+    ],
+)
+def test_a_typo_and_a_dead_network_are_told_apart(monkeypatch, kind, said):
+    """By the errors of the Hub's library, of which some are subclasses of others."""
+    errors = pytest.importorskip("huggingface_hub.errors")
+
+    def snapshot_download(name, **options):
+        raise getattr(errors, kind).__new__(getattr(errors, kind))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(
+        OSError, match=rf"'somebody/else@v1' is no local path and {said}.* Or pass the path of a folder"
+    ):
+        hub.resolve_folder("somebody/else", revision="v1", patterns=[])
+
+
 def test_a_path_that_is_none_is_not_asked_of_the_hub(fake_hub, tmp_path):
     for name in (tmp_path / "nowhere", "./nowhere", "a/b/c"):
         with pytest.raises(OSError, match="no file or folder"):

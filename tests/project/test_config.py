@@ -99,6 +99,8 @@ def test_a_part_is_read_out_of_a_whole_configuration(tmp_path):
         ('{"model_type": "bert"}', "model of type 'bert'"),
         ('{"text_config": {"hidden_size": "768"}}', "BlipTextConfig.hidden_size"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"more": ' + "[" * 600 + "]" * 600 + "}", "maximum recursion depth"),
+        ('{"vision_config": {"layer_norm_eps": 1' + "0" * 400 + "}}", "layer_norm_eps must be a number of at least 0"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, content, said):
