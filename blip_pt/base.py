@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from blip_core.checks import check_weight_type
 from blip_core.outputs import OUTPUTS
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import MODELS, AnyConfig, Parameter, parameters
+from blip_core.parameters.table import BUFFERS
 from blip_pt.nn import Linear, QuantizedLinear
 
 
@@ -38,7 +40,6 @@ class BlipPreTrainedModel(nn.Module):
         super().__init__()
         self.config = config
         self.generation_config = GenerationConfig()
-        self.gradient_checkpointing = False
 
     @property
     def device(self) -> torch.device:
@@ -71,6 +72,27 @@ class BlipPreTrainedModel(nn.Module):
         for parameter in self.table():
             value = initial_value(parameter, self.config, noise)
             self.get_parameter(parameter.name).copy_(torch.from_numpy(value))
+
+    def tie_weights(self) -> None:
+        """Let the modules that share weights do so, after weights were replaced."""
+        for module in self.modules():
+            if module is not self and isinstance(module, BlipPreTrainedModel):
+                module.tie_weights()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights by their published names, as `torch.nn.Module.load_state_dict`.
+
+        Of tied weights either or both may be there, and buffers of position ids are passed over.
+        """
+        given = {name: tensor for name, tensor in state_dict.items() if not name.endswith(BUFFERS)}
+        for parameter in self.table():
+            places = (parameter.name, *parameter.copies(parameter.part.prefix))
+            held = next((given[name] for name in places if name in given), None)
+            if held is not None:
+                given |= {name: held for name in places if name not in given}
+        result = super().load_state_dict(given, strict, assign)
+        self.tie_weights()
+        return result
 
     @classmethod
     def from_pretrained(
@@ -113,6 +135,7 @@ class BlipPreTrainedModel(nn.Module):
             if isinstance(old, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
             setattr(model.get_submodule(module), name, tensor)
+        model.tie_weights()
         model.generation_config = source.generation_config()
         return model.eval()
 
@@ -140,7 +163,7 @@ class BlipPreTrainedModel(nn.Module):
         trained; `save_pretrained` writes the rounded weights. What it costs in accuracy is in `docs/benchmarks.md`.
         """
         for name, module in list(self.named_modules()):
-            if ".blocks." in f".{name}":
+            if re.search(r"\bencoder\.layers?\.", name):
                 for child_name, child in list(module.named_children()):
                     if type(child) is Linear:
                         setattr(module, child_name, QuantizedLinear(child))
@@ -149,7 +172,7 @@ class BlipPreTrainedModel(nn.Module):
     def gradient_checkpointing_enable(self, enable: bool = True) -> None:
         """Compute each block's activations again in the backward pass, not keep them: less memory, more time."""
         for module in self.modules():
-            if isinstance(module, BlipPreTrainedModel):
+            if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = enable
 
     def gradient_checkpointing_disable(self) -> None:
@@ -157,11 +180,11 @@ class BlipPreTrainedModel(nn.Module):
         self.gradient_checkpointing_enable(False)
 
 
-def checkpointed(model: BlipPreTrainedModel, block: nn.Module, *args: Any) -> Any:
-    """Call a block, with gradient checkpointing where the model asks for it."""
-    if model.gradient_checkpointing and model.training and torch.is_grad_enabled():
-        return checkpoint(block, *args, use_reentrant=False)
-    return block(*args)
+def checkpointed(encoder: nn.Module, layer: nn.Module, *args: Any) -> Any:
+    """Call a layer, with gradient checkpointing where its encoder asks for it."""
+    if encoder.gradient_checkpointing and encoder.training and torch.is_grad_enabled():
+        return checkpoint(layer, *args, use_reentrant=False)
+    return layer(*args)
 
 
 @contextmanager

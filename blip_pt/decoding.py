@@ -20,7 +20,7 @@ from blip_core.generation.prompts import decoder_prompts
 from blip_pt.nn import additive_mask, causal_mask, over_heads, to_array
 
 if TYPE_CHECKING:
-    from blip_pt.text import BlipTextLMHeadModel, TextBlock
+    from blip_pt.text import BlipTextLMHeadModel, TextLayer
 
 
 class LayerCache:
@@ -81,8 +81,8 @@ class PyTorchSession:
         shape = (rows, heads, capacity, decoder.config.hidden_size // heads)
         with torch.inference_mode():
             layers = [
-                LayerCache(states.new_empty(shape), states.new_empty(shape), block.cross_attention.keys_values(states))
-                for block in cast("Iterable[TextBlock]", decoder.bert.blocks)
+                LayerCache(states.new_empty(shape), states.new_empty(shape), layer.crossattention.keys_values(states))
+                for layer in cast("Iterable[TextLayer]", decoder.bert.encoder.layer)
             ]
             mask = None if states_mask is None else additive_mask(over_heads(states_mask), states.dtype)
         self.cache = TextCache(layers, mask)
@@ -130,7 +130,7 @@ class PyTorchSession:
             self.real = self.real[index]
 
     def _logits(self, hidden: Tensor) -> np.ndarray:
-        return self.decoder.logits(hidden).float().cpu().numpy()
+        return self.decoder.cls(hidden).float().cpu().numpy()
 
 
 def search(

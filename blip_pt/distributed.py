@@ -58,7 +58,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
 class Sharded:
     """A model whose weights, gradients and moments are shared out among the processes (FSDP2).
 
-    The blocks of the vision encoders are gathered one by one when they compute, those of texts too, unless encoder and
+    The layers of the vision encoders are gathered one by one when they compute, those of texts too, unless encoder and
     decoder share them; the rest is gathered for the whole forward pass. The temperature, a single number, is not shared
     out. What is written to gathered weights is lost, so that the momentum encoders follow before the forward pass.
     """
@@ -69,15 +69,15 @@ class Sharded:
 
         self.model = model
         mesh = init_device_mesh(device.type, (processes()[1],))
-        text: list[Any] = [
-            getattr(model, "text_encoder", None),
-            getattr(getattr(model, "text_decoder", None), "bert", None),
-        ]
-        parts = [getattr(model, name, None) for name in ("vision_model", "vision_model_m", "text_encoder_m")]
-        shared = all(text) and text[0].word_embeddings is text[1].word_embeddings
-        for part in parts + ([] if shared else text):
-            for block in [] if part is None else part.blocks:
-                fully_shard(block, mesh=mesh)
+        vision = [getattr(model, name, None) for name in ("vision_model", "vision_model_m")]
+        text = [getattr(model, name, None) for name in ("text_encoder_m", "text_encoder")]
+        text.append(getattr(getattr(model, "text_decoder", None), "bert", None))
+        if all(text[1:]) and text[1].embeddings is text[2].embeddings:  # encoder and decoder share their layers
+            text = text[:1]
+        layers = [layer for part in vision if part is not None for layer in part.encoder.layers]
+        layers += [layer for part in text if part is not None for layer in part.encoder.layer]
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
         self.single = [weight for weight in model.parameters() if weight.ndim == 0]
         fully_shard(model, mesh=mesh, ignored_params=set(self.single))
         self._prepare = getattr(model, "prepare_step", None)

@@ -45,7 +45,7 @@ class BlipMomentumModel(BlipImageModel):
     image_queue: Tensor
     text_queue: Tensor
     idx_queue: Tensor
-    queue_ptr: Tensor
+    pointer_name: str
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
@@ -143,13 +143,14 @@ class BlipMomentumModel(BlipImageModel):
     def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor | None = None) -> None:
         """Let the newest features (B, F) take the places of the oldest; more than Q leave the last Q."""
         size, count = self.image_queue.shape[1], len(pictures)
-        columns = (self.queue_ptr + torch.arange(count, device=pictures.device)) % size  # (B,)
+        pointer = self.get_buffer(self.pointer_name)
+        columns = (pointer + torch.arange(count, device=pictures.device)) % size  # (B,)
         last = slice(max(count - size, 0), None)
         self.image_queue[:, columns[last]] = pictures[last].T.to(self.image_queue.dtype)
         self.text_queue[:, columns[last]] = texts[last].T.to(self.text_queue.dtype)
         if image_ids is not None:
             self.idx_queue[0, columns[last]] = image_ids[last]
-        self.queue_ptr.copy_((self.queue_ptr + count) % size)
+        pointer.copy_((pointer + count) % size)
 
     def queued_ids(self) -> Tensor:
         """The ids (Q,) of the pairs in the queues."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blip_core import BlipConfig, BlipForNLVROutput, BlipTextConfig
+from blip_core import BlipConfig, BlipForNLVROutput
 from blip_core.checks import check_classes, check_picture_pairs, given_texts
 from blip_core.parameters.table import MERGE
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
-from blip_pt.text import BlipTextModel, TextBlock, TextMLP
+from blip_pt.text import BlipTextModel, TextLayer
 from blip_pt.text_attention import PairAttention
 from blip_pt.vision import BlipVisionModel
 
@@ -22,21 +22,8 @@ from blip_pt.vision import BlipVisionModel
 class BlipPairTextModel(BlipTextModel):
     """A text encoder grounded in two pictures."""
 
-    def make_block(self, layer: int, shared: BlipTextModel | None) -> TextBlock:
-        cross = PairAttention(self.config, merge=layer >= MERGE[0].start)
-        return TextBlock(self.config, cross, TextMLP(self.config))
-
-
-class ClassificationHead(nn.Module):
-    """State of the first token (B, W) -> logits (B, 2)."""
-
-    def __init__(self, config: BlipTextConfig):
-        super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.out = Linear(config.hidden_size, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.relu(self.dense(x)))
+    def make_layer(self, index: int, shared: BlipTextModel | None) -> TextLayer:
+        return TextLayer(self.config, PairAttention(self.config, merge=index >= MERGE[0].start))
 
 
 class BlipForNLVR(BlipImageModel):
@@ -49,7 +36,8 @@ class BlipForNLVR(BlipImageModel):
         super().__init__(config)
         self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
         self.text_encoder = BlipPairTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-        self.cls_head = ClassificationHead(config.text_config)
+        width = config.text_config.hidden_size
+        self.cls_head = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, 2))
         if initialize:
             self.initialize()
 

@@ -27,6 +27,8 @@ class BlipForPreTraining(BlipMomentumModel):
     Source: the original's `BLIP_Pretrain`; BLIP section 3.2.
     """
 
+    pointer_name = "queue_ptr"
+
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
         self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
@@ -90,7 +92,7 @@ class BlipForPreTraining(BlipMomentumModel):
         )
 
     def queued_ids(self) -> Tensor:
-        return self.queue_ptr.new_full((self.image_queue.shape[1],), NO_ID)
+        return self.get_buffer(self.pointer_name).new_full((self.image_queue.shape[1],), NO_ID)
 
     def language_loss(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""

@@ -6,7 +6,8 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,38 +25,52 @@ from blip_pt.nn import (
     activated,
     additive_mask,
     causal_mask,
-    linear,
     over_heads,
     wide,
 )
-from blip_pt.text_attention import TextAttention
+from blip_pt.text_attention import TextAttention, TextOutput
 
 
-class TextMLP(nn.Module):
-    """The feed-forward network of a block, with its residual connection and LayerNorm."""
+class TextEmbeddings(nn.Module):
+    """Token ids (B, L), or embeddings of words (B, L, W) -> embeddings (B, L, W) with positions, normalised."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.hidden_dropout = config.hidden_dropout_prob
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, inputs: Tensor, position_ids: Tensor) -> Tensor:
+        words = self.word_embeddings(inputs) if inputs.ndim == 2 else inputs.to(self.word_embeddings.weight.dtype)
+        x = self.LayerNorm(words + self.position_embeddings(position_ids))  # (B, L, W)
+        return F.dropout(x, self.hidden_dropout, self.training)
+
+
+class TextIntermediate(nn.Module):
+    """The first half of a layer's feed-forward network; `TextOutput` is the second."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.hidden_dropout = config.hidden_dropout_prob
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(
-            x + F.dropout(self.fc2(activated(self.fc1, x, self.activation)), self.hidden_dropout, self.training)
-        )
+        return activated(self.dense, x, self.activation)
 
 
-class TextBlock(nn.Module):
-    """A post-norm transformer block: self-attention, cross-attention where encoder states are given, feed-forward."""
+class TextLayer(nn.Module):
+    """A post-norm transformer layer: self-attention, cross-attention where encoder states are given, feed-forward.
 
-    def __init__(self, config: BlipTextConfig, cross_attention: nn.Module | None, mlp: TextMLP):
+    With `shared` it takes all but its self-attention from a layer of another model.
+    """
+
+    def __init__(self, config: BlipTextConfig, crossattention: nn.Module | None, shared: TextLayer | None = None):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
-        self.cross_attention: Any = cross_attention
-        self.mlp = mlp
+        self.crossattention: Any = crossattention
+        self.intermediate = TextIntermediate(config) if shared is None else shared.intermediate
+        self.output = TextOutput(config, config.intermediate_size) if shared is None else shared.output
 
     def forward(
         self,
@@ -72,14 +87,62 @@ class TextBlock(nn.Module):
         x, probabilities = self.attention(x, keys_values, mask, output_attentions)
         cross, cross_probabilities = None if cache is None else cache.cross, None
         if states is not None:
-            cross = self.cross_attention.keys_values(states)
+            cross = self.crossattention.keys_values(states)
         if cross is not None:
-            x, cross_probabilities = self.cross_attention(x, cross, states_mask, output_attentions)
-        return self.mlp(x), probabilities, cross_probabilities
+            x, cross_probabilities = self.crossattention(x, cross, states_mask, output_attentions)
+        return self.output(self.intermediate(x), x), probabilities, cross_probabilities
+
+
+class TextEncoder(nn.Module):
+    """The stack of transformer layers."""
+
+    def __init__(self, layers: Iterable[TextLayer]):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.layer = nn.ModuleList(layers)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        states: Tensor | None,
+        states_mask: Tensor | None,
+        caches: list[LayerCache] | None,
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> BlipTextOutput:
+        hidden_states, attentions, cross_attentions = [x], [], []
+        for index, layer in enumerate(self.layer):
+            cache = None if caches is None else caches[index]
+            x, own, cross = checkpointed(self, layer, x, mask, states, states_mask, cache, output_attentions)
+            if output_hidden_states:
+                hidden_states.append(x)
+            attentions.append(own)
+            cross_attentions.append(cross)
+        return BlipTextOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            cross_attentions=tuple(cross_attentions) if output_attentions and cross is not None else None,
+        )
+
+
+class TextPooler(nn.Module):
+    """States (B, L, W) -> a pooled output (B, W), made of the first token's state."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x[:, 0]))
 
 
 class BlipTextModel(BlipPreTrainedModel):
-    """Texts -> hidden states, by themselves or grounded in encoder states. Source: the original's `BertModel`."""
+    """Texts -> hidden states, by themselves or grounded in encoder states. Source: the original's `BertModel`.
+
+    `shared` is another model from which it has everything but its self-attention, as in pre-training.
+    """
 
     config: BlipTextConfig
 
@@ -92,29 +155,19 @@ class BlipTextModel(BlipPreTrainedModel):
         initialize: bool = True,
     ):
         super().__init__(config)
-        self.word_embeddings, self.position_embeddings, self.embedding_norm = self.embeddings(shared)
-        self.blocks = nn.ModuleList(self.make_block(layer, shared) for layer in range(config.num_hidden_layers))
-        self.pooler = Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
+        self.embeddings = TextEmbeddings(config) if shared is None else shared.embeddings
+        self.encoder = TextEncoder(self.make_layer(index, shared) for index in range(config.num_hidden_layers))
+        self.pooler = TextPooler(config) if add_pooling_layer else None
         if initialize:
             self.initialize()
 
-    def embeddings(self, shared: BlipTextModel | None) -> tuple[Embedding, Embedding, LayerNorm]:
-        """New embeddings of words and of positions and their LayerNorm, or those of another model."""
-        if shared is not None:
-            return shared.word_embeddings, shared.position_embeddings, shared.embedding_norm
-        config = self.config
-        words = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        positions = Embedding(config.max_position_embeddings, config.hidden_size)
-        return words, positions, LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def make_block(self, layer: int, shared: BlipTextModel | None) -> TextBlock:
-        """A new block, or one that has its own self-attention and all else from another model's block."""
+    def make_layer(self, index: int, shared: BlipTextModel | None) -> TextLayer:
+        """Make a layer, or one that has all but its self-attention from another model's layer."""
         config = self.config
         if shared is not None:
-            block = cast("TextBlock", shared.blocks[layer])
-            return TextBlock(config, block.cross_attention, block.mlp)
-        cross = TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None
-        return TextBlock(config, cross, TextMLP(config))
+            layer = shared.encoder.layer[index]
+            return TextLayer(config, layer.crossattention, layer)
+        return TextLayer(config, TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None)
 
     def check(
         self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
@@ -127,7 +180,7 @@ class BlipTextModel(BlipPreTrainedModel):
         if attention_mask is not None:
             check_mask(attention_mask.shape, inputs.shape)
         if states is not None:
-            check_states(states.shape, None if states_mask is None else states_mask.shape, len(inputs), self.config)
+            check_states(states.shape, None if states_mask is None else states_mask.shape, inputs.shape[0], self.config)
 
     def forward(
         self,
@@ -166,40 +219,55 @@ class BlipTextModel(BlipPreTrainedModel):
             encoder_hidden_states = encoder_hidden_states.to(self.dtype)
         if position_ids is None:
             position_ids = torch.arange(inputs.shape[1], device=inputs.device)
-        x = self.word_embeddings(inputs) if inputs_embeds is None else inputs_embeds.to(self.dtype)  # (B, L, W)
-        x = self.embedding_norm(x + self.position_embeddings(position_ids))
-        x = F.dropout(x, self.config.hidden_dropout_prob, self.training)
-        hidden_states, attentions, cross_attentions = [x], [], []
-        for layer, block in enumerate(self.blocks):
-            layer_cache = cache.layers[layer] if cache is not None else None
-            x, own, cross = checkpointed(
-                self, block, x, mask, encoder_hidden_states, states_mask, layer_cache, output_attentions
-            )
-            if output_hidden_states:
-                hidden_states.append(x)
-            attentions.append(own)
-            cross_attentions.append(cross)
-        return BlipTextOutput(
-            last_hidden_state=x,
-            pooler_output=torch.tanh(self.pooler(x[:, 0])) if self.pooler is not None else None,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-            cross_attentions=tuple(cross_attentions) if output_attentions and cross is not None else None,
+        output = self.encoder(
+            self.embeddings(inputs, position_ids),
+            mask,
+            encoder_hidden_states,
+            states_mask,
+            None if cache is None else cache.layers,
+            output_hidden_states,
+            output_attentions,
         )
+        if self.pooler is not None:
+            output.pooler_output = self.pooler(output.last_hidden_state)
+        return output
 
 
-class LMHead(nn.Module):
-    """Hidden states (..., W) -> logits (..., V), through the word embeddings, which it shares."""
+class LMTransform(nn.Module):
+    """What the states (..., W) go through before the projection to the vocabulary."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
         self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        return linear(self.norm(activated(self.dense, x, self.activation)), word_embeddings, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(activated(self.dense, x, self.activation))
+
+
+class LMPredictions(nn.Module):
+    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings, its bias the one here."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.transform = LMTransform(config)
+        self.decoder = Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x))
+
+
+class LMHead(nn.Module):
+    """The language-modelling head: states (..., W) -> logits (..., V)."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.predictions = LMPredictions(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predictions(x)
 
 
 class BlipTextLMHeadModel(BlipPreTrainedModel):
@@ -213,13 +281,15 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
     def __init__(self, config: BlipTextConfig, *, shared: BlipTextModel | None = None, initialize: bool = True):
         super().__init__(config)
         self.bert = BlipTextModel(config, add_pooling_layer=False, shared=shared, initialize=False)
-        self.lm_head = LMHead(config)
+        self.cls = LMHead(config)
+        self.tie_weights()
         if initialize:
             self.initialize()
 
-    def logits(self, hidden_states: Tensor) -> Tensor:
-        """Hidden states (..., W) -> logits (..., V)."""
-        return self.lm_head(hidden_states, self.bert.word_embeddings.weight)
+    def tie_weights(self) -> None:
+        """Let the projection to the vocabulary have the word embeddings as its weight."""
+        head = self.cls.predictions
+        head.decoder.weight, head.decoder.bias = self.bert.embeddings.word_embeddings.weight, head.bias
 
     def forward(
         self,
@@ -252,7 +322,7 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
             output_hidden_states,
             output_attentions,
         )
-        logits = self.logits(output.last_hidden_state)
+        logits = self.cls(output.last_hidden_state)
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
             logits=logits,
@@ -267,4 +337,4 @@ def next_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float, redu
     check_labels(labels.shape, logits.shape[:2], reduction)
     predicted, target = wide(logits[:, :-1]).flatten(0, 1), labels[:, 1:].flatten()
     loss = F.cross_entropy(predicted, target, reduction=reduction, label_smoothing=label_smoothing)
-    return loss.view(len(labels), -1).sum(1) if reduction == "none" else loss
+    return loss.view(labels.shape[0], -1).sum(1) if reduction == "none" else loss

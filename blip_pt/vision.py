@@ -24,6 +24,32 @@ from blip_pt.nn import (
 )
 
 
+class VisionEmbeddings(nn.Module):
+    """Pictures -> embeddings of the class token and of the patches, with position embeddings added."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.config = config
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1, config.num_positions, config.hidden_size))
+        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """Position embeddings (1, T, W) for pictures of any size, in pixels: the grid is resized bicubically."""
+        side, patch = self.config.image_size // self.config.patch_size, self.config.patch_size
+        if (height // patch, width // patch) == (side, side):
+            return self.position_embedding
+        rows, columns = (torch.from_numpy(bicubic_matrix(side, size // patch)) for size in (height, width))
+        grid = self.position_embedding[0, 1:].unflatten(0, (side, side))  # (side, side, W)
+        grid = torch.einsum("ij,kl,jlw->ikw", rows.to(grid), columns.to(grid), grid)
+        return torch.cat([self.position_embedding[:, :1], grid.flatten(0, 1)[None]], dim=1)  # (1, T, W)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixel_values.to(self.class_embedding.dtype))  # (B, N, W)
+        x = torch.cat([self.class_embedding.expand(patches.shape[0], -1, -1), patches], dim=1)  # (B, T, W)
+        return x + self.positions(*pixel_values.shape[2:])
+
+
 class VisionAttention(nn.Module):
     """Self-attention with one matrix product for queries, keys and values."""
 
@@ -42,7 +68,7 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    """The feed-forward network of a block."""
+    """The feed-forward network of a layer."""
 
     def __init__(self, config: BlipVisionConfig):
         super().__init__()
@@ -54,47 +80,59 @@ class VisionMLP(nn.Module):
         return self.fc2(activated(self.fc1, x, self.activation))
 
 
-class VisionBlock(nn.Module):
-    """A pre-norm transformer block."""
+class VisionLayer(nn.Module):
+    """A pre-norm transformer layer."""
 
     def __init__(self, config: BlipVisionConfig, layer: int):
         super().__init__()
         self.drop_path = config.drop_path_rate * layer / max(config.num_hidden_layers - 1, 1)
-        self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = VisionAttention(config)
-        self.norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = VisionAttention(config)
+        self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VisionMLP(config)
 
     def forward(self, x: Tensor, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
-        attended, probabilities = self.attention(self.norm1(x), output_attentions)
+        attended, probabilities = self.self_attn(self.layer_norm1(x), output_attentions)
         x = x + drop_path(attended, self.drop_path, self.training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training), probabilities  # (B, T, W)
+        return x + drop_path(self.mlp(self.layer_norm2(x)), self.drop_path, self.training), probabilities  # (B, T, W)
+
+
+class VisionEncoder(nn.Module):
+    """The stack of transformer layers."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.layers = nn.ModuleList(VisionLayer(config, layer) for layer in range(config.num_hidden_layers))
+
+    def forward(
+        self, x: Tensor, output_hidden_states: bool, output_attentions: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        hidden_states, attentions = [x], []
+        for layer in self.layers:
+            x, probabilities = checkpointed(self, layer, x, output_attentions)
+            if output_hidden_states:
+                hidden_states.append(x)
+            attentions.append(probabilities)
+        return (
+            x,
+            tuple(hidden_states) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+        )
 
 
 class BlipVisionModel(BlipPreTrainedModel):
-    """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last block."""
+    """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last layer."""
 
     config: BlipVisionConfig
 
     def __init__(self, config: BlipVisionConfig, *, initialize: bool = True):
         super().__init__(config)
-        self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size))
-        self.position_embedding = nn.Parameter(torch.empty(1, config.num_positions, config.hidden_size))
-        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
-        self.blocks = nn.ModuleList(VisionBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.embeddings = VisionEmbeddings(config)
+        self.encoder = VisionEncoder(config)
         self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if initialize:
             self.initialize()
-
-    def positions(self, height: int, width: int) -> Tensor:
-        """Position embeddings (1, T, W) for pictures of any size, in pixels: the grid is resized bicubically."""
-        side, patch = self.config.image_size // self.config.patch_size, self.config.patch_size
-        if (height // patch, width // patch) == (side, side):
-            return self.position_embedding
-        rows, columns = (torch.from_numpy(bicubic_matrix(side, size // patch)) for size in (height, width))
-        grid = self.position_embedding[0, 1:].unflatten(0, (side, side))  # (side, side, W)
-        grid = torch.einsum("ij,kl,jlw->ikw", rows.to(grid), columns.to(grid), grid)
-        return torch.cat([self.position_embedding[:, :1], grid.flatten(0, 1)[None]], dim=1)  # (1, T, W)
 
     def forward(
         self,
@@ -109,19 +147,13 @@ class BlipVisionModel(BlipPreTrainedModel):
         (B, T, W). Raises `ValueError` for a wrong shape or size.
         """
         check_pixel_values(pixel_values.shape, type_name(pixel_values), self.config, interpolate_pos_encoding)
-        patches = self.patch_embedding(pixel_values.to(self.dtype))  # (B, N, W)
-        x = torch.cat([self.class_embedding.expand(len(patches), -1, -1), patches], dim=1)  # (B, T, W)
-        x = x + self.positions(*pixel_values.shape[2:])
-        hidden_states, attentions = [x], []
-        for block in self.blocks:
-            x, probabilities = checkpointed(self, block, x, output_attentions)
-            if output_hidden_states:
-                hidden_states.append(x)
-            attentions.append(probabilities)
+        x, hidden_states, attentions = self.encoder(
+            self.embeddings(pixel_values), output_hidden_states, output_attentions
+        )
         x = self.post_layernorm(x)
         return BlipVisionOutput(
             last_hidden_state=x,
             pooler_output=self.post_layernorm(x[:, 0]),
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            hidden_states=hidden_states,
+            attentions=attentions,
         )

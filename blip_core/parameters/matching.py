@@ -157,7 +157,7 @@ def _pattern(name: str) -> str:
 
 def _patterns(part: Part, prefix: str) -> set[str]:
     original = prefix.startswith(ORIGINAL_VISION)
-    names = {prefix + (row.original if original else row.hf) for row in part.rows}
+    names = {prefix + (row.original if original else row.name) for row in part.rows}
     return {_pattern(name) for name in names.union(*(part.copies_of(row, prefix) for row in part.rows))}
 
 
@@ -172,4 +172,4 @@ KNOWN = {
 
 def _resizable(parameter: Parameter, shape: tuple[int, ...]) -> bool:
     side = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
-    return parameter.row.name == "position_embedding" and side > 0 and shape == (1, side**2 + 1, parameter.shape[2])
+    return parameter.row is VISION[1] and side > 0 and shape == (1, side**2 + 1, parameter.shape[2])

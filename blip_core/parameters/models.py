@@ -1,6 +1,6 @@
 """The weight table: every parameter of every BLIP model, under all its names, with its shape.
 
-`MODELS` and `TRAINING_STATE` join groups of rows (see `rows.py`) to models. What a checkpoint must hold, what it may
+`MODELS` and `TRAINING_STATE` join groups of rows (see `table.py`) to models. What a checkpoint must hold, what it may
 hold besides, conversions between the names and the layouts, parameter counts and initial values all follow from here.
 """
 
@@ -42,33 +42,37 @@ TO_TENSORFLOW = {"linear": (1, 0), "conv": (2, 3, 1, 0)}
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that stand or fall together, under one prefix in our modules and several in checkpoints.
+    """Rows that a checkpoint holds all or none of, under one prefix in the model and several in checkpoints.
 
-    `prefixes` are the places of a checkpoint where the part may lie, the model's own Hugging Face one first. `cross`
-    is the symbol of the width that cross-attention reads. `copies` is a further prefix under which a checkpoint holds
-    every tensor of the part a second time.
+    `prefixes` are the places of a checkpoint where the part may lie, the model's own one first. `cross` is the symbol
+    of the width that cross-attention reads. `copies` is a further prefix under which a checkpoint holds every tensor
+    of the part a second time.
     """
 
     label: str
-    prefix: str
     rows: tuple[Row, ...]
     prefixes: tuple[str, ...]
     cross: str = "vision"
     copies: str = ""
 
+    @property
+    def prefix(self) -> str:
+        """What the names of the part begin with in the model itself and in its Hugging Face checkpoints."""
+        return self.prefixes[0]
+
     def copies_of(self, row: Row, prefix: str) -> list[str]:
         """Names, with `{}` for the layer, of the tensors tied to a row's where the part lies under `prefix`."""
-        names = [prefix + name for name in row.also] + [self.copies + row.hf] * bool(self.copies)
+        names = [prefix + name for name in row.also] + [self.copies + row.name] * bool(self.copies)
         places = [place.removesuffix("bert.") for place in (prefix, self.copies) if place.endswith("bert.")]
         return names + [place + TIED_PROJECTION for place in places if row is WORDS]
 
     def saved_names(self, row: Row) -> list[str]:
         """Names, with `{}` for the layer, of a row's tensor in a Hugging Face checkpoint and of its whole copies."""
-        return [self.prefixes[0] + row.hf, *([self.copies + row.hf] * bool(self.copies))]
+        return [self.prefix + row.name, *([self.copies + row.name] * bool(self.copies))]
 
     def original_prefix(self) -> str:
         """Where an original checkpoint of the model holds the part."""
-        return next((prefix for prefix in self.prefixes if prefix.startswith(ORIGINAL_VISION)), self.prefixes[0])
+        return next((prefix for prefix in self.prefixes if prefix.startswith(ORIGINAL_VISION)), self.prefix)
 
 
 ORIGINAL_VISION = "visual_encoder"  # under `visual_encoder.` and `visual_encoder_m.`, names are the rows' original ones
@@ -78,19 +82,17 @@ CROSSING = (CROSS, CROSS_PAIR, MERGE)
 def _vision(prefix: str = "vision_model.", copy: str = "") -> Part:
     places = (prefix, f"vision_model{copy}.", f"{ORIGINAL_VISION}{copy}.")
     label = "momentum vision encoder" if copy else "vision encoder"
-    return Part(label, prefix, VISION, tuple(dict.fromkeys(places)))
+    return Part(label, VISION, tuple(dict.fromkeys(places)))
 
 
 def _text(prefix: str, *elsewhere: str, cross: str = "cross", cross_rows: tuple[Row, ...] = CROSS) -> tuple[Part, Part]:
     label = "text decoder" if "decoder" in prefix else "momentum text encoder" if "_m." in prefix else "text encoder"
     places = (prefix, *elsewhere)
-    return Part(label, prefix, TEXT, places, cross), Part(
-        f"{label}'s cross-attention", prefix, cross_rows, places, cross
-    )
+    return Part(label, TEXT, places, cross), Part(f"{label}'s cross-attention", cross_rows, places, cross)
 
 
 def _lm_head(prefix: str) -> Part:
-    return Part("language-modelling head", prefix, LM_HEAD, tuple(dict.fromkeys((prefix, "text_decoder."))))
+    return Part("language-modelling head", LM_HEAD, tuple(dict.fromkeys((prefix, "text_decoder."))))
 
 
 def _decoder(prefix: str = "text_decoder.", cross: str = "cross") -> tuple[Part, ...]:
@@ -99,7 +101,7 @@ def _decoder(prefix: str = "text_decoder.", cross: str = "cross") -> tuple[Part,
 
 
 def _rows(label: str, rows: Sequence[Row]) -> Part:
-    return Part(label, "", tuple(rows), ("",))
+    return Part(label, tuple(rows), ("",))
 
 
 ENCODER = ("text_encoder.",)
@@ -108,13 +110,13 @@ MODELS: dict[str, tuple[Part, ...]] = {
     "BlipVisionModel": (_vision(""),),
     "BlipTextModel": (
         *_text("", "text_model.", "text_encoder.", "bert.", DECODER),
-        Part("pooler", "", POOLER, ("", "text_model.")),
+        Part("pooler", POOLER, ("", "text_model.")),
     ),
     "BlipTextLMHeadModel": _decoder(""),
     "BlipModel": (
         _vision(),
         *_text("text_model.", "text_encoder."),
-        Part("pooler", "text_model.", POOLER, ("text_model.",)),
+        Part("pooler", POOLER, ("text_model.",)),
         _rows("projections", PROJECTIONS),
     ),
     "BlipForConditionalGeneration": (_vision(), *_decoder()),
@@ -127,15 +129,15 @@ MODELS: dict[str, tuple[Part, ...]] = {
     "BlipForNLVR": (
         _vision(),
         *_text("text_encoder.", cross_rows=CROSS_PAIR),
-        Part("text encoder's merging layers", "text_encoder.", MERGE, ENCODER),
+        Part("text encoder's merging layers", MERGE, ENCODER),
         _rows("classification head", NLVR_HEAD),
     ),
     "BlipForPreTraining": (
         _vision(),
-        Part("text encoder and decoder", "text_encoder.", SHARED_TEXT, ENCODER, copies=DECODER),
-        Part("text encoder's self-attention", "text_encoder.", SELF_ATTENTION, ENCODER),
-        Part("text encoder's cross-attention", "text_encoder.", CROSS, ENCODER, "cross", copies=DECODER),
-        Part("text decoder's self-attention", DECODER, SELF_ATTENTION, (DECODER,)),
+        Part("text encoder and decoder", SHARED_TEXT, ENCODER, copies=DECODER),
+        Part("text encoder's self-attention", SELF_ATTENTION, ENCODER),
+        Part("text encoder's cross-attention", CROSS, ENCODER, "cross", copies=DECODER),
+        Part("text decoder's self-attention", SELF_ATTENTION, (DECODER,)),
         _lm_head("text_decoder."),
         _rows("projections and matching head", RETRIEVAL),
     ),
@@ -166,12 +168,11 @@ TRAINING_STATE: dict[str, tuple[Part, ...]] = {
 class Parameter:
     """A row made concrete: one tensor of one model with one configuration.
 
-    `name` is its name in our modules, `hf` the one in a Hugging Face checkpoint of the same model. `shape` is in
-    PyTorch's layout, which is that of every checkpoint but Keras HDF5. `layer` is None outside the blocks.
+    `name` is its name in the model and in a Hugging Face checkpoint of it. `shape` is in PyTorch's layout, which is
+    that of every checkpoint but Keras HDF5. `layer` is None outside the layers of the transformers.
     """
 
     name: str
-    hf: str
     shape: tuple[int, ...]
     row: Row
     part: Part
@@ -197,7 +198,7 @@ class Parameter:
 
     def usual(self, prefix: str) -> str:
         """The name of this tensor in a checkpoint whose part lies under `prefix`."""
-        name = self.row.original if prefix.startswith(ORIGINAL_VISION) else self.row.hf
+        name = self.row.original if prefix.startswith(ORIGINAL_VISION) else self.row.name
         return prefix + name.format(self.layer)
 
     def copies(self, prefix: str) -> list[str]:
@@ -236,9 +237,8 @@ def _expand(part: Part, sizes: dict[str, int]) -> Iterator[Parameter]:
     count = "vision_layers" if part.rows is VISION else "text_layers"
     for row in part.rows:
         for layer in range(row.start, sizes[count]) if "{}" in row.name else (None,):
-            name, hf = part.prefix + row.name.format(layer), part.prefixes[0] + row.hf.format(layer)
             shape = tuple(sizes[size] if isinstance(size, str) else size for size in row.shape)
-            yield Parameter(name, hf, shape, row, part, layer)
+            yield Parameter(part.prefix + row.name.format(layer), shape, row, part, layer)
 
 
 def _sizes(config: AnyConfig) -> dict[str, int]:

@@ -41,7 +41,7 @@ def walk(formats: list[str]) -> list[str]:
 
 def noise(row: Parameter) -> np.ndarray:
     """Random numbers for a weight, which are the same under each of its names."""
-    return np.random.default_rng(zlib.crc32(row.hf.encode())).standard_normal(row.shape, np.float32)
+    return np.random.default_rng(zlib.crc32(row.name.encode())).standard_normal(row.shape, np.float32)
 
 
 def check(head: str, size: str, root: Path) -> str:

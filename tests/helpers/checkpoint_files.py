@@ -33,8 +33,8 @@ def random_checkpoint(
     own: Any = head_config(head, config or CONFIGS_OF["wide"])
     noise = np.random.default_rng(len(head))
     rows = parameters(head, own)
-    values = {row.hf: noise.normal(0, scale, row.shape).astype(np.float32) for row in rows}
-    write_pretrained(folder, head, own, rows, lambda row: values[row.hf])
+    values = {row.name: noise.normal(0, scale, row.shape).astype(np.float32) for row in rows}
+    write_pretrained(folder, head, own, rows, lambda row: values[row.name])
     return values
 
 

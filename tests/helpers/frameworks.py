@@ -159,7 +159,7 @@ def check_gradients(model: Any, gradients: dict[str, np.ndarray], reference: Any
     norms = dict(zip(reference["grad_names"].tolist(), reference["grad_norms"].tolist(), strict=True))
     largest = max(norms.values())
     for parameter in model.table():
-        name = next((n for n in parameter.places("visual_encoder.") if n in norms), None) or parameter.hf
+        name = next((n for n in parameter.places("visual_encoder.") if n in norms), None) or parameter.name
         if name not in norms:
             continue
         wanted, found = norms.pop(name), float(np.linalg.norm(gradients.get(parameter.name, 0.0)))

@@ -107,7 +107,7 @@ def assert_gradients(ours: torch.nn.Module, theirs: torch.nn.Module, tolerance: 
     expected = {name: p.grad for name, p in theirs.named_parameters()}
     largest = max(float(g.abs().max()) for g in expected.values() if g is not None)
     for row in ours.table():
-        ours_grad, grad = ours.get_parameter(row.name).grad, expected[row.hf]
+        ours_grad, grad = ours.get_parameter(row.name).grad, expected[row.name]
         if grad is None:
             assert ours_grad is None or not ours_grad.any(), row.name
             continue

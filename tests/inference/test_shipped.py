@@ -51,7 +51,7 @@ def test_every_head_is_there(backend, head):
         warnings.simplefilter("error")  # such as of parts with random weights
         model = backend.of(head).from_pretrained()
     held = open_checkpoint(shipped_model(head))
-    names = [p.hf for p in model.table() if head.startswith("BlipFor") and p.part not in TRAINING_STATE.get(head, ())]
+    names = [p.name for p in model.table() if head.startswith("BlipFor") and p.part not in TRAINING_STATE.get(head, ())]
     assert all(name in held for name in names)
 
 

@@ -67,7 +67,7 @@ def test_initial_values_follow_the_seed_and_the_configuration():
 
 
 def shapes(head="BlipForConditionalGeneration", config=CONFIG):
-    return {p.hf: p.shape for p in parameters(head, head_config(head, config))}
+    return {p.name: p.shape for p in parameters(head, head_config(head, config))}
 
 
 def test_every_tensor_that_does_not_fit_is_named_at_once():

@@ -59,7 +59,7 @@ def main(folder: Path, package: Path = SHIPPED) -> None:
 def _weights(folder: Path) -> dict[str, np.ndarray]:
     """The weights that are used after training, in half precision."""
     checkpoint, config = open_checkpoint(folder), BlipConfig.from_pretrained(folder)
-    state = {parameter.hf for parameter in training_state("BlipForPreTraining", config)}
+    state = {parameter.name for parameter in training_state("BlipForPreTraining", config)}
     return {name: checkpoint[name].astype(np.float16) for name in checkpoint if name not in state}
 
 
