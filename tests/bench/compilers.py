@@ -75,7 +75,7 @@ def decoder_pt(way: str) -> Callable[[np.ndarray], Any]:
 
     model = captioner()
     if way == "compile":
-        for layer in model.text_decoder.bert.blocks:
+        for layer in model.text_decoder.bert.encoder.layer:
             layer.compile(dynamic=True)
     known: dict[int, Any] = {}
 

@@ -37,7 +37,7 @@ def models(tmp_path_factory):
         rows, values = rows + state, values | {row.name: initial_value(row, config, noise) for row in state}
         if name == "filter":
             values["itm_head.bias"][1] += 0.8  # scores lie on both sides of 0.5
-            values["vision_model.class_embedding"] += 0.1  # its vision encoder is not the captioner's
+            values["vision_model.embeddings.class_embedding"] += 0.1  # its vision encoder is not the captioner's
         write_pretrained(root / name, head, config, rows, lambda row, values=values: values[row.name])
         BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer()).save_pretrained(root / name)
     return root

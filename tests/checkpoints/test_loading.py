@@ -118,8 +118,8 @@ def test_types_are_kept_or_changed_on_demand(model, folder, dtype):
     assert load(folder).dtype == torch.float32
     stored = load(folder, dtype="auto")
     assert stored.dtype == dtype
-    expected = model.text_decoder.bert.word_embeddings.weight.to(dtype)
-    assert torch.equal(stored.text_decoder.bert.word_embeddings.weight, expected)
+    expected = model.text_decoder.bert.embeddings.word_embeddings.weight.to(dtype)
+    assert torch.equal(stored.text_decoder.bert.embeddings.word_embeddings.weight, expected)
     assert load(folder, dtype="bfloat16").dtype == torch.bfloat16
 
 
@@ -135,14 +135,16 @@ def test_parts_of_another_head_are_taken_and_the_rest_is_new(model, folder):
     with pytest.warns(UserWarning, match="initialised at random for BlipForImageTextRetrieval") as caught:
         other = BlipForImageTextRetrieval.from_pretrained(folder)
     assert len(caught) == 1
-    assert torch.equal(other.vision_model.patch_embedding.weight, model.vision_model.patch_embedding.weight)
+    assert torch.equal(
+        other.vision_model.embeddings.patch_embedding.weight, model.vision_model.embeddings.patch_embedding.weight
+    )
     assert same(BlipVisionModel.from_pretrained(folder), model.vision_model)
 
 
 def test_another_image_size_resizes_the_positions(model, folder):
     larger = load(folder, image_size=48)
     assert larger.config.vision_config.image_size == 48
-    old, new = model.vision_model.position_embedding, larger.vision_model.position_embedding
+    old, new = model.vision_model.embeddings.position_embedding, larger.vision_model.embeddings.position_embedding
     assert new.shape == (1, 37, 24)
     assert torch.equal(new[:, 0], old[:, 0])
     patches = old[:, 1:].reshape(1, 4, 4, 24).permute(0, 3, 1, 2)

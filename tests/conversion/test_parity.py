@@ -23,7 +23,6 @@ from tests.helpers.checkpoint_files import ATTENTION_HEADS, ORIGINAL, random_che
 from tests.helpers.random_models import HEADS
 
 CAPTION = "BlipForConditionalGeneration"
-BLOCK = "text_decoder.bert.blocks.1.attention"
 LAYER = "text_decoder.bert.encoder.layer.1.attention"
 
 
@@ -94,12 +93,12 @@ def shift(tensors):
         (
             swap,
             {
-                f"{BLOCK}.query.weight": f"holds {BLOCK}.key.weight",
-                f"{BLOCK}.key.weight": f"holds {BLOCK}.query.weight",
+                f"{LAYER}.self.query.weight": f"holds {LAYER}.self.key.weight",
+                f"{LAYER}.self.key.weight": f"holds {LAYER}.self.query.weight",
             },
         ),
-        (transpose, {"vision_model.blocks.1.attention.projection.weight": "is transposed"}),
-        (shift, {"vision_model.position_embedding": ""}),
+        (transpose, {"vision_model.encoder.layers.1.self_attn.projection.weight": "is transposed"}),
+        (shift, {"vision_model.embeddings.position_embedding": ""}),
     ],
 )
 def test_a_damaged_weight_is_named(model, damaged, change, names):
@@ -151,8 +150,8 @@ def test_the_command_prints_a_table_json_and_a_page(model, damaged, tmp_path, ca
     page = tmp_path / "parity.html"
     assert main(["parity", str(model), "--other", str(damaged(shift)), "--html", str(page)]) == 1
     out = capsys.readouterr().out
-    assert "vision_model.position_embedding" in out
-    assert "DIFFER, first in vision_model.position_embedding (weights)." in out.splitlines()[-1]
+    assert "vision_model.embeddings.position_embedding" in out
+    assert "DIFFER, first in vision_model.embeddings.position_embedding (weights)." in out.splitlines()[-1]
     text = page.read_text()
     assert "<svg" in text
     assert "vision block 2" in text
@@ -192,8 +191,12 @@ def test_models_of_pairs_agree_with_their_losses_and_the_state_of_training(name)
     )
     assert ("training state after a step" in stages) == (name != "nlvr")
     gradients = {row.stage for row in report.rows if row.kind == "gradients"}
-    head = {"nlvr": "cls_head.out.weight", "pretrain": "text_decoder.lm_head.dense.weight", "retrieval": "temp"}[name]
-    assert {head, "vision_model.class_embedding"} < gradients
+    head = {
+        "nlvr": "cls_head.2.weight",
+        "pretrain": "text_decoder.cls.predictions.transform.dense.weight",
+        "retrieval": "temp",
+    }[name]
+    assert {head, "vision_model.embeddings.class_embedding"} < gradients
     assert not any("_m." in name for name in gradients)
 
 
@@ -221,8 +224,8 @@ def move_the_queue(tensors):
         (
             swap_branches,
             {
-                f"text_encoder.blocks.7.cross_attention.branch{branch}.key.weight":
-                f"holds text_encoder.blocks.7.cross_attention.branch{1 - branch}.key.weight"
+                f"text_encoder.encoder.layer.7.crossattention.self{branch}.key.weight":
+                f"holds text_encoder.encoder.layer.7.crossattention.self{1 - branch}.key.weight"
                 for branch in (0, 1)
             },
             "text encoder with picture layer 7",
@@ -230,14 +233,14 @@ def move_the_queue(tensors):
         (
             swap_encoder_and_decoder,
             {
-                "text_encoder.blocks.2.attention.value.weight":
-                "holds text_decoder.bert.blocks.2.attention.value.weight",
-                "text_decoder.bert.blocks.2.attention.value.weight":
-                "holds text_encoder.blocks.2.attention.value.weight",
+                "text_encoder.encoder.layer.2.attention.self.value.weight":
+                "holds text_decoder.bert.encoder.layer.2.attention.self.value.weight",
+                "text_decoder.bert.encoder.layer.2.attention.self.value.weight":
+                "holds text_encoder.encoder.layer.2.attention.self.value.weight",
             },
             "text encoder layer 2",
         ),
-        (lose_momentum, {"text_encoder_m.embedding_norm.weight": ""}, "momentum text states"),
+        (lose_momentum, {"text_encoder_m.embeddings.LayerNorm.weight": ""}, "momentum text states"),
         (move_the_queue, {"queue_ptr": ""}, "training state after a step"),
     ],
 )  # fmt: skip

@@ -32,23 +32,25 @@ def save_colour_model(folder: Path) -> Path:
     """
     tokenizer = BlipTokenizer()
     rows = parameters("BlipForImageTextRetrieval", CONFIG)
-    values = {row.name: np.full(row.shape, "norm" in row.name and row.name.endswith("weight"), "f4") for row in rows}
+    values = {
+        row.name: np.full(row.shape, "norm" in row.name.lower() and row.name.endswith("weight"), "f4") for row in rows
+    }
     for place in range(3):
-        values["vision_model.patch_embedding.weight"][place, place] = 1 / PATCH**2
+        values["vision_model.embeddings.patch_embedding.weight"][place, place] = 1 / PATCH**2
     for place, word in enumerate([*COLOURS, "[CLS]"]):
-        values["text_encoder.word_embeddings.weight"][tokenizer.convert_tokens_to_ids(word), place] = 1
+        values["text_encoder.embeddings.word_embeddings.weight"][tokenizer.convert_tokens_to_ids(word), place] = 1
 
     def block(layer: int, part: str) -> np.ndarray:
-        return values[f"text_encoder.blocks.{layer}.{part}.weight"]
+        return values[f"text_encoder.encoder.layer.{layer}.{part}.weight"]
 
     for head in (0, 4):
         for place in range(3):
-            block(1, "cross_attention.query")[head + place, place] = 2
-            block(1, "cross_attention.key")[head + place, place] = 1
-        block(1, "cross_attention.value")[head + 3, 3] = 1
-        block(1, "cross_attention.projection")[5, head + 3] = 1
-    block(2, "attention.value")[0, 5] = 1
-    block(2, "attention.projection")[6, 0] = 1
+            block(1, "crossattention.self.query")[head + place, place] = 2
+            block(1, "crossattention.self.key")[head + place, place] = 1
+        block(1, "crossattention.self.value")[head + 3, 3] = 1
+        block(1, "crossattention.output.dense")[5, head + 3] = 1
+    block(2, "attention.self.value")[0, 5] = 1
+    block(2, "attention.output.dense")[6, 0] = 1
     values["itm_head.weight"][1, 6] = 1
     write_pretrained(folder, "BlipForImageTextRetrieval", CONFIG, rows, lambda row: values[row.name])
     image_processor = BlipImageProcessor(size=SIDE, image_mean=0.5, image_std=0.5)

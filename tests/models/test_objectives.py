@@ -204,12 +204,12 @@ def test_momentum_encoders_begin_as_copies(framework, tmp_path):
     assert len(copies) > 50
     assert all(np.array_equal(weights[name], weights[name.replace("_m.", ".", 1)]) for name in copies)
     assert difference(np.ones(6), np.linalg.norm(weights["text_queue"], axis=0)) < 1e-6
-    start = weights["text_encoder.blocks.0.mlp.fc1.weight"]
+    start = weights["text_encoder.encoder.layer.0.intermediate.dense.weight"]
     framework.adamw(model, lr=0.1, weight_decay=0.0)(pairs("BlipForImageTextRetrieval"))
     before = framework.weights(model)
     framework.run(model, pairs("BlipForImageTextRetrieval"), training=True)
-    after = framework.weights(model)["text_encoder_m.blocks.0.mlp.fc1.weight"]
-    moved = 0.005 * (before["text_encoder.blocks.0.mlp.fc1.weight"] - start)
+    after = framework.weights(model)["text_encoder_m.encoder.layer.0.intermediate.dense.weight"]
+    moved = 0.005 * (before["text_encoder.encoder.layer.0.intermediate.dense.weight"] - start)
     assert difference(moved, after - start) < 1e-3
 
 
@@ -320,7 +320,7 @@ def test_stochastic_depth(framework):
     tf.random.set_seed(0)
     config = BlipVisionConfig.from_dict(CONFIGS_OF["wide"].vision_config.to_dict() | {"drop_path_rate": 0.5})
     model = framework.of("BlipVisionModel")(config)
-    assert [block.drop_path for block in model.blocks] == [0, 0.25, 0.5]
+    assert [block.drop_path for block in model.encoder.layers] == [0, 0.25, 0.5]
     pixels = np.repeat(pairs("")["pixel_values"][:1], 400, axis=0)
     assert difference(*(framework.run(model, {"pixel_values": pixels}).last_hidden_state for _ in range(2))) == 0
     output = framework.run(model, {"pixel_values": pixels, "output_hidden_states": True}, training=True)
@@ -421,8 +421,11 @@ def test_training_state_is_made_where_a_checkpoint_lacks_it(framework, tmp_path)
 def test_training_state_keeps_float32(framework, tmp_path):
     tiny(PyTorch, "BlipForPreTraining").save_pretrained(tmp_path)
     model = framework.of("BlipForPreTraining").from_pretrained(tmp_path, dtype="bfloat16")
-    kinds = {str(w.dtype).removeprefix("torch.") for w in (model.text_encoder_m.blocks[0].mlp.fc1.weight, model.temp)}
-    kind = str(model.text_encoder.blocks[0].mlp.fc1.weight.dtype).removeprefix("torch.")
+    kinds = {
+        str(w.dtype).removeprefix("torch.")
+        for w in (model.text_encoder_m.encoder.layer[0].intermediate.dense.weight, model.temp)
+    }
+    kind = str(model.text_encoder.encoder.layer[0].intermediate.dense.weight.dtype).removeprefix("torch.")
     assert (kind, kinds - {"bfloat16"}) == ("bfloat16", {"float32"})
     assert np.isfinite(float(numpy(framework.run(model, pairs("BlipForPreTraining"), training=True).loss)))
 
@@ -436,7 +439,10 @@ def test_momentum_is_exact_under_a_mixed_policy(policy, tmp_path):
     output = TensorFlow.run(model, pairs(head), training=True)
     assert np.isfinite(float(output.loss))
     after = TensorFlow.weights(model)
-    for name in ("text_encoder_m.blocks.0.mlp.fc1.weight", "vision_model_m.class_embedding"):
+    for name in (
+        "text_encoder_m.encoder.layer.0.intermediate.dense.weight",
+        "vision_model_m.embeddings.class_embedding",
+    ):
         expected = 0.995 * before[name] + 0.005 * before[name.replace("_m.", ".", 1)]
         assert difference(expected, after[name]) < 1e-6
     whole = TensorFlow.run(TensorFlow.of(head).from_pretrained(tmp_path), pairs(head), training=True)

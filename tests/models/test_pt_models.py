@@ -286,7 +286,7 @@ def test_a_text_encoder_without_cross_attention():
     values = CONFIGS_OF["wide"].text_config.to_dict()
     config = BlipTextConfig.from_dict({**values, "is_decoder": False})
     model = blip_pt.BlipTextModel(config).eval()
-    assert not [name for name, _ in model.named_parameters() if "cross_attention" in name]
+    assert not [name for name, _ in model.named_parameters() if "crossattention" in name]
     values = tensors("BlipTextModel")
     with pytest.raises(ValueError, match="is_decoder=False"):
         model(**values)
@@ -355,8 +355,8 @@ def test_a_vision_large_question_answerer_exists(tmp_path):
     )
     assert config.text_config.hidden_size != config.vision_config.hidden_size
     model = blip_pt.BlipForQuestionAnswering(config)
-    assert model.text_decoder.bert.blocks[0].cross_attention.key.weight.shape == (32, 32)
-    assert model.text_encoder.blocks[0].cross_attention.key.weight.shape == (32, 24)
+    assert model.text_decoder.bert.encoder.layer[0].crossattention.self.key.weight.shape == (32, 32)
+    assert model.text_encoder.encoder.layer[0].crossattention.self.key.weight.shape == (32, 24)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -435,14 +435,13 @@ def test_an_adapter_around_a_layer_comes_before_the_activation():
             return self.layer(x, *args) + 0.5
 
     model, values = make("BlipForConditionalGeneration").eval(), tensors("BlipForConditionalGeneration")
-    layers = [model.vision_model.blocks[0].mlp, model.text_decoder.bert.blocks[0].mlp]
-    for mlp in layers:
-        mlp.fc1 = Adapter(mlp.fc1)
+    vision, text = model.vision_model.encoder.layers[0].mlp, model.text_decoder.bert.encoder.layer[0].intermediate
+    vision.fc1, text.dense = Adapter(vision.fc1), Adapter(text.dense)
     with torch.no_grad():
         found = model(**values).logits
-        for mlp in layers:
-            mlp.fc1 = mlp.fc1.layer
-            mlp.fc1.bias += 0.5
+        vision.fc1, text.dense = vision.fc1.layer, text.dense.layer
+        vision.fc1.bias += 0.5
+        text.dense.bias += 0.5
         assert difference(model(**values).logits, found) < 1e-6
 
 

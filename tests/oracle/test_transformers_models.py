@@ -85,7 +85,7 @@ def test_towers(config, tmp_path, name):
         del batch["attention_mask"]
         causal = {"is_decoder": True, "use_cache": False}
         assert_close(ours(**batch, is_decoder=True, **OUTPUTS), theirs(**batch, **causal, **OUTPUTS))
-        embeds = ours.word_embeddings(batch["input_ids"])
+        embeds = ours.embeddings.word_embeddings(batch["input_ids"])
         assert_close(ours(inputs_embeds=embeds), theirs(inputs_embeds=embeds))
         mask = torch.ones(3, 7, 7, dtype=torch.long).tril()
         assert_close(ours(**batch, attention_mask=mask), theirs(**batch, attention_mask=mask))
@@ -150,7 +150,7 @@ def padded(tokens: torch.Tensor, config: dict) -> torch.Tensor:
 def end_often(ours, theirs, config) -> None:
     """A random model seldom ends a text; raise the logit of its end token so that texts of all lengths occur."""
     with torch.no_grad():
-        for bias in (ours.text_decoder.lm_head.bias, theirs.text_decoder.cls.predictions.bias):
+        for bias in (ours.text_decoder.cls.predictions.bias, theirs.text_decoder.cls.predictions.bias):
             bias[config["text_config"]["sep_token_id"]] += 2.0
 
 

@@ -292,8 +292,8 @@ def test_both_frameworks_agree(twins):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_keys_and_values_of_a_picture_are_made_once_for_all_texts(twins, framework, monkeypatch):
     matcher, calls = twins[framework], []
-    blocks = list(matcher.model.text_encoder.blocks)
-    kind = type(blocks[0].cross_attention)
+    blocks = list(matcher.model.text_encoder.encoder.layer)
+    kind = type(blocks[0].crossattention)
     made = kind.keys_values
     monkeypatch.setattr(kind, "keys_values", lambda self, states: calls.append(states.shape) or made(self, states))
     (states,) = matcher.embeds(items(2))
@@ -323,7 +323,7 @@ def test_identity_is_of_the_vision_side_and_the_same_in_both_frameworks(twins, t
     assert identity(lambda model: model.itm_head.weight.add_(1)) == pt.identity
     others = {
         identity(lambda model: model.vision_proj.weight[0, 0].add_(1)),
-        identity(lambda model: model.vision_model.blocks[2].norm1.bias[3].add_(1e-6)),
+        identity(lambda model: model.vision_model.encoder.layers[2].layer_norm1.bias[3].add_(1e-6)),
         identity(image_size=64),
         identity(dtype="bfloat16"),
         identity(config={"vision_config": {"layer_norm_eps": 1e-6}}),
