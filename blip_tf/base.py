@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import GenerationConfig, ModelOutput
+from blip_core.checkpoints.keras_names import attribute_path
 from blip_core.checkpoints.loading import Pretrained
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import InputError, check_weight_type
@@ -40,7 +41,6 @@ class TFBlipPreTrainedModel(KerasModel):
         self.built = True
         self.config = config
         self.generation_config = GenerationConfig()
-        self.gradient_checkpointing = False
 
     @property
     def device(self) -> str:
@@ -57,9 +57,9 @@ class TFBlipPreTrainedModel(KerasModel):
         return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_parameter(self, name: str) -> keras.Variable:
-        """The weight with a name of the table, such as `blocks.0.mlp.fc1.weight`."""
-        steps = name.split(".")
-        return reduce(lambda at, step: at[int(step)] if step.isdecimal() else getattr(at, step), steps, self)
+        """The weight with a published name, such as `encoder.layers.0.mlp.fc1.weight`; queues have names, too."""
+        steps = attribute_path(name).split(".")
+        return reduce(lambda at, step: at[int(step)] if isinstance(at, list) else getattr(at, step), steps, self)
 
     def initialize(self) -> None:
         """Draw all weights anew, reproducibly after `tf.random.set_seed`."""
@@ -126,7 +126,7 @@ class TFBlipPreTrainedModel(KerasModel):
     def gradient_checkpointing_enable(self, enable: bool = True) -> None:
         """Compute each block's activations again in the backward pass, not keep them: less memory, more time."""
         for module in self._flatten_layers():
-            if isinstance(module, TFBlipPreTrainedModel):
+            if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = enable
 
     def gradient_checkpointing_disable(self) -> None:
@@ -134,10 +134,10 @@ class TFBlipPreTrainedModel(KerasModel):
         self.gradient_checkpointing_enable(False)
 
 
-def checkpointed(model: TFBlipPreTrainedModel, block: keras.layers.Layer, x: Tensor, **options: Any) -> Any:
-    """Call a block, with gradient checkpointing where the model asks for it."""
-    if not (model.gradient_checkpointing and options["training"]):
-        return block(x, **options)
+def checkpointed(encoder: keras.layers.Layer, layer: keras.layers.Layer, x: Tensor, **options: Any) -> Any:
+    """Call a layer, with gradient checkpointing where its encoder asks for it."""
+    if not (encoder.gradient_checkpointing and options["training"]):
+        return layer(x, **options)
     names = [name for name, value in options.items() if tf.is_tensor(value)]
     seed = next_seed()
     missing: list[int] = []
@@ -145,7 +145,7 @@ def checkpointed(model: TFBlipPreTrainedModel, block: keras.layers.Layer, x: Ten
     @tf.recompute_grad
     def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         with dropout_seed(seed):
-            outputs = block(x, **{**options, **dict(zip(names, tensors, strict=True))})
+            outputs = layer(x, **{**options, **dict(zip(names, tensors, strict=True))})
         missing[:] = [index for index, output in enumerate(outputs) if output is None]
         return tuple(output for output in outputs if output is not None)
 

@@ -89,7 +89,7 @@ class DecodingGraphs:
         return tf.zeros((rows, self.heads, capacity, self.head_width), self.decoder.compute_dtype)
 
     def _begin(self, states: Tensor) -> list[KeysValues]:
-        return [block.cross_attention.keys_values(states) for block in self.decoder.bert.blocks]
+        return [layer.crossattention.keys_values(states) for layer in self.decoder.bert.encoder.layer]
 
     def _extend(
         self,
@@ -116,7 +116,7 @@ class DecodingGraphs:
         )
         hidden = self.decoder.bert(ids, cache=cache).last_hidden_state  # (R, L, W)
         last = tf.reduce_sum(real[:, length : length + new], axis=1) - 1  # (R,)
-        logits = self.decoder.logits(tf.gather(hidden, last, batch_dims=1))  # (R, V)
+        logits = self.decoder.cls(tf.gather(hidden, last, batch_dims=1))  # (R, V)
         return tf.cast(logits, tf.float32), [(cache.key, cache.value) for cache in caches]
 
 

@@ -74,8 +74,8 @@ def signatures(model: Any, max_new_tokens: int) -> dict[str, Signature]:
     """What a model can do, by name: functions of named tensors, and what these are."""
     found: dict[str, Signature] = {}
     texts = {"input_ids": whole(None, None), "attention_mask": whole(None, None)}
-    vision = getattr(model, "vision_model", model if hasattr(model, "patch_embedding") else None)
-    decoder = getattr(model, "text_decoder", model if hasattr(model, "lm_head") else None)
+    vision = getattr(model, "vision_model", model if hasattr(model, "post_layernorm") else None)
+    decoder = getattr(model, "text_decoder", model if hasattr(model, "cls") else None)
     if vision is not None:
         config = vision.config
         picture = (None, config.num_channels, config.image_size, config.image_size)

@@ -44,6 +44,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
     vision_proj: Linear
     text_proj: Linear
     itm_head: Linear
+    pointer_name: str
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
@@ -152,7 +153,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
     def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor | None = None) -> None:
         """Let the newest features (B, F) take the places of the oldest; more than Q leave the last Q."""
         size, count = self.image_queue.shape[1], sizes(pictures)[0]
-        columns = (raw(self.queue_ptr) + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
+        pointer = self.get_parameter(self.pointer_name)
+        columns = (raw(pointer) + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
         last = slice(tf.maximum(count - size, 0), None)
 
         def replaced(queue: Any, news: Tensor) -> Tensor:
@@ -161,11 +163,11 @@ class TFBlipMomentumModel(TFBlipImageModel):
                 tf.tensor_scatter_nd_update(rows, columns[last][:, None], tf.cast(news[last], rows.dtype))
             )
 
-        variables = [self.image_queue, self.text_queue, self.queue_ptr]
+        variables = [self.image_queue, self.text_queue, pointer]
         values = [
             replaced(self.image_queue, pictures),
             replaced(self.text_queue, texts),
-            (raw(self.queue_ptr) + tf.cast(count, tf.int64)) % size,
+            (raw(pointer) + tf.cast(count, tf.int64)) % size,
         ]
         if image_ids is not None:
             variables.append(self.idx_queue)

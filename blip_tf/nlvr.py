@@ -10,12 +10,12 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import BlipConfig, BlipForNLVROutput, BlipTextConfig
+from blip_core import BlipConfig, BlipForNLVROutput
 from blip_core.checks import check_classes, check_picture_pairs, given_texts
 from blip_core.parameters.table import MERGE
 from blip_tf.image_model import TFBlipImageModel
-from blip_tf.nn import Layer, Linear, sizes, wide
-from blip_tf.text import TextBlock, TextMLP, TFBlipTextModel
+from blip_tf.nn import Linear, Sequential, sizes, wide
+from blip_tf.text import TextLayer, TFBlipTextModel
 from blip_tf.text_attention import PairAttention
 from blip_tf.vision import TFBlipVisionModel
 
@@ -23,21 +23,8 @@ from blip_tf.vision import TFBlipVisionModel
 class TFBlipPairTextModel(TFBlipTextModel):
     """A text encoder grounded in two pictures."""
 
-    def make_block(self, layer: int, shared: TFBlipTextModel | None) -> TextBlock:
-        cross = PairAttention(self.config, merge=layer >= MERGE[0].start)
-        return TextBlock(self.config, cross, TextMLP(self.config))
-
-
-class ClassificationHead(Layer):
-    """State of the first token (B, W) -> logits (B, 2)."""
-
-    def __init__(self, config: BlipTextConfig):
-        super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.out = Linear(config.hidden_size, 2)
-
-    def call(self, x: Tensor) -> Tensor:
-        return self.out(tf.nn.relu(self.dense(x)))
+    def make_layer(self, index: int, shared: TFBlipTextModel | None) -> TextLayer:
+        return TextLayer(self.config, PairAttention(self.config, merge=index >= MERGE[0].start))
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -51,7 +38,8 @@ class TFBlipForNLVR(TFBlipImageModel):
         super().__init__(config)
         self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
         self.text_encoder = TFBlipPairTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-        self.cls_head = ClassificationHead(config.text_config)
+        width = config.text_config.hidden_size
+        self.cls_head = Sequential(Linear(width, width), tf.nn.relu, Linear(width, 2))
         if initialize:
             self.initialize()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,20 +15,37 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU in its approximation by a hyperbolic tangent."""
+    return tf.nn.gelu(x, approximate=True)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """GELU in its approximation by a sigmoid."""
+    return x * tf.sigmoid(1.702 * x)
+
+
+def mish(x: Tensor) -> Tensor:
+    """Mish (arXiv 1908.08681)."""
+    return x * tf.tanh(tf.nn.softplus(x))
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": tf.nn.gelu,
     "gelu_python": tf.nn.gelu,
-    "gelu_new": lambda x: tf.nn.gelu(x, approximate=True),
-    "gelu_fast": lambda x: tf.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
     "relu": tf.nn.relu,
     "silu": tf.nn.silu,
     "swish": tf.nn.silu,
-    "mish": lambda x: x * tf.tanh(tf.nn.softplus(x)),
+    "mish": mish,
     "tanh": tf.tanh,
     "sigmoid": tf.sigmoid,
-    "linear": lambda x: x,
+    "linear": tf.identity,
 }
 
 
@@ -49,6 +67,37 @@ class Linear(Layer):
 
     def call(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         return linear(x, self.weight, self.bias, activation)
+
+
+class TiedLinear(Layer):
+    """x (..., in) -> (..., out) by a weight (out, in) and a bias that belong to other layers, which save them."""
+
+    weight: keras.Variable
+    bias: keras.Variable
+
+    def call(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, transpose=True)
+
+    def save_own_variables(self, store: Any) -> None:
+        pass
+
+    def load_own_variables(self, store: Any) -> None:
+        pass
+
+
+class Sequential(Layer):
+    """Layers and activations one after the other, each an attribute named by its number."""
+
+    def __init__(self, *steps: Activation):
+        super().__init__()
+        self.names = [str(index) for index in range(len(steps))]
+        for name, step in zip(self.names, steps, strict=True):
+            setattr(self, name, step)
+
+    def call(self, x: Tensor) -> Tensor:
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
 
 
 class LayerNorm(Layer):

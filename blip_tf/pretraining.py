@@ -29,6 +29,8 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
     Source: the original's `BLIP_Pretrain`; BLIP section 3.2.
     """
 
+    pointer_name = "queue_ptr"
+
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
         self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)

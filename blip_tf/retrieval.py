@@ -34,6 +34,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
     Source: the original's `BLIP_ITM` and `BLIP_Retrieval`.
     """
 
+    pointer_name = "ptr_queue"
+
     def __init__(self, config: BlipConfig, *, momentum: bool = False, initialize: bool = True):
         super().__init__(config)
         self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)

@@ -6,6 +6,7 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -22,42 +23,58 @@ from blip_tf.nn import (
     Layer,
     LayerNorm,
     Linear,
+    TiedLinear,
     activated,
     additive_mask,
     causal_mask,
     dropout,
-    linear,
     over_heads,
     sizes,
     wide,
 )  # fmt: skip
-from blip_tf.text_attention import TextAttention
+from blip_tf.text_attention import TextAttention, TextOutput
 
 
-class TextMLP(Layer):
-    """The feed-forward network of a block, with its residual connection and LayerNorm."""
+class TextEmbeddings(Layer):
+    """Token ids (B, L), or embeddings of words (B, L, W) -> embeddings (B, L, W) with positions, normalised."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.hidden_dropout = config.hidden_dropout_prob
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def call(self, inputs: Tensor, position_ids: Tensor, training: bool = False) -> Tensor:
+        words = self.word_embeddings(inputs) if len(inputs.shape) == 2 else tf.cast(inputs, self.compute_dtype)
+        x = self.LayerNorm(words + self.position_embeddings(position_ids))  # (B, L, W)
+        return dropout(x, self.hidden_dropout, training)
+
+
+class TextIntermediate(Layer):
+    """The first half of a layer's feed-forward network; `TextOutput` is the second."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
-        self.hidden_dropout = config.hidden_dropout_prob
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
 
-    def call(self, x: Tensor, training: bool = False) -> Tensor:
-        hidden = self.fc2(activated(self.fc1, x, self.activation))
-        return self.norm(x + dropout(hidden, self.hidden_dropout, training))
+    def call(self, x: Tensor) -> Tensor:
+        return activated(self.dense, x, self.activation)
 
 
-class TextBlock(Layer):
-    """A post-norm transformer block: self-attention, cross-attention where encoder states are given, feed-forward."""
+class TextLayer(Layer):
+    """A post-norm transformer layer: self-attention, cross-attention where encoder states are given, feed-forward.
 
-    def __init__(self, config: BlipTextConfig, cross_attention: Layer | None, mlp: TextMLP):
+    With `shared` it takes all but its self-attention from a layer of another model.
+    """
+
+    def __init__(self, config: BlipTextConfig, crossattention: Layer | None, shared: TextLayer | None = None):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
-        self.cross_attention: Any = cross_attention
-        self.mlp = mlp
+        self.crossattention: Any = crossattention
+        self.intermediate = TextIntermediate(config) if shared is None else shared.intermediate
+        self.output_ = TextOutput(config, config.intermediate_size) if shared is None else shared.output_
 
     def call(
         self,
@@ -74,16 +91,70 @@ class TextBlock(Layer):
         if cache is not None:
             keys_values = cache.append(*keys_values)
         x, probabilities = self.attention(x, keys_values=keys_values, score_mask=score_mask, **options)
-        cross_probabilities = None
-        if cache is not None or states is not None:
-            keys_values = cache.cross if cache is not None else self.cross_attention.keys_values(states)
-            x, cross_probabilities = self.cross_attention(x, keys_values=keys_values, score_mask=states_mask, **options)
-        return self.mlp(x, training=training), probabilities, cross_probabilities
+        cross, cross_probabilities = None if cache is None else cache.cross, None
+        if states is not None:
+            cross = self.crossattention.keys_values(states)
+        if cross is not None:
+            x, cross_probabilities = self.crossattention(x, keys_values=cross, score_mask=states_mask, **options)
+        return self.output_(self.intermediate(x), x, training=training), probabilities, cross_probabilities
+
+
+class TextEncoder(Layer):
+    """The stack of transformer layers."""
+
+    def __init__(self, layers: Iterable[TextLayer]):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.layer = list(layers)
+
+    def call(
+        self,
+        x: Tensor,
+        score_mask: Tensor | None = None,
+        states: Tensor | None = None,
+        states_mask: Tensor | None = None,
+        caches: list[LayerCache] | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        training: bool = False,
+    ) -> BlipTextOutput:
+        options = {
+            "score_mask": score_mask, "states": states, "states_mask": states_mask,
+            "output_attentions": output_attentions, "training": training,
+        }  # fmt: skip
+        hidden_states, attentions, cross_attentions = [x], [], []
+        for index, layer in enumerate(self.layer):
+            cache = None if caches is None else caches[index]
+            x, own, cross = checkpointed(self, layer, x, cache=cache, **options)
+            if output_hidden_states:
+                hidden_states.append(x)
+            attentions.append(own)
+            cross_attentions.append(cross)
+        return BlipTextOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            cross_attentions=tuple(cross_attentions) if output_attentions and cross is not None else None,
+        )
+
+
+class TextPooler(Layer):
+    """States (B, L, W) -> a pooled output (B, W), made of the first token's state."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+
+    def call(self, x: Tensor) -> Tensor:
+        return tf.tanh(self.dense(x[:, 0]))
 
 
 @keras.saving.register_keras_serializable("blip")
 class TFBlipTextModel(TFBlipPreTrainedModel):
-    """Texts -> hidden states, by themselves or grounded in encoder states. Source: the original's `BertModel`."""
+    """Texts -> hidden states, by themselves or grounded in encoder states. Source: the original's `BertModel`.
+
+    `shared` is another model from which it has everything but its self-attention, as in pre-training.
+    """
 
     config: BlipTextConfig
 
@@ -96,29 +167,19 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         initialize: bool = True,
     ):
         super().__init__(config)
-        self.word_embeddings, self.position_embeddings, self.embedding_norm = self.embeddings(shared)
-        self.blocks = [self.make_block(layer, shared) for layer in range(config.num_hidden_layers)]
-        self.pooler = Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
+        self.embeddings = TextEmbeddings(config) if shared is None else shared.embeddings
+        self.encoder = TextEncoder(self.make_layer(index, shared) for index in range(config.num_hidden_layers))
+        self.pooler = TextPooler(config) if add_pooling_layer else None
         if initialize:
             self.initialize()
 
-    def embeddings(self, shared: TFBlipTextModel | None) -> tuple[Embedding, Embedding, LayerNorm]:
-        """New embeddings of words and of positions and their LayerNorm, or those of another model."""
-        if shared is not None:
-            return shared.word_embeddings, shared.position_embeddings, shared.embedding_norm
-        config = self.config
-        words = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        positions = Embedding(config.max_position_embeddings, config.hidden_size)
-        return words, positions, LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def make_block(self, layer: int, shared: TFBlipTextModel | None) -> TextBlock:
-        """A new block, or one that has its own self-attention and all else from another model's block."""
+    def make_layer(self, index: int, shared: TFBlipTextModel | None) -> TextLayer:
+        """Make a layer, or one that has all but its self-attention from another model's layer."""
         config = self.config
         if shared is not None:
-            block = shared.blocks[layer]
-            return TextBlock(config, block.cross_attention, block.mlp)
-        cross = TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None
-        return TextBlock(config, cross, TextMLP(config))
+            layer = shared.encoder.layer[index]
+            return TextLayer(config, layer.crossattention, layer)
+        return TextLayer(config, TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None)
 
     def check(
         self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
@@ -172,44 +233,59 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
             encoder_hidden_states = tf.cast(encoder_hidden_states, self.compute_dtype)
         if position_ids is None:
             position_ids = tf.range(length)
-        x = self.word_embeddings(inputs) if inputs_embeds is None else tf.cast(inputs, self.compute_dtype)  # (B, L, W)
-        x = self.embedding_norm(x + self.position_embeddings(position_ids))
-        x = dropout(x, self.config.hidden_dropout_prob, training)
-        options = {
-            "score_mask": mask, "states": encoder_hidden_states, "states_mask": states_mask,
-            "output_attentions": output_attentions, "training": training,
-        }  # fmt: skip
-        hidden_states, attentions, cross_attentions = [x], [], []
-        for layer, block in enumerate(self.blocks):
-            x, own, cross = checkpointed(self, block, x, cache=cache and cache.layers[layer], **options)
-            if output_hidden_states:
-                hidden_states.append(x)
-            attentions.append(own)
-            cross_attentions.append(cross)
-        return BlipTextOutput(
-            last_hidden_state=x,
-            pooler_output=tf.tanh(self.pooler(x[:, 0])) if self.pooler is not None else None,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-            cross_attentions=tuple(cross_attentions) if output_attentions and cross is not None else None,
+        output = self.encoder(
+            self.embeddings(inputs, position_ids, training=training),
+            score_mask=mask,
+            states=encoder_hidden_states,
+            states_mask=states_mask,
+            caches=None if cache is None else cache.layers,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            training=training,
         )
+        if self.pooler is not None:
+            output.pooler_output = self.pooler(output.last_hidden_state)
+        return output
 
     def get_config(self) -> dict[str, object]:
         return {**super().get_config(), "add_pooling_layer": self.pooler is not None}
 
 
-class LMHead(Layer):
-    """Hidden states (..., W) -> logits (..., V), through the word embeddings, which it shares."""
+class LMTransform(Layer):
+    """What the states (..., W) go through before the projection to the vocabulary."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
         self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.bias = self.add_weight(name="bias", shape=(config.vocab_size,), initializer="zeros")
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def call(self, x: Tensor, word_embeddings: Tensor) -> Tensor:
-        return linear(self.norm(activated(self.dense, x, self.activation)), word_embeddings, self.bias, transpose=True)
+    def call(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(activated(self.dense, x, self.activation))
+
+
+class LMPredictions(Layer):
+    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings, its bias the one here."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.bias = self.add_weight(name="bias", shape=(config.vocab_size,), initializer="zeros")
+        self.transform = LMTransform(config)
+        self.decoder = TiedLinear()
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x))
+
+
+class LMHead(Layer):
+    """The language-modelling head: states (..., W) -> logits (..., V)."""
+
+    def __init__(self, config: BlipTextConfig):
+        super().__init__()
+        self.predictions = LMPredictions(config)
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.predictions(x)
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -224,14 +300,16 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
     def __init__(self, config: BlipTextConfig, *, shared: TFBlipTextModel | None = None, initialize: bool = True):
         super().__init__(config)
         self.bert = TFBlipTextModel(config, add_pooling_layer=False, shared=shared, initialize=False)
-        self.lm_head = LMHead(config)
+        self.cls = LMHead(config)
+        self.tie_weights()
         self.decoding_graphs = DecodingGraphs(self)  # what generation runs, compiled when first used
         if initialize:
             self.initialize()
 
-    def logits(self, hidden_states: Tensor) -> Tensor:
-        """Hidden states (..., W) -> logits (..., V)."""
-        return self.lm_head(hidden_states, word_embeddings=self.bert.word_embeddings.weight)
+    def tie_weights(self) -> None:
+        """Let the projection to the vocabulary have the word embeddings as its weight."""
+        head = self.cls.predictions
+        head.decoder.weight, head.decoder.bias = self.bert.embeddings.word_embeddings.weight, head.bias
 
     def call(
         self,
@@ -259,7 +337,7 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
             is_decoder=is_decoder, output_hidden_states=output_hidden_states, output_attentions=output_attentions,
             training=training,
         )  # fmt: skip
-        logits = self.logits(output.last_hidden_state)
+        logits = self.cls(output.last_hidden_state)
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
             logits=logits,

@@ -29,6 +29,34 @@ from blip_tf.nn import (
 )
 
 
+class VisionEmbeddings(Layer):
+    """Pictures -> embeddings of the class token and of the patches, with position embeddings added."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.config = config
+        shapes = (1, 1, config.hidden_size), (1, config.num_positions, config.hidden_size)
+        self.class_embedding = self.add_weight(name="class_embedding", shape=shapes[0], initializer="zeros")
+        self.position_embedding = self.add_weight(name="position_embedding", shape=shapes[1], initializer="zeros")
+        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
+
+    def positions(self, height: int | None, width: int | None) -> Tensor:
+        """Position embeddings (1, T, W) for pictures of any size, in pixels: the grid is resized bicubically."""
+        side, patch = self.config.image_size // self.config.patch_size, self.config.patch_size
+        positions = tf.convert_to_tensor(self.position_embedding)
+        if height is None or width is None or (height // patch, width // patch) == (side, side):
+            return positions
+        rows, columns = (tf.cast(bicubic_matrix(side, size // patch), positions.dtype) for size in (height, width))
+        grid = tf.reshape(positions[0, 1:], (side, side, -1))  # (side, side, W)
+        grid = tf.einsum("ij,kl,jlw->ikw", rows, columns, grid)
+        return tf.concat([positions[:, :1], tf.reshape(grid, (1, -1, grid.shape[-1]))], axis=1)  # (1, T, W)
+
+    def call(self, pixel_values: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixel_values)  # (B, N, W)
+        first = tf.repeat(tf.convert_to_tensor(self.class_embedding), tf.shape(patches)[0], axis=0)
+        return tf.concat([first, patches], axis=1) + self.positions(*pixel_values.shape[2:])  # (B, T, W)
+
+
 class VisionAttention(Layer):
     """Self-attention with one matrix product for queries, keys and values."""
 
@@ -49,7 +77,7 @@ class VisionAttention(Layer):
 
 
 class VisionMLP(Layer):
-    """The feed-forward network of a block."""
+    """The feed-forward network of a layer."""
 
     def __init__(self, config: BlipVisionConfig):
         super().__init__()
@@ -61,52 +89,62 @@ class VisionMLP(Layer):
         return self.fc2(activated(self.fc1, x, self.activation))
 
 
-class VisionBlock(Layer):
-    """A pre-norm transformer block."""
+class VisionLayer(Layer):
+    """A pre-norm transformer layer."""
 
     def __init__(self, config: BlipVisionConfig, layer: int):
         super().__init__()
         self.drop_path = config.drop_path_rate * layer / max(config.num_hidden_layers - 1, 1)
-        self.norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = VisionAttention(config)
-        self.norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = VisionAttention(config)
+        self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VisionMLP(config)
 
     def call(self, x: Tensor, output_attentions: bool = False, training: bool = False) -> tuple[Tensor, Tensor | None]:
-        attended, probabilities = self.attention(self.norm1(x), output_attentions=output_attentions, training=training)
+        attended, probabilities = self.self_attn(
+            self.layer_norm1(x), output_attentions=output_attentions, training=training
+        )
         x = x + drop_path(attended, self.drop_path, training)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, training), probabilities  # (B, T, W)
+        return x + drop_path(self.mlp(self.layer_norm2(x)), self.drop_path, training), probabilities  # (B, T, W)
+
+
+class VisionEncoder(Layer):
+    """The stack of transformer blocks."""
+
+    def __init__(self, config: BlipVisionConfig):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.layers = [VisionLayer(config, layer) for layer in range(config.num_hidden_layers)]
+
+    def call(
+        self, x: Tensor, output_hidden_states: bool = False, output_attentions: bool = False, training: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        hidden_states, attentions = [x], []
+        for layer in self.layers:
+            x, probabilities = checkpointed(self, layer, x, output_attentions=output_attentions, training=training)
+            if output_hidden_states:
+                hidden_states.append(x)
+            attentions.append(probabilities)
+        return (
+            x,
+            tuple(hidden_states) if output_hidden_states else None,
+            tuple(attentions) if output_attentions else None,
+        )
 
 
 @keras.saving.register_keras_serializable("blip")
 class TFBlipVisionModel(TFBlipPreTrainedModel):
-    """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last block."""
+    """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last layer."""
 
     config: BlipVisionConfig
 
     def __init__(self, config: BlipVisionConfig, *, initialize: bool = True):
         super().__init__(config)
-        width = config.hidden_size
-        self.class_embedding = self.add_weight(name="class_embedding", shape=(1, 1, width), initializer="zeros")
-        self.position_embedding = self.add_weight(
-            name="position_embedding", shape=(1, config.num_positions, width), initializer="zeros"
-        )
-        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
-        self.blocks = [VisionBlock(config, layer) for layer in range(config.num_hidden_layers)]
+        self.embeddings = VisionEmbeddings(config)
+        self.encoder = VisionEncoder(config)
         self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if initialize:
             self.initialize()
-
-    def positions(self, height: int | None, width: int | None) -> Tensor:
-        """Position embeddings (1, T, W) for pictures of any size, in pixels: the grid is resized bicubically."""
-        side, patch = self.config.image_size // self.config.patch_size, self.config.patch_size
-        positions = tf.convert_to_tensor(self.position_embedding)
-        if height is None or width is None or (height // patch, width // patch) == (side, side):
-            return positions
-        rows, columns = (tf.cast(bicubic_matrix(side, size // patch), positions.dtype) for size in (height, width))
-        grid = tf.reshape(positions[0, 1:], (side, side, -1))  # (side, side, W)
-        grid = tf.einsum("ij,kl,jlw->ikw", rows, columns, grid)
-        return tf.concat([positions[:, :1], tf.reshape(grid, (1, -1, grid.shape[-1]))], axis=1)  # (1, T, W)
 
     @cached_property
     def encoding_graph(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -142,20 +180,16 @@ class TFBlipVisionModel(TFBlipPreTrainedModel):
         if tf.executing_eagerly() and not more and not tf.config.functions_run_eagerly():
             states, pooled = self.encoding_graph(pixel_values)  # takes three quarters of the time
             return BlipVisionOutput(last_hidden_state=states, pooler_output=pooled)
-        patches = self.patch_embedding(pixel_values)  # (B, N, W)
-        first = tf.repeat(tf.convert_to_tensor(self.class_embedding), tf.shape(patches)[0], axis=0)
-        x = tf.concat([first, patches], axis=1)  # (B, T, W)
-        x = x + self.positions(*pixel_values.shape[2:])
-        hidden_states, attentions = [x], []
-        for block in self.blocks:
-            x, probabilities = checkpointed(self, block, x, output_attentions=output_attentions, training=training)
-            if output_hidden_states:
-                hidden_states.append(x)
-            attentions.append(probabilities)
+        x, hidden_states, attentions = self.encoder(
+            self.embeddings(pixel_values),  # (B, T, W)
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            training=training,
+        )
         x = self.post_layernorm(x)
         return BlipVisionOutput(
             last_hidden_state=x,
             pooler_output=self.post_layernorm(x[:, 0]),
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            hidden_states=hidden_states,
+            attentions=attentions,
         )

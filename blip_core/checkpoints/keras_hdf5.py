@@ -86,15 +86,15 @@ def _keras2_tensors(datasets: Iterable[str]) -> Placed:
 
 def _keras3_tensors(datasets: Iterable[str]) -> Placed:
     names = [name for name in datasets if not NOT_WEIGHTS.search(name)]
-    patterns = {name: re.sub(r"(vision|text)_block(_\d+)?/", r"\1_block{}/", name) for name in names}
+    patterns = {name: re.sub(r"(vision|text)_layer(_\d+)?/", r"\1_layer{}/", name) for name in names}
     present = set(patterns.values())
     layouts = [(model, False) for model in MODELS] + [(model, True) for model in TRAINING_STATE]
     paths = min((keras3_paths(*layout) for layout in layouts), key=lambda paths: len(paths.keys() ^ present))
     for dataset, pattern in patterns.items():
         if pattern in paths:
             part, row = paths[pattern]
-            block = re.search(r"(?:vision|text)_block(?:_(\d+))?/", dataset)
-            layer = (block[1] or "0") if block else None
+            numbered = re.search(r"(?:vision|text)_layer(?:_(\d+))?/", dataset)
+            layer = (numbered[1] or "0") if numbered else None
             yield dataset, row.layout, [name.format(layer) for name in part.saved_names(row)]
         else:
             yield dataset, "plain", [dataset]

@@ -26,10 +26,12 @@ SUBMODELS = {
     "text_encoder_m": "tf_blip_text_model",
     "bert": "tf_blip_text_model",
     "text_decoder": "tf_blip_text_lm_head_model",
+    "pooler": "text_pooler",
 }
-"""Attributes that are Keras models, with the names that Keras derives from their classes."""
+"""Attributes of models, with the names that Keras derives from their classes."""
 
-CLASSES = {"linear": "linear", "norm": "layer_norm", "embedding": "embedding", "conv": "patch_embedding"}
+CLASSES = {"linear": "linear", "norm": "layer_norm"}
+"""The same for single layers, by the layout of their weights."""
 
 
 def keras2_name(hf: str, layout: str) -> str:
@@ -61,20 +63,29 @@ KERAS2 = {
 """Hugging Face name and layout by Keras 2 name, for the tensors of all models."""
 
 
+def attribute_path(name: str) -> str:
+    """The attributes of our TensorFlow models that lead to a weight, by the name that it has in PyTorch and in files.
+
+    It is that name, but a Keras layer has an `output` of its own, which becomes `output_`.
+    """
+    return re.sub(r"(?<=\.)output(?=\.)", "output_", name)
+
+
 def keras3_paths(model: str, with_state: bool) -> dict[str, tuple[Part, Row]]:
-    """What a `.weights.h5` of a model holds, by path, `with_state` that from which its training goes on."""
+    """What a `.weights.h5` of a model holds, by path, `with_state` its training state as well."""
     parts = (*MODELS[model], *(TRAINING_STATE[model] if with_state else ()))
-    entries = [((part.prefix + row.name).split("."), part, row) for part in parts for row in part.rows]
+    entries = [(attribute_path(part.prefix + row.name).split("."), part, row) for part in parts for row in part.rows]
     return dict(_walk(entries, "", True))
 
 
-Entry = tuple[list[str], Part, Row]  # what follows in the name, below some module
+Entry = tuple[list[str], Part, Row]  # the rest of the attribute path, below some module
 
 
 def _walk(entries: list[Entry], prefix: str, is_model: bool) -> Iterator[tuple[str, tuple[Part, Row]]]:
-    """Follow Keras: variables by number, attributes by name, but what is in the list `layers` of a model by its class.
+    """Name variables as Keras does: by their number in a layer, and layers by attribute, or by class where in a list.
 
-    Keras visits attributes in alphabetical order, and a module where it meets it first.
+    Keras visits attributes in alphabetical order, and a layer only where it meets it first. A model's attributes that
+    come after `layers` are met in that list.
     """
     variables = [(part, row) for rest, part, row in entries if len(rest) == 1]
     yield from ((f"{prefix}vars/{index}", variable) for index, variable in enumerate(variables))
@@ -84,14 +95,16 @@ def _walk(entries: list[Entry], prefix: str, is_model: bool) -> Iterator[tuple[s
             children.setdefault(rest[0], []).append((rest[1:], part, row))
     classes: Counter[str] = Counter()
     for child, inner in children.items():
-        if child == "blocks":
-            kind = "vision_block" if inner[0][2] in VISION else "text_block"
-            yield from _walk([(rest[1:], part, row) for rest, part, row in inner], f"{prefix}blocks/{kind}{{}}/", False)
+        if child == "{}":
+            kind = "vision_layer" if inner[0][2] in VISION else "text_layer"
+            yield from _walk(inner, f"{prefix}{kind}{{}}/", False)
             continue
-        kind = SUBMODELS.get(child) or (CLASSES[inner[0][2].layout] if len(inner[0][0]) == 1 else child)
-        if child == "text_encoder" and any("branch0" in rest for rest, _, _ in inner):
+        kind = SUBMODELS.get(child, child)
+        if len(inner[0][0]) == 1:
+            kind = CLASSES.get(inner[0][2].layout, child)
+        elif child == "text_encoder" and any("self0" in rest for rest, _, _ in inner):
             kind = "tf_blip_pair_text_model"
         number = f"_{classes[kind]}" if classes[kind] else ""
         classes[kind] += 1
         place = f"layers/{kind}{number}" if is_model and child > "layers" else child
-        yield from _walk(inner, f"{prefix}{place}/", child in SUBMODELS)
+        yield from _walk(inner, f"{prefix}{place}/", kind.startswith("tf_blip"))

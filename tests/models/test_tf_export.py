@@ -47,7 +47,7 @@ def model_of(head):
     keras.utils.set_random_seed(3)
     model = getattr(blip_tf, "TF" + head)(head_config(head, CONFIG))
     if hasattr(model, "text_decoder"):
-        bias = model.text_decoder.lm_head.bias
+        bias = model.text_decoder.cls.predictions.bias
         bias.assign(tf.tensor_scatter_nd_update(bias.value, [[SEP]], [1.7]))  # so that texts end, at unlike lengths
     return model
 
