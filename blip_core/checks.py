@@ -1,6 +1,7 @@
-"""What users may give to the models: checks on shapes and types, with the same messages in both frameworks.
+"""Input validation shared by both backends: shapes and types of what models are given.
 
-A size is None where it is not known yet, while TensorFlow traces a graph; it is then not checked.
+A size is None where it is not known yet, while TensorFlow traces a graph; it is then not checked. Sizes may be symbols
+while PyTorch traces one: they are compared by `!=` alone, which puts no number in place of a symbol.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class InputError(ValueError):
 
 def differ(*sizes: int | None) -> bool:
     """Say whether sizes differ, as far as they are known."""
-    return len({size for size in sizes if size is not None}) > 1
+    known = [size for size in sizes if size is not None]
+    return any(size != known[0] for size in known[1:])
 
 
 def check_pixel_values(shape: Shape, dtype: str, config: BlipVisionConfig, interpolate_pos_encoding: bool) -> None:

@@ -1,4 +1,4 @@
-"""The layers that BLIP is made of. Weights are drawn by the model (see `base.py`), not by the layers."""
+"""The layers that BLIP is made of. Models initialise their weights (see `base.py`), layers leave them empty."""
 
 from __future__ import annotations
 
@@ -12,25 +12,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU, approximated by tanh."""
+    return F.gelu(x, approximate="tanh")
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """GELU, approximated by a sigmoid."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_python": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
     "mish": F.mish,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "linear": lambda x: x,
+    "linear": torch.positive,
 }
 
 
 class Linear(nn.Linear):
-    """x (..., in) -> (..., out), and what an activation makes of it. The weight is (out, in)."""
+    """Linear layer x (..., in) -> (..., out) with an optional fused activation. The weight is (out, in)."""
 
     def reset_parameters(self) -> None:
         pass
@@ -40,30 +52,30 @@ class Linear(nn.Linear):
 
 
 class QuantizedLinear(nn.Module):
-    """A `Linear` with int8 weights, a scale for each output. x (..., in) becomes int8, too, a scale for each row."""
+    """A `Linear` with int8 weights, a scale for each output. x (..., in) is rounded to int8 as well, row by row."""
 
-    numbers: Tensor
+    weight_int8: Tensor
     scale: Tensor
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
         weight = layer.weight.detach().float()
         scale = int8_scale(weight)
-        self.register_buffer("numbers", (weight / scale).round().to(torch.int8))  # (out, in)
+        self.register_buffer("weight_int8", (weight / scale).round().to(torch.int8))  # (out, in)
         self.register_buffer("scale", scale[:, 0])
         self.bias = layer.bias
 
     @property
     def weight(self) -> Tensor:
-        """The weights (out, in) as floating-point numbers again, rounded."""
-        return (self.numbers * self.scale[:, None]).to(self.bias.dtype)
+        """The dequantised weight (out, in)."""
+        return (self.weight_int8 * self.scale[:, None]).to(self.bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu:  # where int8 products want many rows, and memory is what is saved
+        if not x.is_cpu:  # int8 products need many rows there; only memory is saved
             return linear(x, self.weight, self.bias)
         rows = x.reshape(-1, x.shape[-1]).float()
         scale = int8_scale(rows)  # (rows, 1)
-        whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.numbers.T)  # int32 (rows, out)
+        whole = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight_int8.T)  # int32 (rows, out)
         return (whole * scale * self.scale + self.bias).to(x.dtype).view(*x.shape[:-1], -1)
 
 
@@ -75,7 +87,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Embedding(nn.Embedding):
-    """ids (...) -> (..., width). The vector of `padding_idx` is never trained by what it is read for."""
+    """ids (...) -> (..., width). Lookups of `padding_idx` contribute no gradient."""
 
     def reset_parameters(self) -> None:
         pass
@@ -95,16 +107,16 @@ class PatchEmbedding(nn.Conv2d):
 
 
 def activated(layer: nn.Module, x: Tensor, activation: Activation) -> Tensor:
-    """What an activation makes of a layer's output, in one go where it is a `Linear` and no adapter around one."""
+    """Apply a layer and an activation, fused where the layer is a `Linear` and no adapter around one."""
     return layer(x, activation) if type(layer) is Linear else activation(layer(x))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:
     """x (..., in) -> (..., out) by a weight (out, in), then the activation.
 
-    In float32 on a CPU PyTorch leaves products to MKL, which uses AVX-512 on Intel's processors alone. Where no
-    gradient is wanted oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`), and the
-    exact GELU with them, without memory for its input.
+    In float32 on a CPU PyTorch computes products by MKL, which uses AVX-512 on Intel's processors alone. Without
+    gradients oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`), and fuses the
+    exact GELU.
     """
     if weight.numel() < SMALL or not weight.is_contiguous() or not onednn_can(x, weight, bias):
         x = F.linear(x, weight, bias)
@@ -118,14 +130,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 ONEDNN = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # by its name not for ever
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # a private name, which a later version may lack
 )
-SMALL = 2**16  # weights, or scores of attention; less is done before two threads have met
+SMALL = 2**16  # weights, or scores of attention; below, starting threads costs more than it saves
 
 
 def onednn_can(*tensors: Tensor | None) -> bool:
-    """Say whether these are plain float32 tensors on a CPU that nobody differentiates, traces or casts."""
-    if not ONEDNN:
+    """Say whether oneDNN may compute on these: float32 on a CPU, and neither autograd, autocast nor tracing is active.
+
+    `torch.backends.mkldnn.flags(enabled=False)` forbids it.
+    """
+    if not ONEDNN or not torch.backends.mkldnn.enabled:
         return False
     grad = torch.is_grad_enabled()
     for tensor in tensors:
@@ -149,7 +164,7 @@ def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     batch, heads, length, width = query.shape
     query = torch.mul(query, width**-0.5, out=query.new_empty(query.shape))
     key, value = key.contiguous(), value.contiguous()
-    context = query.new_empty(batch, length, heads, width).transpose(1, 2)  # as it is wanted next
+    context = query.new_empty(batch, length, heads, width).transpose(1, 2)  # so that merging heads copies nothing
     for item in product(range(batch), range(heads)):
         for start in range(0, length, ROWS):
             rows = slice(start, start + ROWS)
@@ -162,12 +177,12 @@ ROWS = 1024  # queries at a time, which bounds the memory of their scores
 
 
 def int8_scale(x: Tensor) -> Tensor:
-    """What (rows, 1) to divide each row of x (rows, width) by, so that it lies within -127 and 127."""
+    """The scales (rows, 1) that bring each row of x (rows, width) to between -127 and 127."""
     return x.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
 
 
 def wide(x: Tensor) -> Tensor:
-    """Half precision becomes float32."""
+    """Convert half precision to float32."""
     return x.float() if x.dtype.itemsize < 4 else x
 
 
@@ -180,10 +195,10 @@ def to_array(x: Tensor | np.ndarray) -> np.ndarray:
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth: in training, leave out what a block adds to some pictures (B, T, W), scale up the others'."""
+    """Stochastic depth: in training, drop the residual x (B, T, W) of some pictures and scale up the others'."""
     if not training or not rate:
         return x
-    return x * F.dropout(x.new_ones(len(x), 1, 1), rate)
+    return x * F.dropout(x.new_ones(x.shape[0], 1, 1), rate)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -230,5 +245,5 @@ def attention(
 
 
 def slow_to_train(query: Tensor) -> bool:
-    """Whether PyTorch's fused attention would go back slowly: in half precision on a CPU, several times as slow."""
+    """Say whether the backward pass of PyTorch's fused attention is several times as slow: half precision on a CPU."""
     return query.requires_grad and query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16)

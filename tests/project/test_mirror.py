@@ -17,6 +17,8 @@ STEP = "a step is written down in PyTorch, and in TensorFlow traced as graphs th
 ONLY_PYTORCH = {
     "base.py BlipPreTrainedModel.dtype": "Keras layers have it",
     "base.py BlipPreTrainedModel.get_tensor": "get_parameter of TensorFlow gives the queues as well",
+    "base.py BlipPreTrainedModel.tie_weights": "layers of TensorFlow that share weights keep doing so when they are loaded",
+    "base.py BlipPreTrainedModel.load_state_dict": "state dicts are PyTorch's",
     "base.py evaluating": "Keras models do not train unless a call says so",
     "distributed.py _Gather": "TensorFlow's all_gather has a gradient",
     "distributed.py Sharded": "FSDP is PyTorch's",
@@ -60,6 +62,8 @@ ONLY_TENSORFLOW = {
     "nn.py lookup": "PyTorch's gradient of an embedding is dense",
     "nn.py sizes": "sizes may be unknown while TensorFlow traces a graph",
     "nn.py normalize": "PyTorch has it",
+    "nn.py mish": "PyTorch has it",
+    "nn.py TiedLinear": "a parameter of PyTorch may belong to two modules",
     "nn.py dropout_seed": "PyTorch's gradient checkpointing repeats dropout by itself",
     "nn.py next_seed": "PyTorch's gradient checkpointing repeats dropout by itself",
     "trainer.py choose_strategy": "PyTorch's processes are torchrun's",
