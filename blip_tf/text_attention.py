@@ -104,10 +104,7 @@ class PairOutput(Layer):
 
     def call(self, first: Tensor, second: Tensor, residual: Tensor, training: bool = False) -> Tensor:
         first, second = self.dense0(first), self.dense1(second)
-        if self.merge_layer is None:
-            x = (first + second) / 2
-        else:
-            x = self.merge_layer(tf.concat([first, second], axis=-1))
+        x = (first + second) / 2 if self.merge_layer is None else self.merge_layer(tf.concat([first, second], axis=-1))
         return self.LayerNorm(residual + dropout(x, self.hidden_dropout, training))
 
 
