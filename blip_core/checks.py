@@ -6,6 +6,7 @@ while PyTorch traces one: they are compared by `!=` alone, which puts no number 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -141,12 +142,21 @@ def given_answers(labels: T | None) -> T:
     return labels
 
 
-def check_labels(shape: Shape, texts: Shape, reduction: str) -> None:
+def check_labels(shape: Shape, texts: Shape, reduction: str = "mean") -> None:
     """Refuse labels that are not of the texts' shape (batch, length), and an unknown reduction."""
     if len(shape) != 2 or any(differ(*sizes) for sizes in zip(shape, texts, strict=True)):
         raise InputError(f"labels must be of shape {tuple(texts)} like the text, got {tuple(shape)}.")
     if reduction not in ("mean", "sum", "none"):
         raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+
+
+def warn_of_beginning(bos: int) -> None:
+    """Warn that captions to train on do not begin as captions do everywhere else."""
+    warnings.warn(
+        f"labels are given with texts that do not begin with [DEC] ({bos}), as captions do in generation and in the "
+        "original's training; make them with BlipProcessor(text=..., return_labels=True), or put it first.",
+        stacklevel=3,
+    )
 
 
 def check_similarities(shape: Shape) -> None:

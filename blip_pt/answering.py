@@ -17,14 +17,16 @@ from blip_core import (
     BlipForQuestionAnsweringOutput,
     BlipRankedAnswersOutput,
     BlipTextScoresOutput,
+    BlipVisionOutput,
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
+from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
+from blip_core.inference.answer_tries import Texts, check_answers
 from blip_pt.base import evaluating
-from blip_pt.decoding import search
-from blip_pt.image_model import BlipImageModel
-from blip_pt.scoring import rank_answers, score_texts
+from blip_pt.decoding import prepare, search
+from blip_pt.image_model import BlipImageModel, begin_with
+from blip_pt.scoring import rank_answers, score_texts, token_lists
 from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
@@ -44,12 +46,27 @@ class BlipForQuestionAnswering(BlipImageModel):
         if initialize:
             self.initialize()
 
-    def encode_question(self, embeds: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """Questions (B, L) grounded in image embeddings (B or 1, T, width) -> states (B, L, W)."""
-        input_ids = given_texts(input_ids, "question")
-        check_pairs(len(embeds), len(input_ids))
-        ids = self.grounded_ids(input_ids)
-        return self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds).last_hidden_state
+    def encode_question(
+        self,
+        pixel_values: Tensor | None,
+        image_embeds: Tensor | None,
+        interpolate_pos_encoding: bool,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        **outputs: bool,
+    ) -> tuple[BlipVisionOutput, Tensor]:
+        """Encode pictures, and questions (B, L) grounded in them, as states (B, L, W)."""
+        texts = (self.text_encoder, input_ids, attention_mask)
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
+        ids, embeds = self.grounded_ids(input_ids), vision.last_hidden_state
+        return vision, self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds).last_hidden_state
+
+    def given_answers(
+        self, input_ids: Tensor | None, answer_ids: Tensor | None, answer_attention_mask: Tensor | None
+    ) -> tuple[Tensor, Texts]:
+        """Return questions and the tokens of answers to choose from; raises `ValueError` for missing or wrong ones."""
+        answers = given_texts(answer_ids, "answers as answer_ids, the question")
+        return given_texts(input_ids, "question"), token_lists(self.text_decoder, answers, answer_attention_mask)
 
     def forward(
         self,
@@ -73,21 +90,28 @@ class BlipForQuestionAnswering(BlipImageModel):
         question, unless given); the loss is then the sum over all answers of weight x summed token loss, divided by
         the number of questions (the original's), and otherwise the mean over tokens.
         """
+        input_ids = given_texts(input_ids, "question")
         if decoder_input_ids is None:
             labels, text = given_answers(labels), self.config.text_config
-            filled = labels.masked_fill(labels.eq(-100), text.pad_token_id)
-            decoder_input_ids = torch.cat([torch.full_like(labels[:, :1], text.bos_token_id), filled[:, 1:]], dim=1)
+            check_labels(labels.shape, labels.shape[:2])
+            decoder_input_ids = begin_with(text.bos_token_id, labels.masked_fill(labels.eq(-100), text.pad_token_id))
+        elif labels is not None:
+            check_labels(labels.shape, decoder_input_ids.shape[:2])
+        self.text_decoder.bert.check(decoder_input_ids, decoder_attention_mask, None, None)
+        questions, answers, counts, weights = input_ids.shape[0], decoder_input_ids.shape[0], None, None
+        if answer_counts is None and answer_weights is None:
+            check_one_answer_each(answers, questions)
+        else:
+            counts, weights = answer_groups(answer_counts, answer_weights, questions, answers)
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
-        question = self.encode_question(vision.last_hidden_state, input_ids, attention_mask)  # (B, L, W)
-        states, states_mask, weights = question, attention_mask, None
-        if answer_counts is not None or answer_weights is not None:
-            counts, weights = answer_groups(answer_counts, answer_weights, len(question), len(decoder_input_ids))
+        vision, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask, **outputs
+        )
+        states, states_mask = question, attention_mask
+        if counts is not None:
             repeats = torch.tensor(counts, device=question.device)
             states = question.repeat_interleave(repeats, dim=0)  # (A, L, W)
             states_mask = None if attention_mask is None else attention_mask.repeat_interleave(repeats, dim=0)
-        else:
-            check_one_answer_each(len(decoder_input_ids), len(question))
         answer = self.text_decoder(
             decoder_input_ids,
             decoder_attention_mask,
@@ -99,7 +123,7 @@ class BlipForQuestionAnswering(BlipImageModel):
         )
         loss = answer.loss
         if loss is not None and weights is not None:
-            loss = (loss * torch.as_tensor(weights).to(loss)).sum() / len(question)
+            loss = (loss * torch.as_tensor(weights).to(loss)).sum() / questions
         return BlipForQuestionAnsweringOutput(
             loss=loss,
             image_embeds=vision.last_hidden_state,
@@ -127,10 +151,12 @@ class BlipForQuestionAnswering(BlipImageModel):
     ) -> Tensor | GenerationOutput:
         """Answer questions (B, L) about pictures; the rest as `BlipForConditionalGeneration.generate`."""
         with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            question = self.encode_question(embeds, input_ids, attention_mask)
-            config = generation_config or self.generation_config
-            return search(self.text_decoder, question, attention_mask, None, None, config, options, seed, stream)
+            input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
+            prompts = prepare(self.text_decoder, input_ids.shape[0], None, None, config, options, seed, stream)
+            _, question = self.encode_question(
+                pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+            )
+            return search(self.text_decoder, question, attention_mask, prompts, seed, stream)
 
     def score_texts(
         self,
@@ -146,11 +172,12 @@ class BlipForQuestionAnswering(BlipImageModel):
 
         Answers are as the processor makes texts; the rest as `BlipForConditionalGeneration.score_texts`.
         """
-        answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
+        input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
         with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            question = self.encode_question(embeds, input_ids, attention_mask)
-            return score_texts(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask)
+            _, question = self.encode_question(
+                pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+            )
+            return score_texts(self.text_decoder, question, attention_mask, answers)
 
     def rank_answers(
         self,
@@ -169,8 +196,10 @@ class BlipForQuestionAnswering(BlipImageModel):
         length or more, all are. Answers are as the processor makes texts, `[CLS] ... [SEP]` and padding.
         Raises `ValueError` for a list with empty or equal answers. Source: the original's `rank_answer`.
         """
-        answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
+        input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
+        check_answers(answers, k, self.text_decoder.config)
         with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            question = self.encode_question(embeds, input_ids, attention_mask)
-            return rank_answers(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask, k)
+            _, question = self.encode_question(
+                pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+            )
+            return rank_answers(self.text_decoder, question, attention_mask, answers, k)

@@ -20,14 +20,14 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import check_pairs, given_texts
-from blip_core.inference.attribution import chosen_layer, patch_grid
+from blip_core.checks import check_labels, given_texts, warn_of_beginning
+from blip_core.inference.attribution import chosen_layer
 from blip_pt.base import evaluating
-from blip_pt.decoding import search
+from blip_pt.decoding import prepare, search
 from blip_pt.explaining import attention_maps
-from blip_pt.image_model import BlipImageModel
-from blip_pt.nn import wide
-from blip_pt.scoring import score_texts
+from blip_pt.image_model import BlipImageModel, begin_with
+from blip_pt.nn import is_tracing, wide
+from blip_pt.scoring import score_texts, token_lists
 from blip_pt.text import BlipTextLMHeadModel
 from blip_pt.vision import BlipVisionModel
 
@@ -39,8 +39,18 @@ class BlipForConditionalGeneration(BlipImageModel):
         super().__init__(config)
         self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
         self.text_decoder = BlipTextLMHeadModel(config.text_config, initialize=False)
+        self.saw_labels = False
         if initialize:
             self.initialize()
+
+    def check_beginning(self, input_ids: Tensor) -> None:
+        """Warn of texts to train on that do not begin with `[DEC]`; off the CPU, where it is slow, the first time."""
+        if is_tracing() or (self.saw_labels and not input_ids.is_cpu):
+            return
+        self.saw_labels = True
+        bos = self.config.text_config.bos_token_id
+        if bool((input_ids[:, 0] != bos).any()):
+            warn_of_beginning(bos)
 
     def forward(
         self,
@@ -53,18 +63,24 @@ class BlipForConditionalGeneration(BlipImageModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipForConditionalGenerationOutput:
-        """Predict each next token of captions (B, L) that begin with `[DEC]`; without any, that of `[DEC]` alone.
+        """Predict each next token of captions (B, L); without any, that of `[DEC]` (`bos_token_id`) alone.
 
-        `labels` (B, L) are the captions with -100 on the prompt and the padding, as the processor makes them with
-        `return_labels=True`; the loss is the mean over the remaining tokens.
+        Captions should begin with `[DEC]`, as the processor makes them with `return_labels=True`, and as `generate`,
+        `score_texts` and `explain` read them. Their first token is left as given, as in transformers; with `labels`,
+        one warning says that it is another. `labels` (B, L) are the captions with -100 on the prompt and the padding;
+        the loss is the mean over the remaining tokens.
         """
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
-        embeds = vision.last_hidden_state
+        pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
         if input_ids is None:
             bos = self.config.text_config.bos_token_id
-            input_ids = torch.full((len(embeds), 1), bos, dtype=torch.long, device=embeds.device)
-        check_pairs(len(embeds), len(input_ids))
+            input_ids = torch.full((pictures, 1), bos, dtype=torch.long, device=self.device)
+        self.check_grounded(pictures, self.text_decoder.bert, input_ids, attention_mask)
+        if labels is not None:
+            check_labels(labels.shape, input_ids.shape[:2])
+            self.check_beginning(input_ids)
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
+        embeds = vision.last_hidden_state
         text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
         return BlipForConditionalGenerationOutput(
             loss=text.loss,
@@ -101,9 +117,11 @@ class BlipForConditionalGeneration(BlipImageModel):
         Returns int64 tokens (B, length), or a `GenerationOutput` with `return_dict_in_generate=True`.
         """
         with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+            pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
             config = generation_config or self.generation_config
-            return search(self.text_decoder, embeds, None, input_ids, attention_mask, config, options, seed, stream)
+            prompts = prepare(self.text_decoder, pictures, input_ids, attention_mask, config, options, seed, stream)
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+            return search(self.text_decoder, embeds, None, prompts, seed, stream)
 
     def score_texts(
         self,
@@ -119,10 +137,10 @@ class BlipForConditionalGeneration(BlipImageModel):
         beginnings are read once. Returns log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
         Raises `ValueError` for a text without tokens.
         """
-        input_ids = given_texts(input_ids)
+        texts = token_lists(self.text_decoder, given_texts(input_ids), attention_mask)
         with evaluating(self):
             embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)
+            return score_texts(self.text_decoder, embeds, None, texts)
 
     def explain(
         self,
@@ -145,13 +163,13 @@ class BlipForConditionalGeneration(BlipImageModel):
         layer = chosen_layer(layer, method, text)
         mask = input_ids.ne(text.pad_token_id).long() if attention_mask is None else attention_mask
         real = F.pad(mask[:, 1:], (0, 1))  # (B, L) 1 where the next token is predicted
+        patches = self.patch_grid(pixel_values, image_embeds, grid)
+        texts = (self.text_decoder.bert, input_ids, attention_mask)
         with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            size = None if pixel_values is None else pixel_values.shape
-            patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
             def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-                ids = torch.cat([torch.full_like(input_ids[:, :1], text.bos_token_id), input_ids[:, 1:]], dim=1)
+                ids = begin_with(text.bos_token_id, input_ids)
                 texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
                 output = self(image_embeds=states, **texts)
                 log_probs = torch.log_softmax(wide(output.logits), dim=-1)  # (B, L, V)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipOutput
-from blip_core.checks import check_pairs, check_similarities, given_texts
+from blip_core.checks import check_similarities, given_texts
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel
@@ -58,8 +58,8 @@ class BlipModel(BlipImageModel):
     ) -> Tensor:
         """Texts grounded in pictures -> projected pooled features (B, projection_dim), not normalised."""
         input_ids = given_texts(input_ids)
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding)
-        check_pairs(len(vision.last_hidden_state), len(input_ids))
+        texts = (self.text_model, input_ids, attention_mask)
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts)
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=vision.last_hidden_state)
         return self.text_projection(text.pooler_output)
 
@@ -76,6 +76,9 @@ class BlipModel(BlipImageModel):
     ) -> BlipOutput:
         """Compare all pictures with all texts; `return_loss` adds the contrastive loss of matching pairs."""
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        self.text_model.check(input_ids, attention_mask, None, None)
+        if return_loss:
+            check_similarities((input_ids.shape[0], pixel_values.shape[0]))
         vision = self.vision_model(pixel_values, interpolate_pos_encoding, **outputs)
         text = self.text_model(input_ids, attention_mask, position_ids, **outputs)
         image_embeds = F.normalize(self.visual_projection(vision.pooler_output), dim=-1)
@@ -94,6 +97,6 @@ class BlipModel(BlipImageModel):
 
 def contrastive_loss(logits_per_text: Tensor) -> Tensor:
     """Cross-entropy of (B, B) similarities whose diagonal holds the matching pairs, averaged over both directions."""
-    check_similarities(logits_per_text.shape)
-    logits, target = wide(logits_per_text), torch.arange(len(logits_per_text), device=logits_per_text.device)
+    logits = wide(logits_per_text)
+    target = torch.arange(logits.shape[0], device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from blip_core import GenerationConfig, GenerationOutput
-from blip_core.checks import check_pairs
 from blip_core.generation import generate
-from blip_core.generation.prompts import decoder_prompts
+from blip_core.generation.prompts import Prompts, prepare_prompts
 from blip_pt.nn import additive_mask, causal_mask, over_heads, to_array
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ class LayerCache:
 
     def select(self, rows: Tensor, pictures: Tensor | None) -> None:
         """Go on with these rows, and with these pictures where they change."""
-        if len(rows) > len(self.key):
+        if rows.shape[0] > self.key.shape[0]:
             self.key, self.value = self.key[rows], self.value[rows]
         else:  # the usual case, every step of a beam search: only what is filled is moved, within the same memory
-            kept, end = slice(len(rows)), self.length
+            kept, end = slice(rows.shape[0]), self.length
             self.key[kept, :, :end] = self.key[rows, :, :end]
             self.value[kept, :, :end] = self.value[rows, :, :end]
             self.key, self.value = self.key[kept], self.value[kept]
@@ -86,7 +85,7 @@ class PyTorchSession:
             ]
             mask = None if states_mask is None else additive_mask(over_heads(states_mask), states.dtype)
         self.cache = TextCache(layers, mask)
-        self.picture_of = torch.arange(len(states)).repeat_interleave(rows // len(states))  # (R,)
+        self.picture_of = torch.arange(states.shape[0]).repeat_interleave(rows // states.shape[0])  # (R,)
 
     @torch.inference_mode()
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
@@ -98,7 +97,7 @@ class PyTorchSession:
         self.cache.mask = causal_mask(self.real, ids.shape[1], device, self.decoder.dtype)
         self.cache.positions = torch.arange(ids.shape[1], device=device)
         hidden = self.decoder.bert(ids, cache=self.cache).last_hidden_state  # (R, L, W)
-        return self._logits(hidden[torch.arange(len(ids), device=device), self.lengths - 1])
+        return self._logits(hidden[torch.arange(ids.shape[0], device=device), self.lengths - 1])
 
     @torch.inference_mode()
     def step(self, tokens: np.ndarray) -> np.ndarray:
@@ -119,7 +118,7 @@ class PyTorchSession:
         index = torch.from_numpy(rows)
         wanted = self.picture_of[index]
         pictures, self.picture_of = torch.unique_consecutive(wanted, return_inverse=True)
-        changed = len(pictures) != len(self.cache.layers[0].cross[0])
+        changed = pictures.shape[0] != self.cache.layers[0].cross[0].shape[0]
         index, pictures = index.to(self.decoder.device), pictures.to(self.decoder.device)
         for layer in self.cache.layers:
             layer.select(index, pictures if changed else None)
@@ -133,29 +132,33 @@ class PyTorchSession:
         return self.decoder.cls(hidden).float().cpu().numpy()
 
 
-def search(
+def prepare(
     decoder: BlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
+    pictures: int,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     config: GenerationConfig,
     options: dict[str, Any],
     seed: int | Sequence[int] | None,
     stream: Callable[[int, int], None] | None,
+) -> Prompts:
+    """Prepare to generate from tokenized prompts (B, L), else from the one of `config`, for so many pictures."""
+    ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
+    return prepare_prompts(ids, mask, pictures, decoder.config, config, options, seed, stream)
+
+
+def search(
+    decoder: BlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    prompts: Prompts,
+    seed: int | Sequence[int] | None,
+    stream: Callable[[int, int], None] | None,
 ) -> Tensor | GenerationOutput:
-    """Generate from tokenized prompts (B, L), else the one of `config`; encoder states are (B or 1, S, W)."""
-    text = decoder.config
-    tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
-    config = config.updated(**{**tokens, **options})
-    ids = None if input_ids is None else to_array(input_ids)
-    mask = None if attention_mask is None else to_array(attention_mask)
-    ids, mask = decoder_prompts(ids, mask, len(states), text, config.prompt_ids)
-    check_pairs(len(states), len(ids))
-    lengths = mask.sum(1).tolist()
-    room = max(config.length_limits(length, text.max_position_embeddings)[1] - length for length in lengths)
-    session = PyTorchSession(decoder, states, states_mask, len(ids), ids.shape[1] + room)
-    longest = text.max_position_embeddings
+    """Generate from encoder states (B or 1, S, W)."""
+    ids, mask, config = prompts.input_ids, prompts.attention_mask, prompts.config
+    longest = decoder.config.max_position_embeddings
+    session = PyTorchSession(decoder, states, states_mask, len(ids), prompts.capacity)
     output = generate(session, ids, mask, config, seed=seed, stream=stream, max_positions=longest)
     output = output.map(lambda array: torch.from_numpy(array).to(decoder.device))
     return output if config.return_dict_in_generate else output.sequences

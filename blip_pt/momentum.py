@@ -1,4 +1,4 @@
-"""What contrastive training has besides a model: momentum encoders, queues of their features, a temperature.
+"""Contrastive training: momentum encoders, queues of their features, a learned temperature, and the losses.
 
 Shapes: b pairs of this process, B of all processes, Q features in a queue, F their width.
 """
@@ -34,8 +34,8 @@ class BlipMomentumModel(BlipImageModel):
     """A model with comparable features of pictures and texts, and what their training needs.
 
     The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
-    last `config.queue_size` pictures and texts. Both are the model's own, saved and loaded with it.
-    Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    last `config.queue_size` pictures and texts, in retrieval with the pictures' ids. Both are saved and loaded with the
+    model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
     """
 
     text_encoder: BlipTextModel
@@ -46,20 +46,21 @@ class BlipMomentumModel(BlipImageModel):
     text_queue: Tensor
     idx_queue: Tensor
     pointer_name: str
+    queues_ids: bool
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
         self.has_momentum = False
 
     def make_momentum(self) -> None:
-        """Make room for the training state, without values."""
+        """Make the training state, without values."""
         config = self.config
         self.vision_model_m = BlipVisionModel(config.vision_config, initialize=False)
         self.text_encoder_m = BlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
         self.vision_proj_m = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
         self.text_proj_m = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        for _, copy in PAIRS:
-            self.get_submodule(copy).requires_grad_(False)
+        for own, copy in PAIRS:
+            self.get_submodule(copy).requires_grad_(False).train(self.get_submodule(own).training)
         self.temp = nn.Parameter(torch.empty(()))
         for parameter in training_state(model_name(type(self)), config):
             if "queue" in parameter.name:
@@ -72,9 +73,11 @@ class BlipMomentumModel(BlipImageModel):
     def start_momentum(self) -> None:
         """Begin contrastive training: copy the encoders, empty the queues. To be called before the optimizer is made.
 
-        The queues begin with random features, drawn after torch's global seed, as in the original.
+        The queues begin with random features, which follow torch's global seed, as in the original. Called again, it
+        begins anew with the same parameters.
         """
-        self.make_momentum()
+        if not self.has_momentum:
+            self.make_momentum()
         for own, copy in self.momentum_pairs():
             copy.copy_(own)
         noise = np.random.default_rng(int(torch.randint(2**62, ())))
@@ -122,7 +125,7 @@ class BlipMomentumModel(BlipImageModel):
 
     @torch.no_grad()
     def prepare_step(self) -> None:
-        """What a training step begins with: keep the temperature in bounds, let the momentum encoders follow."""
+        """Begin a training step: keep the temperature within bounds, let the momentum encoders follow."""
         self.temp.clamp_(0.001, 0.5)
         for own, copy in self.momentum_pairs():
             copy.mul_(self.config.momentum).add_(own, alpha=1 - self.config.momentum)
@@ -140,15 +143,15 @@ class BlipMomentumModel(BlipImageModel):
         )
 
     @torch.no_grad()
-    def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor | None = None) -> None:
-        """Let the newest features (B, F) take the places of the oldest; more than Q leave the last Q."""
-        size, count = self.image_queue.shape[1], len(pictures)
+    def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor) -> None:
+        """Let the newest features (B, F) take the places of the oldest; of more than Q the last Q stay."""
+        size, count = self.image_queue.shape[1], pictures.shape[0]
         pointer = self.get_buffer(self.pointer_name)
         columns = (pointer + torch.arange(count, device=pictures.device)) % size  # (B,)
         last = slice(max(count - size, 0), None)
         self.image_queue[:, columns[last]] = pictures[last].T.to(self.image_queue.dtype)
         self.text_queue[:, columns[last]] = texts[last].T.to(self.text_queue.dtype)
-        if image_ids is not None:
+        if self.queues_ids:
             self.idx_queue[0, columns[last]] = image_ids[last]
         pointer.copy_((pointer + count) % size)
 
@@ -183,9 +186,49 @@ class BlipMomentumModel(BlipImageModel):
             losses.append(-(torch.log_softmax(own @ others / temperature, dim=1) * targets).sum(dim=1).mean())
         return (losses[0] + losses[1]) / 2
 
+    def contrast(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        image_ids: Tensor,
+        alpha: float | Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+        """The first half of a training step: encode pairs, compute ITC, in training let momentum and queues follow.
+
+        Returns image embeddings (b, T, width), features (b, F) of pictures and of texts, the same by the momentum
+        encoders, and the loss.
+        """
+        if self.training:
+            self.prepare_step()
+        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding).last_hidden_state
+        features = self.features(embeds, input_ids, attention_mask)
+        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
+        loss = self.contrastive_loss(features, momentum, image_ids, alpha)
+        if self.training:
+            self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
+        return embeds, features, momentum, loss
+
     def candidates(self, x: Tensor) -> Tensor:
-        """What negatives are drawn from (B, ...): x (b, ...) of all processes, or of this one alone, as configured."""
+        """What negatives are chosen from (B, ...): x (b, ...) of all processes, or of this one, as configured."""
         return gather(x) if self.config.negative_all_rank else x
+
+    @torch.no_grad()
+    def negative_weights(
+        self, features: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], image_ids: Tensor, floor: float
+    ) -> tuple[Tensor, Tensor]:
+        """The weights (b, B) by which a picture is chosen for each text, and a text for each picture.
+
+        They are the probabilities by the similarity of `features` (b, F) to those of the others, and `floor` more; 0
+        for pairs of the same picture.
+        """
+        other = image_ids[:, None] != self.candidates(image_ids)  # (b, B)
+        (pictures, texts), (all_pictures, all_texts) = features, map(self.candidates, others)
+        return (
+            (torch.softmax(texts @ all_pictures.T / wide(self.temp), dim=1) + floor) * other,
+            (torch.softmax(pictures @ all_texts.T / wide(self.temp), dim=1) + floor) * other,
+        )
 
     def matching_loss(
         self,
@@ -195,12 +238,12 @@ class BlipMomentumModel(BlipImageModel):
         weights: tuple[Tensor, Tensor],
         noise: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """ITM: tell matching pairs from hard negatives, a picture drawn for each text and a text for each picture.
+        """ITM: tell matching pairs from hard negatives, a picture chosen for each text and a text for each picture.
 
-        `weights` (b, B) are those by which a picture is drawn for each text and a text for each picture; `noise`
-        (2, b) the random numbers to do it by. Returns the loss and the logits (3 b, 2).
+        `weights` (b, B) are those of `negative_weights`, `noise` (2, b) the random numbers in [0, 1) to choose by.
+        Returns the loss and the logits (3 b, 2).
         """
-        noise = torch.rand(2, len(embeds), device=embeds.device) if noise is None else noise.to(embeds.device)
+        noise = torch.rand(2, embeds.shape[0], device=embeds.device) if noise is None else noise.to(embeds.device)
         pictures = self.candidates(embeds)[draw(weights[0], noise[0])]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids, mask = same_length(input_ids, mask, self.config.text_config.pad_token_id)
@@ -210,23 +253,34 @@ class BlipMomentumModel(BlipImageModel):
         states = torch.cat([embeds, pictures, embeds])  # (3 b, T, width)
         text = self.text_encoder(self.grounded_ids(ids), mask, encoder_hidden_states=states)
         logits = self.itm_head(text.last_hidden_state[:, 0])
-        labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        labels[: len(embeds)] = 1
+        labels = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
+        labels[: embeds.shape[0]] = 1
         return F.cross_entropy(wide(logits), labels), logits
 
-    def check_training(self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor, noise: Tensor | None) -> None:
+    def check_training(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        image_ids: Tensor,
+        noise: Tensor | None,
+    ) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
-        check_pair_batch(len(pixel_values), len(input_ids), None if noise is None else noise.shape)
+        pictures = self.check_pictures(pixel_values, None, interpolate_pos_encoding)
+        check_pair_batch(pictures, input_ids.shape[0], None if noise is None else noise.shape)
+        self.check_grounded(pictures, self.text_encoder, input_ids, attention_mask)
         groups = 1 if self.config.negative_all_rank else processes()[1]
-        check_negatives(len(input_ids) * processes()[1] // groups)
+        check_negatives(input_ids.shape[0] * processes()[1] // groups)
         low, high = gather(image_ids).view(groups, -1).aminmax(dim=1)
         check_negatives(None, bool((low < high).all()))  # of all processes, so that none waits for one that gave up
 
 
 def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:
     """The ids int64 (b,) of pairs as they are given, or one for each pair of all processes."""
-    first, count = processes()[0] * len(input_ids), len(input_ids)
+    count = input_ids.shape[0]
+    first = processes()[0] * count
     ids = torch.as_tensor(
         torch.arange(first, first + count) if image_ids is None else image_ids, device=input_ids.device
     )

@@ -59,21 +59,21 @@ class BlipForNLVR(BlipImageModel):
         """
         input_ids = given_texts(input_ids)
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        texts = input_ids.shape[0]
         for given in (pixel_values, image_embeds):
             if given is not None:
-                check_picture_pairs(given.shape, len(input_ids))
+                check_picture_pairs(given.shape, texts)
+        self.text_encoder.check(input_ids, attention_mask, None, None)
+        if labels is not None:
+            check_classes(labels.shape, texts)
         pictures, embeds = (None if x is None else x.flatten(0, 1) for x in (pixel_values, image_embeds))
         vision = self.encode_image(pictures, embeds, interpolate_pos_encoding, **outputs)  # (2 B, T, width)
         states = vision.last_hidden_state.unflatten(0, (-1, 2))  # (B, 2, T, width)
         ids = self.grounded_ids(input_ids)
         text = self.text_encoder(ids, attention_mask, encoder_hidden_states=states.flatten(1, 2), **outputs)
         logits = self.cls_head(text.last_hidden_state[:, 0])
-        loss = None
-        if labels is not None:
-            check_classes(labels.shape, len(input_ids))
-            loss = F.cross_entropy(wide(logits), labels)
         return BlipForNLVROutput(
-            loss=loss,
+            loss=None if labels is None else F.cross_entropy(wide(logits), labels),
             logits=logits,
             image_embeds=states,
             hidden_states=vision.hidden_states,

@@ -151,7 +151,12 @@ def onednn_can(*tensors: Tensor | None) -> bool:
             or (grad and tensor.requires_grad)
         ):
             return False
-    return not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return not (torch.is_autocast_enabled("cpu") or is_tracing())
+
+
+def is_tracing() -> bool:
+    """Say whether a graph is being made, in which values must not decide anything."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:

@@ -5,19 +5,19 @@ Shapes: b pairs of this process, B of all processes, L tokens, W text width, V v
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
-from blip_pt.distributed import gather, mean_over_processes
+from blip_pt.distributed import mean_over_processes
+from blip_pt.image_model import begin_with
 from blip_pt.momentum import BlipMomentumModel, pair_ids
-from blip_pt.nn import Linear, wide
+from blip_pt.nn import Linear
 from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
-FLOOR = 1e-4  # added to the probabilities by which negatives are drawn
+FLOOR = 1e-4  # added to the probabilities by which negatives are chosen
 
 
 class BlipForPreTraining(BlipMomentumModel):
@@ -28,6 +28,7 @@ class BlipForPreTraining(BlipMomentumModel):
     """
 
     pointer_name = "queue_ptr"
+    queues_ids = False
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
@@ -63,22 +64,10 @@ class BlipForPreTraining(BlipMomentumModel):
         """
         input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
         image_ids = pair_ids(image_ids, input_ids)
-        self.check_training(pixel_values, input_ids, image_ids, noise)
-        if self.training:
-            self.prepare_step()
-        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding).last_hidden_state
-        pictures, texts = features = self.features(embeds, input_ids, attention_mask)
-        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
-        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
-        with torch.no_grad():
-            if self.training:
-                self.enqueue(gather(momentum[0]), gather(momentum[1]))
-            other = image_ids[:, None] != self.candidates(image_ids)  # (b, B)
-            pictures_m, texts_m = self.candidates(momentum[0]), self.candidates(momentum[1])  # (B, F)
-            weights = (
-                (torch.softmax(texts @ pictures_m.T / wide(self.temp), dim=1) + FLOOR) * other,
-                (torch.softmax(pictures @ texts_m.T / wide(self.temp), dim=1) + FLOOR) * other,
-            )
+        batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
+        self.check_training(*batch, noise)
+        embeds, features, momentum, loss_itc = self.contrast(*batch, alpha)
+        weights = self.negative_weights(features, momentum, image_ids, FLOOR)
         loss_itm, score = self.matching_loss(embeds, input_ids, attention_mask, weights, noise)
         loss_lm, logits = self.language_loss(embeds, input_ids, attention_mask)
         return BlipForPreTrainingOutput(
@@ -98,7 +87,7 @@ class BlipForPreTraining(BlipMomentumModel):
         """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""
         text = self.config.text_config
         real = input_ids.ne(text.pad_token_id) if attention_mask is None else attention_mask.bool()
-        ids = torch.cat([torch.full_like(input_ids[:, :1], text.bos_token_id), input_ids[:, 1:]], dim=1)
+        ids = begin_with(text.bos_token_id, input_ids)
         labels = ids.masked_fill(~real, -100)
         output = self.text_decoder(ids, attention_mask, encoder_hidden_states=embeds, labels=labels, reduction="sum")
         tokens = real[:, 1:].sum().to(output.loss)

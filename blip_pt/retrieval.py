@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.checks import check_only_losses, check_pairs, given_pictures, given_texts
-from blip_core.inference.attribution import chosen_layer, patch_grid
+from blip_core.checks import check_only_losses, given_pictures, given_texts
+from blip_core.inference.attribution import chosen_layer
 from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
 from blip_core.parameters.initial_values import TEMPERATURE
 from blip_pt.base import evaluating
-from blip_pt.distributed import gather
 from blip_pt.explaining import attention_maps
 from blip_pt.momentum import BlipMomentumModel, pair_ids
 from blip_pt.nn import Linear, wide
@@ -34,6 +33,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
     """
 
     pointer_name = "ptr_queue"
+    queues_ids = True
 
     def __init__(self, config: BlipConfig, *, momentum: bool = False, initialize: bool = True):
         super().__init__(config)
@@ -85,10 +85,13 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
                 noise,
             )
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
+        texts = (self.text_encoder, input_ids, attention_mask)
+        if not use_itm_head:  # every picture is compared with every text
+            self.text_encoder.check(input_ids, attention_mask, None, None)
+            texts = ()
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         embeds = vision.last_hidden_state
         if use_itm_head:
-            check_pairs(len(embeds), len(input_ids))
             ids = self.grounded_ids(input_ids)
             text = self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, **outputs)
             score = self.itm_head(text.last_hidden_state[:, 0])  # (B, 2)
@@ -131,10 +134,10 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         layer = chosen_layer(layer, method, self.config.text_config)
+        patches = self.patch_grid(pixel_values, image_embeds, grid)
+        texts = (self.text_encoder, input_ids, attention_mask)
         with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            size = None if pixel_values is None else pixel_values.shape
-            patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
             def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
                 ids = input_ids.clone()  # which autograd may keep, even where inference_mode made them
@@ -177,12 +180,13 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         if mode == "text":
             states = self.text_encoder(given_texts(input_ids), attention_mask).last_hidden_state  # (B, L, W)
             return BlipFeaturesOutput(text_embeds=states, text_embeds_proj=F.normalize(self.text_proj(states), dim=-1))
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         if mode == "image":
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
             projected = F.normalize(self.vision_proj(embeds), dim=-1)  # (B, T, F)
             return BlipFeaturesOutput(image_embeds=embeds, image_embeds_proj=projected)
         input_ids = given_texts(input_ids)
-        check_pairs(len(embeds), len(input_ids))
+        texts = (self.text_encoder, input_ids, attention_mask)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
         text = self.text_encoder(self.grounded_ids(input_ids), attention_mask, encoder_hidden_states=embeds)
         return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
 
@@ -192,7 +196,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         Each label stands in `templates` texts next to each other, (labels x templates, L), as
         `blip_core.label_texts` makes them; its feature is the mean of theirs. Source: CLIP section 3.1.4.
         """
-        check_templates(len(input_ids), templates)
+        check_templates(input_ids.shape[0], templates)
         features = self.get_text_features(input_ids, attention_mask)
         return F.normalize(features.view(-1, templates, features.shape[1]).mean(dim=1), dim=-1)
 
@@ -228,25 +232,14 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
         image_ids = pair_ids(image_ids, input_ids)
-        self.check_training(pixel_values, input_ids, image_ids, noise)
-        if self.training:
-            self.prepare_step()
-        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding).last_hidden_state
-        pictures, texts = features = self.features(embeds, input_ids, attention_mask)
-        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding)
-        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
-        with torch.no_grad():
-            if self.training:
-                self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
-            other = (image_ids[:, None] != self.candidates(image_ids)).float()  # (b, B)
-            weights = (
-                (torch.softmax(texts @ self.candidates(pictures).T / wide(self.temp), dim=1) + TINY) * other,
-                (torch.softmax(pictures @ self.candidates(texts).T / wide(self.temp), dim=1) + TINY) * other,
-            )
+        batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
+        self.check_training(*batch, noise)
+        embeds, features, _, loss_itc = self.contrast(*batch, alpha)
+        weights = self.negative_weights(features, features, image_ids, TINY)
         loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise)
         return BlipForImageTextRetrievalOutput(
             itm_score=logits, loss=loss_itc + loss_itm, loss_itc=loss_itc, loss_itm=loss_itm, image_embeds=embeds
         )
 
 
-TINY = 1e-30  # lets some negative be drawn even where all similarities round to none
+TINY = 1e-30  # allows some negative even where all similarities round to 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
 from blip_core.inference import answer_tries as core
-from blip_core.inference.answer_tries import Trie, check_answers, texts_of
+from blip_core.inference.answer_tries import Texts, Trie, texts_of
 from blip_pt.nn import wide
 from blip_pt.text import BlipTextLMHeadModel
 
@@ -40,41 +40,31 @@ class TrieReader:
     def first(self, texts: list[list[int]]) -> np.ndarray:
         """The log-probabilities (B, texts) of the texts' first tokens."""
         bos = self.decoder.config.bos_token_id
-        start = torch.full((len(self.states), 1), bos, device=self.decoder.device)
+        start = torch.full((self.states.shape[0], 1), bos, device=self.decoder.device)
         logits = self.decoder(start, encoder_hidden_states=self.states, encoder_attention_mask=self.states_mask).logits[
             :, 0
         ]  # (B, V)
         return torch.log_softmax(wide(logits), dim=-1)[:, [text[0] for text in texts]].cpu().numpy()
 
 
+def token_lists(decoder: BlipTextLMHeadModel, input_ids: Tensor, attention_mask: Tensor | None) -> Texts:
+    """The tokens of texts (texts, L) that the decoder can score; raises `ValueError` for others."""
+    mask = None if attention_mask is None else attention_mask.cpu().numpy()
+    return texts_of(input_ids.cpu().numpy(), mask, decoder.config)
+
+
 def score_texts(
-    decoder: BlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
+    decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, texts: Texts
 ) -> BlipTextScoresOutput:
-    """Score texts (texts, L) for each of B encoder states."""
-    texts = texts_of(input_ids.cpu().numpy(), _array(attention_mask), decoder.config)
-    output = core.score_texts(len(states), texts, decoder.config, TrieReader(decoder, states, states_mask))
+    """Score texts for each of B encoder states."""
+    output = core.score_texts(states.shape[0], texts, decoder.config, TrieReader(decoder, states, states_mask))
     return output.map(lambda array: torch.from_numpy(array).to(decoder.device))
 
 
 def rank_answers(
-    decoder: BlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
-    answer_ids: Tensor,
-    answer_attention_mask: Tensor | None,
-    k: int,
+    decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, texts: Texts, k: int
 ) -> BlipRankedAnswersOutput:
-    """Order a list of answers (answers, L) for each of B encoder states."""
-    texts = texts_of(answer_ids.cpu().numpy(), _array(answer_attention_mask), decoder.config)
-    check_answers(texts, k, decoder.config)
+    """Order a list of answers for each of B encoder states."""
     reader = TrieReader(decoder, states, states_mask)
     output = core.rank_answers(reader.first(texts), texts, k, decoder.config, reader)
     return output.map(lambda array: torch.from_numpy(array).to(decoder.device))
-
-
-def _array(mask: Tensor | None) -> np.ndarray | None:
-    return None if mask is None else mask.cpu().numpy()

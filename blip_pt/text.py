@@ -25,6 +25,7 @@ from blip_pt.nn import (
     activated,
     additive_mask,
     causal_mask,
+    is_tracing,
     over_heads,
     wide,
 )
@@ -174,7 +175,7 @@ class BlipTextModel(BlipPreTrainedModel):
     ) -> None:
         """Raise `ValueError` for texts that this model cannot take."""
         check_texts(inputs.shape, type_name(inputs), self.config)
-        if inputs.ndim == 2 and inputs.device.type == "cpu" and not torch.compiler.is_compiling():
+        if inputs.ndim == 2 and inputs.is_cpu and not is_tracing():
             low, high = torch.aminmax(inputs)
             check_ids(int(low), int(high), self.config)
         if attention_mask is not None:

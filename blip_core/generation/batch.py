@@ -90,8 +90,7 @@ def generate(
     where the options allow no token at all.
     """
     input_ids, attention_mask, prompts = check_prompts(input_ids, attention_mask)
-    if stream and (config.num_beams > 1 or config.num_return_sequences > 1):
-        raise ValueError("stream needs num_beams=1 and num_return_sequences=1: otherwise no token is known to stay.")
+    check_stream(stream, config)
     if unused := config.unused_options():
         warnings.warn(f"{', '.join(unused)}: no effect with {_method(config)}.", stacklevel=2)
     seeds = item_seeds(seed, len(prompts)) if config.do_sample else [None] * len(prompts)
@@ -166,6 +165,12 @@ def check_prompts(input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np
         )
     prompts = [row[:length].tolist() for row, length in zip(input_ids, lengths, strict=True)]
     return input_ids.astype(np.int64), attention_mask.astype(np.int64), prompts
+
+
+def check_stream(stream: Callable[[int, int], None] | None, config: GenerationConfig) -> None:
+    """Refuse to stream tokens that a later step may take back."""
+    if stream and (config.num_beams > 1 or config.num_return_sequences > 1):
+        raise ValueError("stream needs num_beams=1 and num_return_sequences=1: otherwise no token is known to stay.")
 
 
 def item_seeds(seed: int | Sequence[int] | None, items: int) -> list[int]:

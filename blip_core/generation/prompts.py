@@ -1,14 +1,53 @@
-"""What the answer or caption begins with: prompts as the decoder reads them."""
+"""What a caption or an answer begins with: prompts as the decoder reads them, and room for what follows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from blip_core.checks import check_ids
+from blip_core.checks import check_ids, check_pairs
 from blip_core.config import BlipTextConfig
+from blip_core.generation.batch import check_stream, item_seeds
+from blip_core.generation.options import GenerationConfig
 from blip_core.processing.processor import BlipProcessor
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts int64 (items, length) and their mask, the options to continue them by, and room in tokens for each."""
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    config: GenerationConfig
+    capacity: int
+
+
+def prepare_prompts(
+    input_ids: np.ndarray | None,
+    attention_mask: np.ndarray | None,
+    items: int,
+    text: BlipTextConfig,
+    config: GenerationConfig,
+    options: Mapping[str, Any],
+    seed: int | Sequence[int] | None,
+    stream: Callable[[int, int], None] | None,
+) -> Prompts:
+    """Prepare generation for `items` pictures, and refuse wrong arguments before anything is computed.
+
+    `options` are fields of `GenerationConfig` over those of `config`. Raises `ValueError`.
+    """
+    tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
+    config = config.updated(**{**tokens, **options})
+    ids, mask = decoder_prompts(input_ids, attention_mask, items, text, config.prompt_ids)
+    check_pairs(items, len(ids))
+    check_stream(stream, config)
+    if config.do_sample:
+        item_seeds(seed, len(ids))
+    limits = [config.length_limits(length, text.max_position_embeddings)[1] - length for length in mask.sum(1).tolist()]
+    return Prompts(ids, mask, config, ids.shape[1] + max(limits))
 
 
 def prompt_tokens(prompt: str, processor: BlipProcessor) -> list[int]:

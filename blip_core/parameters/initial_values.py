@@ -50,10 +50,10 @@ def initial_values(rows: Sequence[Parameter], config: AnyConfig, seed: int) -> I
     """Draw the parameters of a new model one after the other; momentum copies begin as what they are copies of."""
     noise = np.random.default_rng(seed)
     drawn: dict[str, np.ndarray] = {}
-    copied = {row.name.replace("_m.", ".", 1) for row in rows if "_m." in row.name}
+    copied = {row.followed for row in rows}
     for parameter in rows:
-        own = parameter.name.replace("_m.", ".", 1)
-        value = drawn[own] if own in drawn else initial_value(parameter, config, noise)
+        followed = drawn.get(parameter.followed or "")
+        value = initial_value(parameter, config, noise) if followed is None else followed
         if parameter.name in copied:
             drawn[parameter.name] = value
         yield parameter, value

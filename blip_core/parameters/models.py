@@ -179,6 +179,11 @@ class Parameter:
     layer: int | None
 
     @property
+    def followed(self) -> str | None:
+        """The name of the weight that this one follows, if it is of a momentum encoder."""
+        return self.name.replace("_m.", ".", 1) if "_m." in self.name else None
+
+    @property
     def axes(self) -> tuple[int, ...]:
         """The order in which TensorFlow's tensor takes the axes of PyTorch's."""
         return TO_TENSORFLOW.get(self.row.layout, tuple(range(len(self.shape))))

@@ -146,13 +146,16 @@ def test_ranking_a_long_list_as_scoring_each_by_itself(framework):
 # retrieval and pre-training -----------------------------------------------------------------------------------------
 
 
+POINTERS = {"BlipForImageTextRetrieval": "ptr_queue", "BlipForPreTraining": "queue_ptr"}
+
+
 @pytest.mark.parametrize("head", CONTRASTIVE)
 def test_training_goes_on_from_a_saved_model(framework, head, tmp_path):
     model, other = tiny(framework, head), "tf" if framework is FRAMEWORKS["pt"] else "pt"
     framework.run(model, pairs(head), training=True)
     model.save_pretrained(tmp_path)
     saved = framework.weights(model)
-    assert saved["queue_ptr"] == [3]
+    assert saved[POINTERS[head]] == [3]
     expected = framework.run(model, pairs(head, seed=1), training=True)
     for reader in (framework, FRAMEWORKS[other]):
         loaded = reader.of(head).from_pretrained(tmp_path)
@@ -225,8 +228,8 @@ def test_a_queue_of_any_size(framework):
             kept = [*kept, *values["image_ids"].tolist()]
         weights = framework.weights(model)
         assert sorted(weights["idx_queue"][0].tolist()) == kept[-size:]
-        assert weights["queue_ptr"] == [3 * batch % size]
-        assert weights["idx_queue"][0, weights["queue_ptr"][0] - 1] == kept[-1]
+        assert weights["ptr_queue"] == [3 * batch % size]
+        assert weights["idx_queue"][0, weights["ptr_queue"][0] - 1] == kept[-1]
 
 
 def test_negatives_are_never_the_right_pair():
@@ -353,7 +356,7 @@ def test_fit_and_keras_files_with_training_state(tmp_path):
     history = model.fit(tf.data.Dataset.from_tensors(to_tf(pairs(head))).repeat(4), epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     weights = TensorFlow.weights(model)
-    assert weights["queue_ptr"] == [0]  # four batches of three in a queue of six
+    assert weights["ptr_queue"] == [0]  # four batches of three in a queue of six
     model.save(tmp_path / "model.keras")
     loaded = TensorFlow.weights(keras.saving.load_model(tmp_path / "model.keras"))
     assert loaded.keys() == weights.keys()

@@ -101,7 +101,7 @@ def test_contrastive_training_as_the_original(framework, head, name):
     after = framework.weights(model)
     for queue in ("image_queue", "text_queue"):
         assert difference(reference[f"{queue}_after"], after[queue]) < 1e-5
-    assert np.array_equal(reference["ptr_after"], after["queue_ptr"])
+    assert np.array_equal(reference["ptr_after"], after["ptr_queue" if name == "retrieval" else "queue_ptr"])
     if name == "retrieval":
         assert np.array_equal(reference["idx_queue_after"], after["idx_queue"])
     assert difference(reference["vision_proj_m_after"], after["vision_proj_m.weight"]) < 1e-6
