@@ -18,14 +18,16 @@ from blip_core import (
     BlipForQuestionAnsweringOutput,
     BlipRankedAnswersOutput,
     BlipTextScoresOutput,
+    BlipVisionOutput,
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import answer_groups, check_one_answer_each, check_pairs, given_answers, given_texts
-from blip_tf.decoding import search
-from blip_tf.image_model import TFBlipImageModel
+from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
+from blip_core.inference.answer_tries import Texts, check_answers
+from blip_tf.decoding import prepare, search
+from blip_tf.image_model import TFBlipImageModel, begin_with
 from blip_tf.nn import sizes
-from blip_tf.scoring import rank_answers, score_texts
+from blip_tf.scoring import rank_answers, score_texts, token_lists
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
@@ -47,13 +49,31 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             self.initialize()
 
     def encode_question(
-        self, embeds: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, training: bool = False
-    ) -> Tensor:
-        """Questions (B, L) grounded in image embeddings (B or 1, T, width) -> states (B, L, W)."""
-        input_ids = given_texts(input_ids, "question")
-        check_pairs(embeds.shape[0], input_ids.shape[0])
-        ids = self.grounded_ids(input_ids)
-        return self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, training=training).last_hidden_state
+        self,
+        pixel_values: Tensor | None,
+        image_embeds: Tensor | None,
+        interpolate_pos_encoding: bool,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        training: bool = False,
+        **outputs: bool,
+    ) -> tuple[BlipVisionOutput, Tensor]:
+        """Encode pictures, and questions (B, L) grounded in them, as states (B, L, W)."""
+        texts = (self.text_encoder, input_ids, attention_mask)
+        vision = self.encode_image(
+            pixel_values, image_embeds, interpolate_pos_encoding, *texts, training=training, **outputs
+        )
+        ids, embeds = self.grounded_ids(input_ids), vision.last_hidden_state
+        return vision, self.text_encoder(
+            ids, attention_mask, encoder_hidden_states=embeds, training=training
+        ).last_hidden_state
+
+    def given_answers(
+        self, input_ids: Tensor | None, answer_ids: Tensor | None, answer_attention_mask: Tensor | None
+    ) -> tuple[Tensor, Texts]:
+        """Return questions and the tokens of answers to choose from; raises `ValueError` for missing or wrong ones."""
+        answers = given_texts(answer_ids, "answers as answer_ids, the question")
+        return given_texts(input_ids, "question"), token_lists(self.text_decoder, answers, answer_attention_mask)
 
     def call(
         self,
@@ -78,29 +98,35 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         question, unless given); the loss is then the sum over all answers of weight x summed token loss, divided by
         the number of questions (the original's), and otherwise the mean over tokens.
         """
+        input_ids = given_texts(input_ids, "question")
         if decoder_input_ids is None:
             labels, text = given_answers(labels), self.config.text_config
+            check_labels(labels.shape, labels.shape[:2])
             filled = tf.where(labels == -100, tf.cast(text.pad_token_id, labels.dtype), labels)
-            first = tf.fill(tf.shape(labels[:, :1]), tf.cast(text.bos_token_id, labels.dtype))
-            decoder_input_ids = tf.concat([first, filled[:, 1:]], axis=1)
+            decoder_input_ids = begin_with(text.bos_token_id, filled)
+        elif labels is not None:
+            check_labels(labels.shape, decoder_input_ids.shape[:2])
+        self.text_decoder.bert.check(decoder_input_ids, decoder_attention_mask, None, None)
+        questions, answers = input_ids.shape[0], decoder_input_ids.shape[0]
+        counts: Any = None
+        weights: Any = None
+        if answer_counts is None and answer_weights is None:
+            check_one_answer_each(answers, questions)
+        elif tf.is_symbolic_tensor(answer_counts) or None in (questions, answers):  # known when the graph runs
+            counts = tf.ones(sizes(input_ids)[:1], tf.int32) if answer_counts is None else tf.stack(answer_counts)
+            weights = tf.repeat(1 / counts, counts) if answer_weights is None else answer_weights
+        else:
+            counts, weights = answer_groups(answer_counts, answer_weights, questions, answers)
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
-        question = self.encode_question(vision.last_hidden_state, input_ids, attention_mask, training)  # (B, L, W)
-        states, states_mask, weights = question, attention_mask, None
-        repeats: Any
-        if answer_counts is not None or answer_weights is not None:
-            numbers = question.shape[0], decoder_input_ids.shape[0]
-            if tf.is_symbolic_tensor(answer_counts) or None in numbers:  # known when the graph runs
-                repeats = tf.ones(sizes(question)[:1], tf.int32) if answer_counts is None else tf.stack(answer_counts)
-                weights = tf.repeat(1 / repeats, repeats) if answer_weights is None else answer_weights
-            else:
-                repeats, weights = answer_groups(answer_counts, answer_weights, *numbers)
-            states = tf.repeat(question, repeats, axis=0)  # (A, L, W)
-            states_mask = None if attention_mask is None else tf.repeat(attention_mask, repeats, axis=0)
-        else:
-            check_one_answer_each(decoder_input_ids.shape[0], question.shape[0])
+        vision, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask, **outputs
+        )
+        states, states_mask = question, attention_mask
+        if counts is not None:
+            states = tf.repeat(question, counts, axis=0)  # (A, L, W)
+            states_mask = None if attention_mask is None else tf.repeat(attention_mask, counts, axis=0)
         answer = self.text_decoder(
             decoder_input_ids,
             decoder_attention_mask,
@@ -139,10 +165,12 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         **options: Any,
     ) -> Tensor | GenerationOutput:
         """Answer questions (B, L) about pictures; the rest as `TFBlipForConditionalGeneration.generate`."""
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        question = self.encode_question(embeds, input_ids, attention_mask)
-        config = generation_config or self.generation_config
-        return search(self.text_decoder, question, attention_mask, None, None, config, options, seed, stream)
+        input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
+        prompts = prepare(self.text_decoder, input_ids.shape[0], None, None, config, options, seed, stream)
+        _, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+        )
+        return search(self.text_decoder, question, attention_mask, prompts, seed, stream)
 
     def score_texts(
         self,
@@ -158,10 +186,11 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
 
         Answers are as the processor makes texts; the rest as `TFBlipForConditionalGeneration.score_texts`.
         """
-        answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        question = self.encode_question(embeds, input_ids, attention_mask)
-        return score_texts(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask)
+        input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
+        _, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+        )
+        return score_texts(self.text_decoder, question, attention_mask, answers)
 
     def rank_answers(
         self,
@@ -180,7 +209,9 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         length or more, all are. Answers are as the processor makes texts, `[CLS] ... [SEP]` and padding.
         Raises `ValueError` for a list with empty or equal answers. Source: the original's `rank_answer`.
         """
-        answer_ids = given_texts(answer_ids, "answers as answer_ids, the question")
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        question = self.encode_question(embeds, input_ids, attention_mask)
-        return rank_answers(self.text_decoder, question, attention_mask, answer_ids, answer_attention_mask, k)
+        input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
+        check_answers(answers, k, self.text_decoder.config)
+        _, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+        )
+        return rank_answers(self.text_decoder, question, attention_mask, answers, k)

@@ -99,7 +99,7 @@ class TFBlipPreTrainedModel(KerasModel):
         wanted = tf_dtype(source.dtype.name if dtype == "auto" else dtype)
         with dtype_policy(wanted), tf.device(tf_device(device)):
             model = cls(source.config, initialize=False)  # type: ignore[call-arg]
-            if source.has_state:
+            if source.has_state and not model.has_momentum:
                 model.make_momentum()
             for parameter, array in source:
                 variable = model.get_parameter(parameter.name)

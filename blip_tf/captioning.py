@@ -20,13 +20,13 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import check_pairs, given_texts
-from blip_core.inference.attribution import chosen_layer, patch_grid
-from blip_tf.decoding import search
+from blip_core.checks import check_labels, given_texts, warn_of_beginning
+from blip_core.inference.attribution import chosen_layer
+from blip_tf.decoding import prepare, search
 from blip_tf.explaining import attention_maps
-from blip_tf.image_model import TFBlipImageModel
-from blip_tf.nn import wide
-from blip_tf.scoring import score_texts
+from blip_tf.image_model import TFBlipImageModel, begin_with
+from blip_tf.nn import sizes, wide
+from blip_tf.scoring import score_texts, token_lists
 from blip_tf.text import TFBlipTextLMHeadModel
 from blip_tf.vision import TFBlipVisionModel
 
@@ -42,6 +42,12 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         if initialize:
             self.initialize()
 
+    def check_beginning(self, input_ids: Tensor) -> None:
+        """Warn of texts to train on that do not begin with `[DEC]`; not in a graph, which knows no values."""
+        bos = self.config.text_config.bos_token_id
+        if not tf.is_symbolic_tensor(input_ids) and bool(tf.reduce_any(input_ids[:, 0] != bos)):
+            warn_of_beginning(bos)
+
     def call(
         self,
         pixel_values: Tensor | None = None,
@@ -54,19 +60,27 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         output_attentions: bool = False,
         training: bool = False,
     ) -> BlipForConditionalGenerationOutput:
-        """Predict each next token of captions (B, L) that begin with `[DEC]`; without any, that of `[DEC]` alone.
+        """Predict each next token of captions (B, L); without any, that of `[DEC]` (`bos_token_id`) alone.
 
-        `labels` (B, L) are the captions with -100 on the prompt and the padding, as the processor makes them with
-        `return_labels=True`; the loss is the mean over the remaining tokens.
+        Captions should begin with `[DEC]`, as the processor makes them with `return_labels=True`, and as `generate`,
+        `score_texts` and `explain` read them. Their first token is left as given, as in transformers; with `labels`,
+        one warning says that it is another. `labels` (B, L) are the captions with -100 on the prompt and the padding;
+        the loss is the mean over the remaining tokens.
         """
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
-        embeds = vision.last_hidden_state
         if input_ids is None:
-            input_ids = tf.fill((tf.shape(embeds)[0], 1), tf.constant(self.config.text_config.bos_token_id, tf.int64))
-        check_pairs(embeds.shape[0], input_ids.shape[0])
+            self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
+            pictures = sizes(image_embeds if pixel_values is None else pixel_values)[0]
+            bos = self.config.text_config.bos_token_id
+            input_ids = tf.fill((pictures, 1), tf.constant(bos, tf.int64))
+        if labels is not None:
+            check_labels(labels.shape, input_ids.shape[:2])
+            self.check_beginning(input_ids)
+        texts = (self.text_decoder.bert, input_ids, attention_mask)
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
+        embeds = vision.last_hidden_state
         text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
         return BlipForConditionalGenerationOutput(
             loss=text.loss,
@@ -102,9 +116,11 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         each new token at once. Each picture's caption is the same alone and in any batch.
         Returns int64 tokens (B, length), or a `GenerationOutput` with `return_dict_in_generate=True`.
         """
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+        pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
         config = generation_config or self.generation_config
-        return search(self.text_decoder, embeds, None, input_ids, attention_mask, config, options, seed, stream)
+        prompts = prepare(self.text_decoder, pictures, input_ids, attention_mask, config, options, seed, stream)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+        return search(self.text_decoder, embeds, None, prompts, seed, stream)
 
     def score_texts(
         self,
@@ -120,9 +136,9 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         beginnings are read once. Returns log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
         Raises `ValueError` for a text without tokens.
         """
-        input_ids = given_texts(input_ids)
+        texts = token_lists(self.text_decoder, given_texts(input_ids), attention_mask)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        return score_texts(self.text_decoder, embeds, None, input_ids, attention_mask)
+        return score_texts(self.text_decoder, embeds, None, texts)
 
     def explain(
         self,
@@ -146,13 +162,12 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         padding = tf.cast(text.pad_token_id, input_ids.dtype)
         mask = tf.cast(input_ids != padding, tf.int32) if attention_mask is None else attention_mask
         real = tf.pad(mask[:, 1:], ((0, 0), (0, 1)))  # (B, L) 1 where the next token is predicted
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        size = None if pixel_values is None else pixel_values.shape
-        patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+        patches = self.patch_grid(pixel_values, image_embeds, grid)
+        texts = (self.text_decoder.bert, input_ids, attention_mask)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
         def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-            first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(text.bos_token_id, input_ids.dtype))
-            ids = tf.concat([first, input_ids[:, 1:]], axis=1)
+            ids = begin_with(text.bos_token_id, input_ids)
             texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
             output = self(image_embeds=states, **texts)
             log_probs = tf.nn.log_softmax(wide(output.logits))  # (B, L, V)

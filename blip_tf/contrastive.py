@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipOutput
-from blip_core.checks import check_pairs, check_similarities, given_texts
+from blip_core.checks import check_similarities, given_texts
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import Linear, normalize, sizes, wide
 from blip_tf.text import TFBlipTextModel
@@ -60,8 +60,8 @@ class TFBlipModel(TFBlipImageModel):
     ) -> Tensor:
         """Texts grounded in pictures -> projected pooled features (B, projection_dim), not normalised."""
         input_ids = given_texts(input_ids)
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding)
-        check_pairs(vision.last_hidden_state.shape[0], input_ids.shape[0])
+        texts = (self.text_model, input_ids, attention_mask)
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts)
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=vision.last_hidden_state)
         return self.text_projection(text.pooler_output)
 
@@ -81,6 +81,9 @@ class TFBlipModel(TFBlipImageModel):
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
+        self.text_model.check(input_ids, attention_mask, None, None)
+        if return_loss:
+            check_similarities((input_ids.shape[0], pixel_values.shape[0]))
         vision = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **outputs)
         text = self.text_model(input_ids, attention_mask, position_ids, **outputs)
         image_embeds = normalize(self.visual_projection(vision.pooler_output))
@@ -100,7 +103,6 @@ class TFBlipModel(TFBlipImageModel):
 
 def contrastive_loss(logits_per_text: Tensor) -> Tensor:
     """Cross-entropy of (B, B) similarities whose diagonal holds the matching pairs, averaged over both directions."""
-    check_similarities(logits_per_text.shape)
     logits, target = wide(logits_per_text), tf.range(sizes(logits_per_text)[0])
     losses = (tf.nn.sparse_softmax_cross_entropy_with_logits(target, one) for one in (logits, tf.transpose(logits)))
     return sum(tf.reduce_mean(loss) for loss in losses) / 2

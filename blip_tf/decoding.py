@@ -14,9 +14,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import GenerationConfig, GenerationOutput
-from blip_core.checks import check_pairs
 from blip_core.generation import generate
-from blip_core.generation.prompts import decoder_prompts
+from blip_core.generation.prompts import Prompts, prepare_prompts
 from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes, to_array
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class TensorFlowSession:
         mask = tf.ones(states.shape[:2], tf.int32) if states_mask is None else states_mask
         self.states_mask = tf.cast(mask, tf.int32)
         self.real = np.zeros((rows, capacity), np.int32)
-        self.picture_of = np.arange(len(states)).repeat(rows // len(states))  # (R,)
+        self.picture_of = np.arange(states.shape[0]).repeat(rows // states.shape[0])  # (R,)
 
     def prefill(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """Read the prompts (R, L), padded on the right, and return the logits (R, V) after each one's last token."""
@@ -153,7 +152,7 @@ class TensorFlowSession:
         """Go on with these rows: row j continues what row rows[j] has been."""
         wanted = self.picture_of[rows]
         pictures, self.picture_of = np.unique(wanted, return_inverse=True)
-        changed = len(pictures) != len(self.states_mask)
+        changed = pictures.shape[0] != self.states_mask.shape[0]
         for layer in self.layers:
             layer.select(rows, pictures if changed else None)
         if changed:
@@ -172,29 +171,33 @@ class TensorFlowSession:
         return logits.numpy()
 
 
-def search(
+def prepare(
     decoder: TFBlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
+    pictures: int,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     config: GenerationConfig,
     options: dict[str, Any],
     seed: int | Sequence[int] | None,
     stream: Callable[[int, int], None] | None,
+) -> Prompts:
+    """Prepare to generate from tokenized prompts (B, L), else from the one of `config`, for so many pictures."""
+    ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
+    return prepare_prompts(ids, mask, pictures, decoder.config, config, options, seed, stream)
+
+
+def search(
+    decoder: TFBlipTextLMHeadModel,
+    states: Tensor,
+    states_mask: Tensor | None,
+    prompts: Prompts,
+    seed: int | Sequence[int] | None,
+    stream: Callable[[int, int], None] | None,
 ) -> Tensor | GenerationOutput:
-    """Generate from tokenized prompts (B, L), else the one of `config`; encoder states are (B or 1, S, W)."""
-    text = decoder.config
-    tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
-    config = config.updated(**{**tokens, **options})
-    ids = None if input_ids is None else to_array(input_ids)
-    mask = None if attention_mask is None else to_array(attention_mask)
-    ids, mask = decoder_prompts(ids, mask, len(states), text, config.prompt_ids)
-    check_pairs(len(states), len(ids))
-    lengths = mask.sum(1).tolist()
-    room = max(config.length_limits(length, text.max_position_embeddings)[1] - length for length in lengths)
-    session = TensorFlowSession(decoder, states, states_mask, len(ids), ids.shape[1] + room)
-    longest = text.max_position_embeddings
+    """Generate from encoder states (B or 1, S, W)."""
+    ids, mask, config = prompts.input_ids, prompts.attention_mask, prompts.config
+    longest = decoder.config.max_position_embeddings
+    session = TensorFlowSession(decoder, states, states_mask, len(ids), prompts.capacity)
     output = generate(session, ids, mask, config, seed=seed, stream=stream, max_positions=longest)
     output = output.map(tf.convert_to_tensor)
     return output if config.return_dict_in_generate else output.sequences

@@ -134,15 +134,18 @@ def caption(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
 
 def question_states(model: Any) -> Callable[..., Tensors]:
     """Image embeddings and questions -> states (B, L, W) for the answer decoder to read."""
-    return lambda image_embeds, **texts: {"encoder_states": model.encode_question(image_embeds, **texts)}
+
+    def run(image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
+        return {"encoder_states": model.encode_question(None, image_embeds, False, input_ids, attention_mask)[1]}
+
+    return run
 
 
 def answer(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
     """Pictures and questions -> answers, which begin with `[DEC]`."""
 
     def run(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
-        embeds = model.encode_image(pixel_values, None, False).last_hidden_state
-        states = model.encode_question(embeds, input_ids, attention_mask)
+        _, states = model.encode_question(pixel_values, None, False, input_ids, attention_mask)
         begin = [model.config.text_config.bos_token_id, *(model.generation_config.prompt_ids or [])]
         ids = tf.tile([begin], (sizes(states)[0], 1))
         return {"sequences": greedy(model.text_decoder, states, attention_mask, ids, tf.ones_like(ids), max_new_tokens)}

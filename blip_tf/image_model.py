@@ -1,19 +1,21 @@
 """What the models share that look at pictures.
 
-Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
-width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens, W text width, T image tokens. `image_embeds` (B or 1, T, vision width), the vision
+encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipVisionOutput
-from blip_core.checks import check_image_source
-from blip_tf.base import TFBlipPreTrainedModel
+from blip_core.checks import check_image_source, check_pairs, check_pixel_values, check_states
+from blip_core.inference.attribution import patch_grid
+from blip_tf.base import TFBlipPreTrainedModel, type_name
+from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
 
@@ -23,18 +25,63 @@ class TFBlipImageModel(TFBlipPreTrainedModel):
     config: BlipConfig
     vision_model: TFBlipVisionModel
 
-    def encode_image(
-        self, pixel_values: Tensor | None, image_embeds: Tensor | None, interpolate_pos_encoding: bool, **outputs: Any
-    ) -> BlipVisionOutput:
-        """Run the vision encoder, or take the embeddings that it gave before."""
+    def check_pictures(
+        self, pixel_values: Tensor | None, image_embeds: Tensor | None, interpolate_pos_encoding: bool
+    ) -> int | None:
+        """Return how many pictures there are, or raise `ValueError` for such as the model cannot take."""
         check_image_source(pixel_values, image_embeds)
-        if image_embeds is not None:
+        if pixel_values is None:
+            return image_embeds.shape[0]
+        vision = self.config.vision_config
+        check_pixel_values(pixel_values.shape, type_name(pixel_values), vision, interpolate_pos_encoding)
+        return pixel_values.shape[0]
+
+    def check_grounded(
+        self, pictures: int | None, reader: TFBlipTextModel, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> None:
+        """Raise `ValueError` for texts (B, L) that `reader` cannot read grounded in so many pictures."""
+        check_pairs(pictures, input_ids.shape[0])
+        width = self.config.vision_config.hidden_size
+        check_states((pictures, None, width), None, input_ids.shape[0], reader.config)
+        reader.check(input_ids, attention_mask, None, None)
+
+    def patch_grid(
+        self, pixel_values: Tensor | None, image_embeds: Tensor | None, grid: Sequence[int] | None
+    ) -> list[int]:
+        """The rows and columns of patches of the pictures; `grid` gives them for embeddings of pictures not square."""
+        pixels = None if pixel_values is None else pixel_values.shape
+        tokens = 0 if image_embeds is None else image_embeds.shape[1]
+        return patch_grid(pixels, tokens, grid, self.config.vision_config)
+
+    def encode_image(
+        self,
+        pixel_values: Tensor | None,
+        image_embeds: Tensor | None,
+        interpolate_pos_encoding: bool,
+        reader: TFBlipTextModel | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **outputs: bool,
+    ) -> BlipVisionOutput:
+        """Run the vision encoder, or take the embeddings that it gave before.
+
+        With `reader`, the texts (B, L) that it will read grounded in the pictures are checked before.
+        """
+        pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
+        if reader is not None and input_ids is not None:
+            self.check_grounded(pictures, reader, input_ids, attention_mask)
+        if pixel_values is None:
             return BlipVisionOutput(last_hidden_state=tf.cast(image_embeds, self.compute_dtype))
         return self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **outputs)
 
     def grounded_ids(self, input_ids: Tensor) -> Tensor:
         """The token ids (B, L) of image-grounded text: they begin with `config.enc_token_id`, where that is set."""
-        if self.config.enc_token_id is None:
-            return input_ids
-        first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(self.config.enc_token_id, input_ids.dtype))
-        return tf.concat([first, input_ids[:, 1:]], axis=1)
+        return begin_with(self.config.enc_token_id, input_ids)
+
+
+def begin_with(token: int | None, input_ids: Tensor) -> Tensor:
+    """Replace the first token of texts (B, L), unless `token` is None."""
+    if token is None:
+        return input_ids
+    first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(token, input_ids.dtype))
+    return tf.concat([first, input_ids[:, 1:]], axis=1)

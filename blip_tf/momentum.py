@@ -1,4 +1,4 @@
-"""What contrastive training has besides a model: momentum encoders, queues of their features, a temperature.
+"""Contrastive training: momentum encoders, queues of their features, a learned temperature, and the losses.
 
 Shapes: b pairs of this process, B of all processes, Q features in a queue, F their width.
 """
@@ -36,8 +36,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
     """A model with comparable features of pictures and texts, and what their training needs.
 
     The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
-    last `config.queue_size` pictures and texts. Both are the model's own, saved and loaded with it.
-    Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    last `config.queue_size` pictures and texts, in retrieval with the pictures' ids. Both are saved and loaded with the
+    model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
     """
 
     text_encoder: TFBlipTextModel
@@ -45,16 +45,15 @@ class TFBlipMomentumModel(TFBlipImageModel):
     text_proj: Linear
     itm_head: Linear
     pointer_name: str
+    queues_ids: bool
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
         self.has_momentum = False
 
     def make_momentum(self) -> None:
-        """Make room for the training state, without values."""
+        """Make the training state, without values."""
         config = self.config
-        if self.has_momentum:
-            return
         with dtype_policy(self.dtype_policy if self.variable_dtype == "float32" else "float32"):
             self.vision_model_m = TFBlipVisionModel(config.vision_config, initialize=False)
             self.text_encoder_m = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
@@ -74,9 +73,11 @@ class TFBlipMomentumModel(TFBlipImageModel):
     def start_momentum(self) -> None:
         """Begin contrastive training: copy the encoders, empty the queues. To be called before the optimizer is made.
 
-        The queues begin with random features, drawn after TensorFlow's global seed, as in the original.
+        The queues begin with random features, which follow TensorFlow's global seed, as in the original. Called again,
+        it begins anew with the same parameters.
         """
-        self.make_momentum()
+        if not self.has_momentum:
+            self.make_momentum()
         for own, copy in self.momentum_pairs():
             copy.assign(raw(own))
         noise = np.random.default_rng(random_seed())
@@ -128,7 +129,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         return wide(pictures), wide(self.get_text_features(input_ids, attention_mask, training))
 
     def prepare_step(self) -> None:
-        """What a training step begins with: keep the temperature in bounds, let the momentum encoders follow."""
+        """Begin a training step: keep the temperature within bounds, let the momentum encoders follow."""
         pairs, share = self.momentum_pairs(), self.config.momentum
         news = [raw(copy) * share + tf.cast(raw(own), raw(copy).dtype) * (1 - share) for own, copy in pairs]
         assign([self.temp, *(copy for _, copy in pairs)], [tf.clip_by_value(raw(self.temp), 0.001, 0.5), *news])
@@ -150,8 +151,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
             tf.stop_gradient(normalize(wide(self.text_proj_m(texts)))),
         )
 
-    def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor | None = None) -> None:
-        """Let the newest features (B, F) take the places of the oldest; more than Q leave the last Q."""
+    def enqueue(self, pictures: Tensor, texts: Tensor, image_ids: Tensor) -> None:
+        """Let the newest features (B, F) take the places of the oldest; of more than Q the last Q stay."""
         size, count = self.image_queue.shape[1], sizes(pictures)[0]
         pointer = self.get_parameter(self.pointer_name)
         columns = (raw(pointer) + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
@@ -169,7 +170,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
             replaced(self.text_queue, texts),
             (raw(pointer) + tf.cast(count, tf.int64)) % size,
         ]
-        if image_ids is not None:
+        if self.queues_ids:
             variables.append(self.idx_queue)
             values.append(replaced(self.idx_queue, image_ids[:, None]))
         assign(variables, values)
@@ -205,9 +206,50 @@ class TFBlipMomentumModel(TFBlipImageModel):
             losses.append(-tf.reduce_mean(tf.reduce_sum(log_probs * targets, axis=1)))
         return (losses[0] + losses[1]) / 2
 
+    def contrast(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        image_ids: Tensor,
+        alpha: float | Tensor,
+        training: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+        """The first half of a training step: encode pairs, compute ITC, in training let momentum and queues follow.
+
+        Returns image embeddings (b, T, width), features (b, F) of pictures and of texts, the same by the momentum
+        encoders, and the loss.
+        """
+        if training:
+            self.prepare_step()
+        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
+        features = self.features(embeds, input_ids, attention_mask, training)
+        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
+        loss = self.contrastive_loss(features, momentum, image_ids, alpha)
+        if training:
+            self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
+        return embeds, features, momentum, loss
+
     def candidates(self, x: Tensor) -> Tensor:
-        """What negatives are drawn from (B, ...): x (b, ...) of all replicas, or of this one alone, as configured."""
+        """What negatives are chosen from (B, ...): x (b, ...) of all processes, or of this one, as configured."""
         return gather(x) if self.config.negative_all_rank else x
+
+    def negative_weights(
+        self, features: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], image_ids: Tensor, floor: float
+    ) -> tuple[Tensor, Tensor]:
+        """The weights (b, B) by which a picture is chosen for each text, and a text for each picture.
+
+        They are the probabilities by the similarity of `features` (b, F) to those of the others, and `floor` more; 0
+        for pairs of the same picture.
+        """
+        other = tf.cast(image_ids[:, None] != self.candidates(image_ids), tf.float32)  # (b, B)
+        (pictures, texts), (all_pictures, all_texts) = features, map(self.candidates, others)
+        temperature = wide(tf.convert_to_tensor(raw(self.temp)))
+        return (
+            (tf.nn.softmax(tf.matmul(texts, all_pictures, transpose_b=True) / temperature) + floor) * other,
+            (tf.nn.softmax(tf.matmul(pictures, all_texts, transpose_b=True) / temperature) + floor) * other,
+        )
 
     def matching_loss(
         self,
@@ -218,10 +260,10 @@ class TFBlipMomentumModel(TFBlipImageModel):
         noise: Tensor | None,
         training: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """ITM: tell matching pairs from hard negatives, a picture drawn for each text and a text for each picture.
+        """ITM: tell matching pairs from hard negatives, a picture chosen for each text and a text for each picture.
 
-        `weights` (b, B) are those by which a picture is drawn for each text and a text for each picture; `noise`
-        (2, b) the random numbers to do it by. Returns the loss and the logits (3 b, 2).
+        `weights` (b, B) are those of `negative_weights`, `noise` (2, b) the random numbers in [0, 1) to choose by.
+        Returns the loss and the logits (3 b, 2).
         """
         count = sizes(embeds)[0]
         noise = tf.random.uniform((2, count)) if noise is None else tf.convert_to_tensor(noise)
@@ -237,11 +279,20 @@ class TFBlipMomentumModel(TFBlipImageModel):
         labels = tf.concat([tf.ones(count, tf.int32), tf.zeros(2 * count, tf.int32)], axis=0)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits))), logits
 
-    def check_training(self, pixel_values: Tensor, input_ids: Tensor, image_ids: Tensor, noise: Tensor | None) -> None:
+    def check_training(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        interpolate_pos_encoding: bool,
+        image_ids: Tensor,
+        noise: Tensor | None,
+    ) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
         check_momentum(self.has_momentum, type(self).__name__)
-        texts = input_ids.shape[0]
-        check_pair_batch(pixel_values.shape[0], texts, None if noise is None else noise.shape)
+        pictures, texts = self.check_pictures(pixel_values, None, interpolate_pos_encoding), input_ids.shape[0]
+        check_pair_batch(pictures, texts, None if noise is None else noise.shape)
+        self.check_grounded(pictures, self.text_encoder, input_ids, attention_mask)
         groups = 1 if self.config.negative_all_rank else processes()[1]
         check_negatives(None if texts is None else texts * processes()[1] // groups)
         parts = tf.reshape(gather(image_ids), (groups, -1))
@@ -254,7 +305,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
 
 def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:
     """The ids int64 (b,) of pairs as they are given, or one for each pair of all processes."""
-    first, count = processes()[0] * sizes(input_ids)[0], sizes(input_ids)[0]
+    count = sizes(input_ids)[0]
+    first = processes()[0] * count
     ids = tf.range(first, first + count) if image_ids is None else tf.convert_to_tensor(image_ids)
     check_image_ids(ids.shape, type_name(ids), input_ids.shape[0])
     return tf.cast(ids, tf.int64)

@@ -64,9 +64,13 @@ class TFBlipForNLVR(TFBlipImageModel):
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
+        texts = input_ids.shape[0]
         for given in (pixel_values, image_embeds):
             if given is not None:
-                check_picture_pairs(given.shape, input_ids.shape[0])
+                check_picture_pairs(given.shape, texts)
+        self.text_encoder.check(input_ids, attention_mask, None, None)
+        if labels is not None:
+            check_classes(labels.shape, texts)
         pictures, embeds = (
             None if x is None else tf.reshape(x, (-1, *sizes(x)[2:])) for x in (pixel_values, image_embeds)
         )  # (2 B, ...)
@@ -79,7 +83,6 @@ class TFBlipForNLVR(TFBlipImageModel):
         logits = self.cls_head(text.last_hidden_state[:, 0])
         loss = None
         if labels is not None:
-            check_classes(labels.shape, input_ids.shape[0])
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits)))
         return BlipForNLVROutput(
             loss=loss,

@@ -1,4 +1,4 @@
-"""The layers that BLIP is made of. Weights exist with the layer; they are drawn by the model (see `base.py`)."""
+"""The layers that BLIP is made of. Models initialise their weights (see `base.py`), layers leave them zero."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its approximation by a hyperbolic tangent."""
+    """GELU, approximated by tanh."""
     return tf.nn.gelu(x, approximate=True)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """GELU in its approximation by a sigmoid."""
+    """GELU, approximated by a sigmoid."""
     return x * tf.sigmoid(1.702 * x)
 
 
@@ -58,7 +58,7 @@ class Layer(keras.layers.Layer):
 
 
 class Linear(Layer):
-    """x (..., in) -> (..., out), and what an activation makes of it. The weight is (in, out)."""
+    """Linear layer x (..., in) -> (..., out) with an optional fused activation. The weight is (in, out)."""
 
     def __init__(self, into: int, out: int, bias: bool = True):
         super().__init__()
@@ -117,7 +117,7 @@ class LayerNorm(Layer):
 
 
 class Embedding(Layer):
-    """ids (...) -> (..., width). The vector of `padding_idx` is never trained by what it is read for."""
+    """ids (...) -> (..., width). Lookups of `padding_idx` contribute no gradient."""
 
     def __init__(self, count: int, width: int, padding_idx: int | None = None):
         super().__init__()
@@ -150,8 +150,8 @@ class PatchEmbedding(Layer):
 def lookup(table: Tensor, ids: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, None]]]:
     """table (count, ...), ids of any shape -> (*ids, ...), with a dense gradient.
 
-    The gradient of `tf.gather` names single rows, and Keras's optimizers then leave all others as they are, where
-    AdamW as PyTorch has it goes on moving them by their momentum.
+    The gradient of `tf.gather` is sparse. Keras's optimizers would update the rows in it alone, where PyTorch's AdamW
+    moves all rows by their moments.
     """
 
     def gradient(above: Tensor) -> tuple[Tensor, None]:
@@ -163,7 +163,7 @@ def lookup(table: Tensor, ids: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple
 
 
 def activated(layer: Layer, x: Tensor, activation: Activation) -> Tensor:
-    """What an activation makes of a layer's output, in one go where it is a `Linear` and no adapter around one."""
+    """Apply a layer and an activation, fused where the layer is a `Linear` and no adapter around one."""
     return layer(x, activation=activation) if type(layer) is Linear else activation(layer(x))
 
 
@@ -179,7 +179,7 @@ def linear(
 
 
 def sizes(x: Tensor) -> list[int | Tensor]:
-    """The shape of a tensor: numbers, and tensors where a size is not known while a graph is traced."""
+    """The shape of a tensor: integers, and tensors where a size is not known while a graph is traced."""
     if None not in x.shape:
         return list(x.shape)
     traced = tf.shape(x)
@@ -187,7 +187,7 @@ def sizes(x: Tensor) -> list[int | Tensor]:
 
 
 def wide(x: Tensor) -> Tensor:
-    """Half precision becomes float32."""
+    """Convert half precision to float32."""
     return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
 
@@ -207,7 +207,7 @@ SEEDS: ContextVar[Iterator[Tensor] | None] = ContextVar("SEEDS", default=None)
 
 @contextmanager
 def dropout_seed(seed: Tensor) -> Iterator[None]:
-    """Make dropout a function of `seed` (2,), so that the same numbers can be drawn again."""
+    """Make dropout a function of `seed` (2,), so that it can be repeated."""
     token = SEEDS.set(tf.random.fold_in(seed, i) for i in count())
     try:
         yield
@@ -216,13 +216,13 @@ def dropout_seed(seed: Tensor) -> Iterator[None]:
 
 
 def next_seed() -> Tensor:
-    """A seed (2,) for some dropout: of `dropout_seed`, or else of TensorFlow's global generator."""
+    """The next seed (2,) for dropout: from `dropout_seed`, else from TensorFlow's global generator."""
     seeds = SEEDS.get()
     return tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32) if seeds is None else next(seeds)
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """In training, drop numbers at random and scale up the others; the seed is TensorFlow's global one."""
+    """In training, set elements to 0 at random and scale up the others; `dropout_seed` fixes which."""
     if not training or not rate:
         return x
     seeds = SEEDS.get()
@@ -232,7 +232,7 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth: in training, leave out what a block adds to some pictures (B, T, W), scale up the others'."""
+    """Stochastic depth: in training, drop the residual x (B, T, W) of some pictures and scale up the others'."""
     if not training or not rate:
         return x
     return x * dropout(tf.ones((sizes(x)[0], 1, 1), x.dtype), rate, training)

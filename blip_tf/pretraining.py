@@ -12,13 +12,14 @@ from tensorflow import Tensor
 from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
-from blip_tf.distributed import gather, mean_over_processes, raw
+from blip_tf.distributed import mean_over_processes
+from blip_tf.image_model import begin_with
 from blip_tf.momentum import TFBlipMomentumModel, pair_ids
-from blip_tf.nn import Linear, wide
+from blip_tf.nn import Linear
 from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
-FLOOR = 1e-4  # added to the probabilities by which negatives are drawn
+FLOOR = 1e-4  # added to the probabilities by which negatives are chosen
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -30,6 +31,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
     """
 
     pointer_name = "queue_ptr"
+    queues_ids = False
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
@@ -66,22 +68,10 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         """
         input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
         image_ids = pair_ids(image_ids, input_ids)
-        self.check_training(pixel_values, input_ids, image_ids, noise)
-        if training:
-            self.prepare_step()
-        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
-        pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
-        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
-        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
-        if training:
-            self.enqueue(gather(momentum[0]), gather(momentum[1]))
-        other = tf.cast(image_ids[:, None] != self.candidates(image_ids), tf.float32)  # (b, B)
-        pictures_m, texts_m = self.candidates(momentum[0]), self.candidates(momentum[1])  # (B, F)
-        temperature = wide(tf.convert_to_tensor(raw(self.temp)))
-        weights = (
-            (tf.nn.softmax(tf.matmul(texts, pictures_m, transpose_b=True) / temperature) + FLOOR) * other,
-            (tf.nn.softmax(tf.matmul(pictures, texts_m, transpose_b=True) / temperature) + FLOOR) * other,
-        )
+        batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
+        self.check_training(*batch, noise)
+        embeds, features, momentum, loss_itc = self.contrast(*batch, alpha, training)
+        weights = self.negative_weights(features, momentum, image_ids, FLOOR)
         loss_itm, score = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
         loss_lm, logits = self.language_loss(embeds, input_ids, attention_mask, training)
         return BlipForPreTrainingOutput(
@@ -103,8 +93,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""
         text = self.config.text_config
         real = input_ids != text.pad_token_id if attention_mask is None else tf.cast(attention_mask, tf.bool)
-        first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(text.bos_token_id, input_ids.dtype))
-        ids = tf.concat([first, input_ids[:, 1:]], axis=1)
+        ids = begin_with(text.bos_token_id, input_ids)
         labels = tf.where(real, ids, tf.cast(-100, ids.dtype))
         output = self.text_decoder(
             ids, attention_mask, encoder_hidden_states=embeds, labels=labels, reduction="sum", training=training

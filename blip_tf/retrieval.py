@@ -14,11 +14,11 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.checks import check_only_losses, check_pairs, given_pictures, given_texts
-from blip_core.inference.attribution import chosen_layer, patch_grid
+from blip_core.checks import check_only_losses, given_pictures, given_texts
+from blip_core.inference.attribution import chosen_layer
 from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
 from blip_core.parameters.initial_values import TEMPERATURE
-from blip_tf.distributed import gather, raw
+from blip_tf.distributed import raw
 from blip_tf.explaining import attention_maps
 from blip_tf.momentum import TFBlipMomentumModel, pair_ids
 from blip_tf.nn import Linear, normalize, wide
@@ -35,6 +35,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
     """
 
     pointer_name = "ptr_queue"
+    queues_ids = True
 
     def __init__(self, config: BlipConfig, *, momentum: bool = False, initialize: bool = True):
         super().__init__(config)
@@ -90,10 +91,13 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         outputs = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
-        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
+        texts: Any = (self.text_encoder, input_ids, attention_mask)
+        if not use_itm_head:  # every picture is compared with every text
+            self.text_encoder.check(input_ids, attention_mask, None, None)
+            texts = ()
+        vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         embeds = vision.last_hidden_state
         if use_itm_head:
-            check_pairs(embeds.shape[0], input_ids.shape[0])
             ids = self.grounded_ids(input_ids)
             text = self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, **outputs)
             score = self.itm_head(text.last_hidden_state[:, 0])  # (B, 2)
@@ -137,9 +141,9 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         layer = chosen_layer(layer, method, self.config.text_config)
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        size = None if pixel_values is None else pixel_values.shape
-        patches = patch_grid(size, embeds.shape[1], grid, self.config.vision_config)
+        patches = self.patch_grid(pixel_values, image_embeds, grid)
+        texts = (self.text_encoder, input_ids, attention_mask)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
         def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             texts = {"input_ids": input_ids, "attention_mask": attention_mask, "output_attentions": True}
@@ -181,12 +185,13 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         if mode == "text":
             states = self.text_encoder(given_texts(input_ids), attention_mask).last_hidden_state  # (B, L, W)
             return BlipFeaturesOutput(text_embeds=states, text_embeds_proj=normalize(self.text_proj(states)))
-        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         if mode == "image":
+            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
             projected = normalize(self.vision_proj(embeds))  # (B, T, F)
             return BlipFeaturesOutput(image_embeds=embeds, image_embeds_proj=projected)
         input_ids = given_texts(input_ids)
-        check_pairs(embeds.shape[0], input_ids.shape[0])
+        texts = (self.text_encoder, input_ids, attention_mask)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
         text = self.text_encoder(self.grounded_ids(input_ids), attention_mask, encoder_hidden_states=embeds)
         return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
 
@@ -233,21 +238,10 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
     ) -> BlipForImageTextRetrievalOutput:
         """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
         image_ids = pair_ids(image_ids, input_ids)
-        self.check_training(pixel_values, input_ids, image_ids, noise)
-        if training:
-            self.prepare_step()
-        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
-        pictures, texts = features = self.features(embeds, input_ids, attention_mask, training)
-        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
-        loss_itc = self.contrastive_loss(features, momentum, image_ids, alpha)
-        if training:
-            self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
-        other = tf.cast(image_ids[:, None] != self.candidates(image_ids), tf.float32)  # (b, B)
-        temperature = wide(tf.convert_to_tensor(raw(self.temp)))
-        weights = (
-            (tf.nn.softmax(tf.matmul(texts, self.candidates(pictures), transpose_b=True) / temperature) + TINY) * other,
-            (tf.nn.softmax(tf.matmul(pictures, self.candidates(texts), transpose_b=True) / temperature) + TINY) * other,
-        )
+        batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
+        self.check_training(*batch, noise)
+        embeds, features, _, loss_itc = self.contrast(*batch, alpha, training)
+        weights = self.negative_weights(features, features, image_ids, TINY)
         loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
         return BlipForImageTextRetrievalOutput(
             itm_score=logits, loss=loss_itc + loss_itm, loss_itc=loss_itc, loss_itm=loss_itm, image_embeds=embeds
@@ -257,4 +251,4 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         return {**super().get_config(), "momentum": self.has_momentum}
 
 
-TINY = 1e-30  # lets some negative be drawn even where all similarities round to none
+TINY = 1e-30  # allows some negative even where all similarities round to 0

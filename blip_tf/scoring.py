@@ -8,7 +8,7 @@ from tensorflow import Tensor
 
 from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
 from blip_core.inference import answer_tries as core
-from blip_core.inference.answer_tries import Trie, check_answers, texts_of
+from blip_core.inference.answer_tries import Texts, Trie, texts_of
 from blip_tf.nn import wide
 from blip_tf.text import TFBlipTextLMHeadModel
 
@@ -36,41 +36,31 @@ class TrieReader:
     def first(self, texts: list[list[int]]) -> np.ndarray:
         """The log-probabilities (B, texts) of the texts' first tokens."""
         bos = self.decoder.config.bos_token_id
-        start = tf.fill((len(self.states), 1), tf.constant(bos, tf.int64))
+        start = tf.fill((self.states.shape[0], 1), tf.constant(bos, tf.int64))
         logits = self.decoder(start, encoder_hidden_states=self.states, encoder_attention_mask=self.states_mask).logits[
             :, 0
         ]  # (B, V)
         return tf.gather(tf.nn.log_softmax(wide(logits)), [text[0] for text in texts], axis=1).numpy()
 
 
+def token_lists(decoder: TFBlipTextLMHeadModel, input_ids: Tensor, attention_mask: Tensor | None) -> Texts:
+    """The tokens of texts (texts, L) that the decoder can score; raises `ValueError` for others."""
+    mask = None if attention_mask is None else np.asarray(attention_mask)
+    return texts_of(np.asarray(input_ids), mask, decoder.config)
+
+
 def score_texts(
-    decoder: TFBlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
+    decoder: TFBlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, texts: Texts
 ) -> BlipTextScoresOutput:
-    """Score texts (texts, L) for each of B encoder states."""
-    texts = texts_of(np.asarray(input_ids), _array(attention_mask), decoder.config)
-    output = core.score_texts(len(states), texts, decoder.config, TrieReader(decoder, states, states_mask))
+    """Score texts for each of B encoder states."""
+    output = core.score_texts(states.shape[0], texts, decoder.config, TrieReader(decoder, states, states_mask))
     return output.map(tf.convert_to_tensor)
 
 
 def rank_answers(
-    decoder: TFBlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
-    answer_ids: Tensor,
-    answer_attention_mask: Tensor | None,
-    k: int,
+    decoder: TFBlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, texts: Texts, k: int
 ) -> BlipRankedAnswersOutput:
-    """Order a list of answers (answers, L) for each of B encoder states."""
-    texts = texts_of(np.asarray(answer_ids), _array(answer_attention_mask), decoder.config)
-    check_answers(texts, k, decoder.config)
+    """Order a list of answers for each of B encoder states."""
     reader = TrieReader(decoder, states, states_mask)
     output = core.rank_answers(reader.first(texts), texts, k, decoder.config, reader)
     return output.map(tf.convert_to_tensor)
-
-
-def _array(mask: Tensor | None) -> np.ndarray | None:
-    return None if mask is None else np.asarray(mask)

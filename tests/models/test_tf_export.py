@@ -88,7 +88,7 @@ def test_signatures_in_a_process_without_the_package(models, exported, texts, pi
     captioner, answerer, matcher = (models[head] for head in HEADS)
     _, found = exported
     embeds = {head: models[head].vision_model(**pixels).last_hidden_state for head in HEADS}
-    states = answerer.encode_question(embeds[HEADS[1]], **texts)
+    _, states = answerer.encode_question(None, embeds[HEADS[1]], False, **texts)
     expected = {
         **{f"{head} image_features image_embeds": value for head, value in embeds.items()},
         **{f"{h} image_features pooler_output": m.vision_model(**pixels).pooler_output for h, m in models.items()},

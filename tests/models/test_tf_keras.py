@@ -279,7 +279,7 @@ def test_gradient_checkpointing(head, graph):
     assert difference(expected[0], found[0]) < 1e-6
     check_same_gradients(expected[1], found[1])
     still.gradient_checkpointing_disable()
-    assert not still.vision_model.gradient_checkpointing
+    assert not still.vision_model.encoder.gradient_checkpointing
 
 
 def test_checkpointed_dropout_has_the_gradient_of_its_loss():

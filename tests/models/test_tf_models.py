@@ -1,6 +1,7 @@
 """The TensorFlow models against the PyTorch ones, on the same folders."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -319,7 +320,7 @@ def test_outputs_go_through_graphs_and_trees(loaded):
 
 
 def bad_calls(pixels, ids, mask, embeds):
-    """Calls of a captioner, a question answerer and a retrieval model that must be refused, by name."""
+    """Calls that must be refused, by the model's name and, after a point, that of the method."""
     yield "caption", {"pixel_values": pixels[:, :2]}
     yield "caption", {"pixel_values": pixels[:, :, :16]}
     yield "caption", {"pixel_values": pixels[:, :, :4, :4], "interpolate_pos_encoding": True}
@@ -341,23 +342,75 @@ def bad_calls(pixels, ids, mask, embeds):
     yield "answer", {"pixel_values": pixels, "input_ids": ids, "labels": ids, "answer_counts": [3, 1]}
     yield "answer", {"pixel_values": pixels, "input_ids": ids, "labels": ids, "answer_weights": [1.0]}
     yield "match", {"pixel_values": pixels}
+    yield "match", {"pixel_values": pixels, "input_ids": np.repeat(ids, 2, axis=0)[:3]}
+    yield "match", {"pixel_values": pixels, "input_ids": ids + 1000, "use_itm_head": False}
+    yield "match", {"pixel_values": pixels, "input_ids": ids, "image_ids": np.arange(2)}
+    yield "nlvr", {"pixel_values": pixels, "input_ids": ids}
+    yield "nlvr", {"pixel_values": np.stack([pixels, pixels], axis=1), "input_ids": ids, "labels": ids}
+    yield "nlvr", {"pixel_values": np.stack([pixels, pixels], axis=1), "input_ids": ids + 1000}
+    yield "features", {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask[:1]}
+    yield "features", {"pixel_values": pixels[:1], "input_ids": ids, "return_loss": True}
+    yield "pretrain", {"pixel_values": pixels[:1], "input_ids": ids}
+    yield "pretrain", {"pixel_values": pixels, "input_ids": ids + 1000}
+    yield "pretrain", {"pixel_values": pixels[:, :2], "input_ids": ids}
+    yield "caption.generate", {"pixel_values": pixels, "input_ids": ids + 1000}
+    yield "caption.generate", {"pixel_values": pixels, "num_beams": 0}
+    yield "caption.generate", {"pixel_values": pixels, "num_beams": 2, "stream": print}
+    yield "caption.generate", {"pixel_values": pixels, "do_sample": True, "seed": [1, 2, 3]}
+    yield "caption.score_texts", {"pixel_values": pixels}
+    yield "caption.score_texts", {"pixel_values": pixels, "input_ids": ids + 1000}
+    yield "caption.explain", {"pixel_values": pixels, "input_ids": ids, "layer": 9}
+    yield "caption.explain", {"image_embeds": embeds, "input_ids": ids, "grid": (3, 3)}
+    yield "answer.generate", {"pixel_values": pixels}
+    yield "answer.generate", {"pixel_values": pixels, "input_ids": ids, "max_new_tokens": 99}
+    yield "answer.rank_answers", {"pixel_values": pixels, "input_ids": ids, "answer_ids": ids, "k": 0}
+    yield "answer.score_texts", {"pixel_values": pixels, "input_ids": ids, "answer_ids": ids[:, :0]}
+    yield "match.explain", {"pixel_values": pixels, "input_ids": ids, "method": "guess"}
+    yield "match.get_multimodal_features", {"pixel_values": pixels, "input_ids": np.repeat(ids, 2, axis=0)[:3]}
 
 
-def test_refuses_what_pytorch_refuses_in_the_same_words(loaded):
+def test_refuses_what_pytorch_refuses_in_the_same_words(loaded, monkeypatch):
+    """Before the vision encoder runs."""
+    runs = []
+    for encoder in (blip_pt.vision.VisionEncoder, blip_tf.vision.VisionEncoder):
+        name = "forward" if encoder is blip_pt.vision.VisionEncoder else "call"
+        run = getattr(encoder, name)
+        monkeypatch.setattr(encoder, name, lambda *given, run=run, **more: runs.append(1) or run(*given, **more))
     values = inputs("BlipForConditionalGeneration", CONFIGS_OF["wide"])
     given = values["pixel_values"], values["input_ids"], values["attention_mask"], np.zeros((2, 17, 24), np.float32)
     heads = {
         "caption": "BlipForConditionalGeneration", "answer": "BlipForQuestionAnswering",
-        "match": "BlipForImageTextRetrieval",
+        "match": "BlipForImageTextRetrieval", "nlvr": "BlipForNLVR", "features": "BlipModel",
+        "pretrain": "BlipForPreTraining",
     }  # fmt: skip
-    for head, call in bad_calls(*given):
+    for called, call in bad_calls(*given):
+        head, _, method = called.partition(".")
         pt, tf_model = loaded(heads[head], "wide")
         with pytest.raises(ValueError, match=r"\w") as expected:
-            pt(**to_pt(call))
+            getattr(pt, method or "__call__")(**to_pt(call))
         with pytest.raises(ValueError, match=r"\w") as found:
-            tf_model(**to_tf(call))
-        assert str(found.value) == str(expected.value)
+            getattr(tf_model, method or "__call__")(**to_tf(call))
+        assert not runs, (called, str(found.value))
+        assert str(found.value).replace("TFBlip", "Blip") == str(expected.value)
         assert "\n" not in str(found.value)
+
+
+def test_warns_of_captions_that_do_not_begin_as_captions_do(loaded):
+    """Their first token is left as given, in both."""
+    values = inputs("BlipForConditionalGeneration", CONFIGS_OF["wide"])
+    bos = CONFIGS_OF["wide"].text_config.bos_token_id
+    other = {**values, "input_ids": values["input_ids"].copy()}
+    values["input_ids"][:, 0], other["input_ids"][:, 0] = bos, bos - 1
+    losses = []
+    for model, convert in zip(loaded("BlipForConditionalGeneration", "wide"), (to_pt, to_tf), strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            losses.append(float(numpy(model(**convert(values)).loss)))
+            model(**{name: value for name, value in convert(other).items() if name != "labels"})
+        with pytest.warns(UserWarning, match=rf"do not begin with \[DEC\] \({bos}\)"):
+            losses.append(float(numpy(model(**convert(other)).loss)))
+    assert abs(losses[0] - losses[1]) > 1e-4
+    assert difference(np.array(losses[:2]), np.array(losses[2:])) < 1e-5
 
 
 def test_refuses_a_type_that_weights_cannot_have(tmp_path, loaded):
