@@ -99,8 +99,9 @@ OTHER_BODIES = {
     "decoding.py LayerCache.__init__": "graphs of TensorFlow are given the length",
     "momentum.py BlipMomentumModel.momentum_pairs": OWN_STATE,
     "nn.py PatchEmbedding.__init__": OWN_LAYERS,
+    "nn.py to_array": "PyTorch's arrays may lie on another device",
     "retrieval.py BlipForImageTextRetrieval.explain": "autograd keeps no tensors of inference_mode",
-    "scoring.py token_lists": "PyTorch's arrays may lie on another device",
+    "scoring.py token_lists": "the same",
     "text.py BlipTextLMHeadModel.__init__": "TensorFlow is fast only when compiled",
     "text.py TextLayer.call": BY_NAME,
     "text.py TextEncoder.call": BY_NAME,
@@ -242,7 +243,7 @@ def test_arguments_have_the_same_defaults(file):
         assert all(theirs[argument] == ours[argument] for argument in ours.keys() & theirs.keys()), name
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", sorted({*FILES} - {"backend.py"}))  # which holds what differs
 def test_bodies_without_tensor_code_are_the_same(file):
     pytorch, tensorflow = definitions("blip_pt", file), definitions("blip_tf", file)
     shared = [name for name in pytorch if name in tensorflow]
