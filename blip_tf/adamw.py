@@ -1,4 +1,4 @@
-"""AdamW for `blip_tf.trainer`, with the scaling of losses that float16 needs."""
+"""AdamW for `blip_tf.trainer`, with loss scaling for float16."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from blip_core.training.settings import Settings
 from blip_tf.distributed import assign, raw
 
 FIRST_SCALE, GROWTH = 2.0**16, 2000
-"""Of float16: what losses are multiplied by at first, and after how many good steps it doubles. As in PyTorch."""
+"""Loss scaling as in PyTorch: the first factor, and the number of finite steps after which it doubles."""
 
 
 class AdamW:
-    """AdamW as PyTorch has it: with `epsilon` beside the corrected moment, where Keras has it beside the raw one.
+    """AdamW as in PyTorch, which adds `epsilon` to the corrected second moment, where Keras adds it to the raw one.
 
-    In float16 losses are scaled, by a factor that halves where gradients are not finite, and doubles after many good
-    steps. The step that they would make is left out.
+    In float16 the loss is scaled by a factor that is halved, and the step skipped, when gradients are not finite, and
+    doubled after many finite steps.
     """
 
     def __init__(self, weights: Sequence[keras.Variable], settings: Settings):
@@ -31,15 +31,15 @@ class AdamW:
         self.scale, self.good_steps = _variable(np.float32(FIRST_SCALE)), _variable(np.int64(0))
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss whose gradients are taken."""
+        """Scale the loss, in float16."""
         return loss * raw(self.scale) if self.half else loss
 
     def unscaled(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients of the loss, of those of the scaled one."""
+        """Undo the scaling in the gradients."""
         return [gradient / raw(self.scale) for gradient in gradients] if self.half else gradients
 
     def apply(self, gradients: list[Tensor], rate: Tensor, finite: Tensor) -> None:
-        """Move the weights; where the gradients are not finite, leave them as they are."""
+        """Update the weights by one step, or leave them as they are if the gradients are not `finite`."""
         settings, steps = self.settings, raw(self.steps) + 1
         unbias1, unbias2 = (
             tf.cast(1 - tf.constant(beta, tf.float64) ** tf.cast(steps, tf.float64), tf.float32)
@@ -67,5 +67,5 @@ class AdamW:
 
 
 def _variable(value: np.ndarray | np.generic) -> keras.Variable:
-    """A variable that is not trained, and keeps its precision."""
+    """A variable that is not trained, and that no mixed-precision policy casts."""
     return keras.Variable(value, dtype=value.dtype.name, trainable=False, autocast=False)

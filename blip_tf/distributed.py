@@ -1,6 +1,6 @@
 """Several replicas that train together: each holds a part of the batch and sees all of it.
 
-Outside a `tf.distribute` strategy, or with one replica, everything here gives back what it gets.
+Outside a `tf.distribute` strategy, or with one replica, these functions return their input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def gather(x: Tensor) -> Tensor:
     """The parts (b, ...) of all replicas, one behind the other; gradients flow back to where a part came from."""
     if processes()[1] == 1:
         return x
-    own = tf.identity(x)  # what a step was given has no device, which workers look for
+    own = tf.identity(x)  # inputs of a step have no device, which workers need
     return tf.distribute.get_replica_context().all_gather(own, axis=0)
 
 
@@ -45,12 +45,12 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 
 def raw(variable: keras.Variable) -> tf.Variable:
-    """TensorFlow's own variable: under a mixed policy Keras casts what a call reads of its variables to half."""
+    """TensorFlow's own variable, which Keras does not cast to half precision under a mixed policy."""
     return variable._value
 
 
 def assign(variables: Sequence[keras.Variable], values: Sequence[Tensor]) -> None:
-    """Give variables their new values, which are the same in all replicas."""
+    """Assign new values, the same in all replicas, to variables."""
     if processes()[1] == 1:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)

@@ -1,4 +1,4 @@
-"""Models for processes that have TensorFlow or LiteRT, but not this package.
+"""Export to SavedModel and LiteRT, for processes that have TensorFlow or LiteRT but not this package.
 
 Shapes: B texts (or pairs), L tokens, V vocabulary, T image tokens, W width, N layers, H heads, D head width; R rows
 (texts under way), B' pictures, S encoder states, C capacity in tokens. Tokens and masks are int32.
@@ -71,7 +71,7 @@ def write_saved_model(model: Any, folder: Path, wanted: dict[str, Signature]) ->
 
 
 def signatures(model: Any, max_new_tokens: int) -> dict[str, Signature]:
-    """What a model can do, by name: functions of named tensors, and what these are."""
+    """The signatures that a model's parts allow: by name, a function of named tensors and their shapes and types."""
     found: dict[str, Signature] = {}
     texts = {"input_ids": whole(None, None), "attention_mask": whole(None, None)}
     vision = getattr(model, "vision_model", model if hasattr(model, "post_layernorm") else None)
@@ -102,12 +102,12 @@ def signatures(model: Any, max_new_tokens: int) -> dict[str, Signature]:
 
 
 def whole(*shape: int | None) -> tf.TensorSpec:
-    """A tensor of whole numbers."""
+    """The shape of an int32 tensor."""
     return tf.TensorSpec(shape, tf.int32)
 
 
 def image_features(model: Any, vision: Any) -> Callable[..., Tensors]:
-    """Pictures -> embeddings (B, T, W) and, where the model has them, features to compare."""
+    """Pictures -> embeddings (B, T, W) and, where the model has a projection, its features."""
 
     def run(pixel_values: Tensor) -> Tensors:
         output = vision(pixel_values)
@@ -122,7 +122,7 @@ def image_features(model: Any, vision: Any) -> Callable[..., Tensors]:
 
 
 def caption(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
-    """Pictures and tokenized prompts (`[CLS] [SEP]` for none) -> captions, as `generate` begins and ends them."""
+    """Pictures and tokenized prompts (`[CLS] [SEP]` for none) -> captions, as `generate` gives them."""
 
     def run(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
         embeds = model.encode_image(pixel_values, None, False).last_hidden_state
@@ -133,7 +133,7 @@ def caption(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
 
 
 def question_states(model: Any) -> Callable[..., Tensors]:
-    """Image embeddings and questions -> states (B, L, W) for the answer decoder to read."""
+    """Image embeddings and questions -> states (B, L, W), which the answer decoder reads."""
 
     def run(image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
         return {"encoder_states": model.encode_question(None, image_embeds, False, input_ids, attention_mask)[1]}
@@ -167,9 +167,9 @@ def prompts(ids: Tensor, mask: Tensor, config: BlipTextConfig) -> tuple[Tensor, 
 def greedy(
     decoder: Any, states: Tensor, states_mask: Tensor | None, ids: Tensor, mask: Tensor, max_new_tokens: int
 ) -> Tensor:
-    """Continue prompts (B, L), padded on the right, by the best token each time, to `[SEP]` or `max_new_tokens`.
+    """Greedy search: append the most likely token to prompts (B, L), padded on the right, up to `[SEP]`.
 
-    Returns each row's prompt and new tokens, padded on the right to the longest.
+    At most `max_new_tokens` are appended. Returns each row's prompt and new tokens, padded on the right.
     """
     config, graphs = decoder.config, decoder.decoding_graphs
     rows, length = sizes(ids)
@@ -205,7 +205,7 @@ def greedy(
 
 
 def decoding(decoder: Any) -> dict[str, Signature]:
-    """The single step of decoding, so that any search can run outside; layers are stacked in the first axis."""
+    """Signatures of a single decoding step, for searches outside the graph; layers are stacked along the first axis."""
     graphs, config, kind = decoder.decoding_graphs, decoder.config, decoder.compute_dtype
     states = tf.TensorSpec((None, None, config.encoder_hidden_size), kind)
     keys = tf.TensorSpec((config.num_hidden_layers, None, graphs.heads, None, graphs.head_width), kind)

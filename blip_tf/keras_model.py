@@ -1,4 +1,4 @@
-"""What only Keras asks of a model: `compile` and `fit` with the model's own loss, `.keras` files, `export`."""
+"""The parts of a model that only Keras has: `compile` and `fit` with the model's own loss, `.keras` files, `export`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from blip_tf.export import export_litert, export_saved_model
 
 
 class KerasModel(keras.Model):
-    """A model whose `call` takes what the processor gives, by name, and returns an output with a `loss`.
+    """A model whose `call` takes named inputs from the processor and returns an output with a `loss`.
 
-    `fit` and `evaluate` take batches that are such dictionaries, `labels` (or whatever the loss needs) included, or
-    pairs of a dictionary and its labels.
+    Batches of `fit` and `evaluate` are dictionaries of the model's inputs, including `labels` or what else its loss
+    needs, or pairs of such a dictionary and its labels.
     """
 
     def compile(self, optimizer: Any = "adam", **options: Any) -> None:
-        """Prepare `fit`; options as in `keras.Model.compile`. The loss is the model's own.
+        """Prepare the model for `fit` with its own loss.
 
-        Raises `ValueError` for a loss or metrics, which would not be computed.
+        Args:
+            optimizer: A Keras optimizer or its name.
+            **options: Further options of `keras.Model.compile`, such as `jit_compile` or `run_eagerly`.
+
+        Raises:
+            ValueError: If a loss or metrics are given, which would not be computed.
         """
         if given := [name for name in ("loss", "loss_weights", "metrics", "weighted_metrics") if options.get(name)]:
             raise ValueError(f"The model computes its own loss; leave out {', '.join(given)}.")
@@ -34,7 +39,7 @@ class KerasModel(keras.Model):
         self.optimizer.build(self.trainable_variables)  # now, or the training step would be traced twice
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Prepare the `fit` of a model from a `.keras` file, which holds what `compile` was given."""
+        """Compile a model from a `.keras` file with the arguments that the file holds."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
@@ -65,7 +70,7 @@ class KerasModel(keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the model, without its weights."""
+        """Return the values that `from_config` rebuilds the model from, without its weights."""
         return {
             "config": self.config.to_dict(),
             "generation_config": self.generation_config.to_dict(),
@@ -74,7 +79,7 @@ class KerasModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """Rebuild a model of `get_config`, with weights of zero."""
+        """Rebuild a model from the values of `get_config`, with all weights zero."""
         values = dict(config)
         kind = CONFIGS.get(model_name(cls), BlipConfig)
         generation = GenerationConfig.from_dict(values.pop("generation_config"))
@@ -86,25 +91,37 @@ class KerasModel(keras.Model):
     def export(self, folder: str | Path, max_new_tokens: int = 20) -> None:
         """Write a TensorFlow SavedModel, which runs where this package is not installed.
 
-        Its signatures, by what the model can do: `image_features`, `text_features`, `text_states`, `itm_scores`,
-        `itc_scores`; `caption`, `answer` (greedy search of up to `max_new_tokens`, the whole loop in the graph);
-        `question_states`, `begin`, `step` (for other searches). See docs/tensorflow.md for their tensors.
-        Raises `ValueError` for a number below 1, and `OSError` where the folder holds something already.
+        It has the signatures that the model's parts allow: `image_features`, `text_features`, `text_states`,
+        `itm_scores`, `itc_scores`; `caption` and `answer`, greedy search with the whole loop in the graph;
+        `question_states`, `begin` and `step` for other searches. `docs/tensorflow.md` describes their tensors.
+
+        Args:
+            folder: Where to write; must be new or empty.
+            max_new_tokens: The most tokens, at least 1, that `caption` and `answer` generate.
+
+        Raises:
+            ValueError: If `max_new_tokens` is below 1.
+            OSError: If the folder holds files already or cannot be written.
         """
         export_saved_model(self, folder, max_new_tokens)
 
     def export_litert(self, path: str | Path, quantize: bool = False) -> None:
-        """Write the encoders to a LiteRT file (`.tflite`), with their signatures of the SavedModel.
+        """Write the encoders to a LiteRT file (`.tflite`), as far as the model has them.
 
-        They are `image_features`, `text_features`, `text_states`, as far as the model has them. `quantize` stores
-        the weights of matrix products as int8. Raises `ValueError` for a text decoder, which has no encoder, and for
-        a model that does not compute in float32.
+        Its signatures are `image_features`, `text_features` and `text_states` of the SavedModel (see `export`).
+
+        Args:
+            path: The file to write.
+            quantize: Store the weights of matrix products as int8.
+
+        Raises:
+            ValueError: If the model has no encoder (a text decoder), or does not compute in float32.
         """
         export_litert(self, path, quantize)
 
 
 def model_inputs(data: Any) -> dict[str, Tensor]:
-    """A batch of `fit` as keyword arguments of a model. Raises `ValueError` for one that cannot be taken."""
+    """Turn a batch of `fit` into keyword arguments of a model; raises `ValueError` for other batches."""
     inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(inputs, dict) or weights is not None:
         raise ValueError("A batch must be a dictionary of the model's inputs, or one and its labels.")
