@@ -37,10 +37,11 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Compare; returns 1 where something differs."""
     engine = args.engine or "pt"
-    for name in (engine,) if args.other else ("pt", "tf"):
+    engines = (engine,) if args.other else ("pt", "tf")
+    for name in engines:
         import_quietly(get_engine(name))
     options = {name: getattr(args, name) for name in ("dtype", "other", "config", "head")}
-    report = check_parity(args.checkpoint, args.images or None, args.text, framework=engine, **options)
+    report = check_parity(args.checkpoint, args.images or None, args.text, engines=engines, **options)
     if args.html:
         with atomic_path(args.html) as temporary:
             temporary.write_text(page(report), encoding="utf-8")

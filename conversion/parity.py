@@ -1,4 +1,4 @@
-"""Proof that a checkpoint computes the same in both frameworks, or that two checkpoints compute the same in one."""
+"""Comparing what a checkpoint computes in two engines, or what two checkpoints compute in one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ from blip_core.checkpoints.loading import find_head
 from blip_core.parameters.matching import compare
 from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig
 from conversion.parity_inputs import inputs_for, training_inputs
-from conversion.parity_models import Arrays, ParityModel, load
+from conversion.parity_models import KINDS, Arrays, ParityModel, load
 from conversion.parity_stages import forward_stages, generation_stages, objective
 from conversion.verification import check_tied
 
 TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
-"""Greatest difference relative to the greatest number of a tensor, by type; half precision as it was measured."""
+"""Greatest difference relative to the greatest value of a tensor, by type; for half precision as measured."""
 
 GRADIENT_TOLERANCE = 1e-4
 
 MOST = 0.25
-"""What is never exceeded for the sake of rounding in half precision."""
+"""The most that rounding in half precision can raise a tolerance to."""
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One stage: the greatest absolute and relative difference, how much is allowed, and what is to be said of it.
+    """The comparison of one stage.
 
-    `kind` is "settings", "weights", "values", "gradients" or "tokens".
+    Attributes:
+        stage: What was compared, such as "vision block 3" or the name of a weight.
+        kind: "settings", "weights", "values", "gradients" or "tokens".
+        absolute: The greatest absolute difference.
+        relative: That over the greatest absolute value; for gradients over that of all gradients.
+        tolerance: The greatest relative difference that passes.
+        note: What else is to be said of it.
     """
 
     stage: str
@@ -43,13 +49,21 @@ class ParityRow:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is allowed; one that is no number never is."""
+        """Whether the difference is within the tolerance; NaN never is."""
         return self.relative <= self.tolerance
 
 
 @dataclass
 class ParityReport:
-    """What `check_parity` found: a row for every stage, in the order of the computation."""
+    """What `check_parity` found.
+
+    Attributes:
+        one: The first side: an engine, or a checkpoint.
+        other: The second side.
+        head: The class of the model.
+        dtype: The type of the weights.
+        rows: A row for every stage, in the order of the computation.
+    """
 
     one: str
     other: str
@@ -59,7 +73,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """The verdict."""
+        """Whether all stages agree."""
         return all(row.passed for row in self.rows)
 
     @property
@@ -68,7 +82,7 @@ class ParityReport:
         return next((row for row in self.rows if not row.passed), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as a JSON-ready dictionary; a difference that is no number is null."""
+        """Return everything as a JSON-ready dictionary; differences that are not finite are null."""
         rows = [{**asdict(row), "passed": row.passed} for row in self.rows]
         for row in rows:
             row |= {name: row[name] if np.isfinite(row[name]) else None for name in ("absolute", "relative")}
@@ -84,28 +98,48 @@ def check_parity(
     dtype: str = "float32",
     *,
     other: str | Path | None = None,
-    framework: str = "pt",
+    engines: Sequence[str] = ("pt", "tf"),
     config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
     head: str | None = None,
 ) -> ParityReport:
-    """Run a checkpoint in PyTorch and in TensorFlow and compare every stage; or with `other`, two in one `framework`.
+    """Run a checkpoint in two engines, or two checkpoints in one, and compare every stage.
 
-    `images` (paths, arrays or PIL pictures) and `texts` are what is run; as many of each, or one text for all. Without
-    them two drawn pictures and two short texts are. What takes two pictures, or learns from the difference of pairs,
-    gets a drawn one beside a single one. Where the checkpoint's vocabulary has no tokenizer, token ids stand in for the
-    texts. `dtype` is float32, float16 or bfloat16; gradients, an optimizer step and generated tokens are
-    compared in float32. `config` and `head` are those of `convert`. Raises what loading the checkpoint raises, and
-    `ValueError` for options that make no sense.
+    The stages are the settings, the weights, each layer's output, the outputs and losses, and in float32 the
+    gradients, generated tokens, and the weights after a step of gradient descent.
+
+    Args:
+        checkpoint: A folder, a weight file or a Hub repository, in any format.
+        images: Paths, arrays (height, width, channels) or PIL pictures; two drawings without them. What takes two
+            pictures, or learns from the difference of pairs, gets a drawing beside a single one.
+        texts: As many, or one for all pictures. Token ids stand in for texts if the model's vocabulary has no
+            tokenizer.
+        dtype: The type of the weights, "float32", "float16" or "bfloat16".
+        other: Another checkpoint, which is compared with the first one in `engines[0]`.
+        engines: The two engines to compare.
+        config: As in `convert`.
+        head: As in `convert`.
+
+    Returns:
+        The report; `passed` is the verdict.
+
+    Raises:
+        OSError: A checkpoint or a picture was not found.
+        ValueError: A checkpoint is damaged or holds no BLIP, or an option makes no sense.
+
+    Example:
+        >>> check_parity("captioner", ["photo.jpg"], ["a picture of a dog"]).passed               # doctest: +SKIP
+        True
     """
-    if dtype not in TOLERANCES or framework not in ("pt", "tf"):
+    if dtype not in TOLERANCES or set(engines) - KINDS.keys() or len(engines) < 2 - (other is not None):
         raise ValueError(
-            f"dtype must be one of {', '.join(TOLERANCES)} and framework pt or tf, got {dtype}, {framework}."
+            f"dtype must be one of {', '.join(TOLERANCES)} and engines two of {', '.join(KINDS)} (one with other=); "
+            f"got {dtype}, {', '.join(engines)}."
         )
     source = open_checkpoint(checkpoint)
     head = head or find_head(source)
     if head not in MODELS:
         raise ValueError(f"{checkpoint} holds no BLIP that is known; name its class with head=.")
-    kinds = [(checkpoint, "pt"), (checkpoint, "tf")] if other is None else [(checkpoint, framework), (other, framework)]
+    kinds = [(checkpoint, engines[0]), (checkpoint, engines[1]) if other is None else (other, engines[0])]
     one, two = (load(kind, head, path, dtype, config=config) for path, kind in kinds)
     names = [model.name if other is None else str(path) for model, (path, _) in zip((one, two), kinds, strict=True)]
     report = ParityReport(names[0], names[1], head, dtype)
@@ -141,7 +175,7 @@ def _row(stage: str, kind: str, one: np.ndarray, other: np.ndarray, tolerance: f
 
 
 def _state_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
-    """A row where only one has the state of training, which is then left out of all else."""
+    """Yield a row if only one has a training state, which is then left out of everything else."""
     if one.has_state != two.has_state:
         yield ParityRow(
             "training state", "settings", np.inf, np.inf, 0.0, f"only in the {('second', 'first')[one.has_state]}"
@@ -153,7 +187,7 @@ def _state_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
 def _value_rows(
     one: ParityModel, two: ParityModel, first: Arrays, second: Arrays, exact: ParityModel | None, tolerance: float
 ) -> Iterator[ParityRow]:
-    """Every stage. Where `exact`, the first model in float32, shows that rounding is larger, twice that is allowed."""
+    """Yield every stage. If `exact`, the first model in float32, shows larger rounding, twice that is allowed."""
     true = dict(forward_stages(exact, first)) if exact else {}
     for (name, a), (_, b) in zip(forward_stages(one, first), forward_stages(two, second), strict=True):
         rounding = _row(name, "values", true[name], a, tolerance).relative if exact else 0.0
@@ -177,7 +211,7 @@ def _tied_rows(checkpoint: Checkpoint, head: str, config: AnyConfig) -> Iterator
 
 
 def _weight_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
-    """A row for each weight that differs, with what it looks like, and one for all where none does."""
+    """Yield a row for each weight that differs, with a guess at the reason, or one for all if none does."""
     rows = one.model.table()
     wrong = [row for row in rows if not np.array_equal(one.parameter(row), two.parameter(row))]
     for row in wrong:
@@ -192,7 +226,7 @@ def _weight_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
 
 
 def _gradient_rows(one: Arrays, other: Arrays) -> Iterator[ParityRow]:
-    """By parameter; relative to the largest gradient of all, as some are nothing but rounding."""
+    """Yield a row for each parameter, relative to the largest gradient of all, as some are nothing but rounding."""
     largest = max((float(np.abs(gradient).max()) for gradient in one.values()), default=1.0)
     for name in sorted(one.keys() | other.keys()):
         if name not in one or name not in other:
@@ -204,7 +238,7 @@ def _gradient_rows(one: Arrays, other: Arrays) -> Iterator[ParityRow]:
 
 
 def _step_rows(one: ParityModel, two: ParityModel, tolerance: float) -> Iterator[ParityRow]:
-    """One for the weights and one for the state of training, where there is any."""
+    """Yield a row for the weights and one for the training state, if there is any."""
     state = {part for parts in TRAINING_STATE.values() for part in parts}
     for label, wanted in (("weights", False), ("training state", True)):
         table = [row for row in one.model.table() if (row.part in state) == wanted]

@@ -114,7 +114,7 @@ def test_a_layer_norm_eps_is_named(model, damaged):
     config = read_json(folder / "config.json")
     config["vision_config"]["layer_norm_eps"] = 1e-2
     write_json(folder / "config.json", config)
-    report = check_parity(model, other=folder, framework="tf")
+    report = check_parity(model, other=folder, engines=("tf",))
     assert report.first_failure.stage == "vision_config.layer_norm_eps"
     assert report.first_failure.note == "1e-05 and 0.01"
     first = next(row for row in report.rows if row.kind == "values" and not row.passed)
