@@ -62,7 +62,7 @@ class TFBlipPreTrainedModel(KerasModel):
         return reduce(lambda at, step: at[int(step)] if isinstance(at, list) else getattr(at, step), steps, self)
 
     def initialize(self) -> None:
-        """Draw all weights anew, reproducibly after `tf.random.set_seed`."""
+        """Initialise all weights at random; reproducible by `tf.random.set_seed`."""
         noise = np.random.default_rng(random_seed())
         for parameter in self.table():
             value = initial_value(parameter, self.config, noise)
@@ -80,13 +80,26 @@ class TFBlipPreTrainedModel(KerasModel):
     ) -> Self:
         """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
 
-        Without a name it is the small model in the package, which knows drawings of emoji (docs/shipped.md).
-        `config` replaces or overrides the checkpoint's `config.json` (a whole configuration, a file, or a dictionary
-        of settings); `image_size` in pixels resizes the position embeddings; `dtype` is that of the weights ("auto"
-        keeps the stored one), or a Keras policy such as "mixed_float16" (the global policy, float32, unless given);
-        `device` is one of TensorFlow's, such as "GPU:0"; `revision` is a branch, tag or commit of the Hub.
-        Raises `OSError` where nothing is found, and `ValueError` naming every tensor that is missing, unexpected or
-        of another shape, or saying what is wrong with a file. Warns of parts that the checkpoint lacks.
+        Args:
+            name_or_path: Where to load from. Without it, the small model in the package, which knows drawings of emoji
+                (docs/shipped.md).
+            config: Replaces or overrides the checkpoint's `config.json`: a whole configuration, a file, or a dictionary
+                of settings.
+            image_size: In pixels; resizes the position embeddings.
+            dtype: That of the weights, "auto" for the stored one, or a Keras policy such as "mixed_float16"; the global
+                policy (float32) unless given.
+            device: One of TensorFlow's, such as "GPU:0".
+            revision: A branch, tag or commit of the Hub.
+
+        Returns:
+            The model. Parts that the checkpoint lacks are initialised at random; one warning lists them.
+
+        Raises:
+            OSError: If nothing is found.
+            ValueError: If a file is damaged, or tensors are missing, unexpected or of another shape; all are named.
+
+        Example:
+            model = TFBlipForConditionalGeneration.from_pretrained()
         """
         source = Pretrained(
             model_name(cls),
@@ -108,10 +121,16 @@ class TFBlipPreTrainedModel(KerasModel):
         return model
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
-        """Write `config.json`, `model.safetensors` (or shards and index) and `generation_config.json` into a folder.
+        """Write `config.json`, `model.safetensors` and `generation_config.json` in Hugging Face's layout.
 
-        The layout is Hugging Face's. An interrupted save leaves the earlier files whole. Raises `OSError` where the
-        folder cannot be written.
+        An interrupted save leaves the earlier files whole.
+
+        Args:
+            folder: Where to write; made where it is missing.
+            max_shard_size: Larger weights are split into shards with an index: bytes, or a text such as "5GB".
+
+        Raises:
+            OSError: If the folder cannot be written.
         """
         write_pretrained(
             folder,
@@ -124,7 +143,7 @@ class TFBlipPreTrainedModel(KerasModel):
         )
 
     def gradient_checkpointing_enable(self, enable: bool = True) -> None:
-        """Compute each block's activations again in the backward pass, not keep them: less memory, more time."""
+        """Recompute each layer's activations in the backward pass, not keep them: less memory, more time."""
         for module in self._flatten_layers():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = enable
