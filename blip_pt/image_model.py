@@ -83,4 +83,4 @@ def begin_with(token: int | None, input_ids: Tensor) -> Tensor:
     """Replace the first token of texts (B, L), unless `token` is None."""
     if token is None:
         return input_ids
-    return torch.cat([torch.full_like(input_ids[:, :1], token), input_ids[:, 1:]], dim=1)
+    return input_ids.masked_fill(torch.arange(input_ids.shape[1], device=input_ids.device) == 0, token)

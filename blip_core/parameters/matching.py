@@ -115,7 +115,8 @@ def find_model(names: Mapping[str, object]) -> str | None:
     patterns = [_pattern(name) for name in names]
     best, most = None, 0
     for model, parts in MODELS.items():
-        places = [_place(part, set(patterns)) for part in parts if part.label != "pooler"]
+        needed = [part for part in parts if part.label != "pooler" and not part.rows[0].start]
+        places = [_place(part, set(patterns)) for part in needed]
         explained = {name for part, prefix in places for name in _patterns(part, prefix)}
         count = sum(pattern in explained for pattern in patterns)
         if count > most and all(_patterns(part, prefix) & set(patterns) for part, prefix in places):
