@@ -83,12 +83,30 @@ class BlipForQuestionAnswering(BlipImageModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipForQuestionAnsweringOutput:
-        """Predict answers (A, length) to questions (B, L); `labels` are the answers with -100 on the padding.
+        """Predict answers to questions.
 
-        Without `decoder_input_ids` they are the labels with `[DEC]` in the first place. A question may have several
-        answers, `answer_counts[i]` of them next to each other, each with a weight (equal ones, of sum 1 for each
-        question, unless given); the loss is then the sum over all answers of weight x summed token loss, divided by
-        the number of questions (the original's), and otherwise the mean over tokens.
+        A question may have several answers next to each other, each with a weight. The loss is then the sum over all
+        answers of weight x summed token loss, divided by the number of questions (the original's), and otherwise the
+        mean over tokens.
+
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Questions (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            labels: Answers (A, length) with -100 on the padding.
+            decoder_input_ids: What the decoder reads (A, length): the labels with `[DEC]` first unless given.
+            decoder_attention_mask: (A, length), 1 for tokens and 0 for padding.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+            answer_counts: How many answers each question has (B,); one unless given.
+            answer_weights: The weight of each answer (A,); equal ones of sum 1 for each question unless given.
+            output_hidden_states, output_attentions: Return these of all layers as well.
+
+        Returns:
+            `logits` (A, length, V), `question_embeds` (B, L, W) and, with labels, `loss`.
+
+        Raises:
+            ValueError: If arguments do not fit the model or each other; before anything is computed.
         """
         input_ids = given_texts(input_ids, "question")
         if decoder_input_ids is None:
@@ -149,7 +167,7 @@ class BlipForQuestionAnswering(BlipImageModel):
         stream: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Tensor | GenerationOutput:
-        """Answer questions (B, L) about pictures; the rest as `BlipForConditionalGeneration.generate`."""
+        """Answer questions (B, L); further arguments as of `BlipForConditionalGeneration.generate`."""
         with evaluating(self):
             input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
             prompts = prepare(self.text_decoder, input_ids.shape[0], None, None, config, options, seed, stream)
@@ -168,9 +186,14 @@ class BlipForQuestionAnswering(BlipImageModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> BlipTextScoresOutput:
-        """Say how likely each of many answers (answers, length) is to each question (B, L).
+        """Say how likely each of many answers is to each question.
 
-        Answers are as the processor makes texts; the rest as `BlipForConditionalGeneration.score_texts`.
+        Args:
+            input_ids, attention_mask: Questions (B, L) and their mask.
+            answer_ids, answer_attention_mask: Answers (answers, length), `[CLS] ... [SEP]` and padding, and their mask.
+
+        Returns:
+            Log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
         """
         input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
         with evaluating(self):
@@ -190,11 +213,18 @@ class BlipForQuestionAnswering(BlipImageModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> BlipRankedAnswersOutput:
-        """Choose from a list of answers (answers, length), the same for all questions (B, L).
+        """Choose from a list of answers, the same for all questions. Source: the original's `rank_answer`.
 
-        The `k` answers whose first token is the most likely are ordered by the loss of each; with `k` of the list's
-        length or more, all are. Answers are as the processor makes texts, `[CLS] ... [SEP]` and padding.
-        Raises `ValueError` for a list with empty or equal answers. Source: the original's `rank_answer`.
+        Args:
+            input_ids, attention_mask: Questions (B, L) and their mask.
+            answer_ids, answer_attention_mask: Answers (answers, length), `[CLS] ... [SEP]` and padding, and their mask.
+            k: How many answers, those whose first token is the most likely, are ordered by their loss.
+
+        Returns:
+            The k best answers of each question, see `BlipRankedAnswersOutput`.
+
+        Raises:
+            ValueError: If answers are empty or equal.
         """
         input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
         check_answers(answers, k, self.text_decoder.config)

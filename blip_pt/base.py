@@ -28,9 +28,9 @@ from blip_pt.nn import Linear, QuantizedLinear
 
 
 class BlipPreTrainedModel(nn.Module):
-    """A `torch.nn.Module` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
+    """A `torch.nn.Module` with a configuration that is loaded and saved.
 
-    A model made from a configuration alone has random weights, drawn after torch's global seed, and is in training
+    A model made from a configuration alone has random weights, which follow torch's global seed, and is in training
     mode; one from `from_pretrained` is in evaluation mode.
     """
 
@@ -52,37 +52,43 @@ class BlipPreTrainedModel(nn.Module):
         return next(self.parameters()).dtype
 
     def table(self) -> list[Parameter]:
-        """This model's rows of the weight table, without those of a pooler that it was made without."""
+        """Return this model's rows of the weight table, but those of a pooler that it does not have."""
         rows = parameters(model_name(type(self)), self.config)
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
-        """The number of weights; tied ones count once, queues of features not at all."""
+        """Count the weights; tied ones once, queues of features not at all."""
         return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_tensor(self, name: str) -> Tensor:
-        """The weight, or the queue of training features, with a name of the table."""
+        """Return the weight, or the buffer of the training state, with a name of the table."""
         module, _, name = name.rpartition(".")
         return getattr(self.get_submodule(module), name)
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw all weights anew, reproducibly after `torch.manual_seed`."""
+        """Initialise all weights at random; reproducible by `torch.manual_seed`."""
         noise = np.random.default_rng(int(torch.randint(2**62, ())))
         for parameter in self.table():
             value = initial_value(parameter, self.config, noise)
             self.get_parameter(parameter.name).copy_(torch.from_numpy(value))
 
     def tie_weights(self) -> None:
-        """Let the modules that share weights do so, after weights were replaced."""
+        """Make modules that share weights do so again, after weights were replaced."""
         for module in self.modules():
             if module is not self and isinstance(module, BlipPreTrainedModel):
                 module.tie_weights()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights by their published names, as `torch.nn.Module.load_state_dict`.
+        """Load weights by their published names.
 
-        Of tied weights either or both may be there, and buffers of position ids are passed over.
+        Args:
+            state_dict: Tensors by name. Of tied ones either or both may be there; buffers of position ids are ignored.
+            strict: Raise `RuntimeError` for missing and unexpected names.
+            assign: Take the tensors themselves instead of copying their values.
+
+        Returns:
+            The missing and unexpected names, as `torch.nn.Module.load_state_dict`.
         """
         given = {name: tensor for name, tensor in state_dict.items() if not name.endswith(BUFFERS)}
         for parameter in self.table():
@@ -106,13 +112,26 @@ class BlipPreTrainedModel(nn.Module):
     ) -> Self:
         """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
 
-        Without a name it is the small model in the package, which knows drawings of emoji (docs/shipped.md).
-        `config` replaces or overrides the checkpoint's `config.json` (a whole configuration, a file, or a dictionary
-        of settings); `image_size` in pixels resizes the position embeddings; `dtype` is that of the weights (float32
-        unless given; "auto" keeps the stored one); `revision` is a branch, tag or commit of the Hub.
-        On the CPU, weights of the stored type stay in the mapped file until they are used.
-        Raises `OSError` where nothing is found, and `ValueError` naming every tensor that is missing, unexpected or
-        of another shape, or saying what is wrong with a file. Warns of parts that the checkpoint lacks.
+        Args:
+            name_or_path: Where to load from. Without it, the small model in the package, which knows drawings of emoji
+                (docs/shipped.md).
+            config: Replaces or overrides the checkpoint's `config.json`: a whole configuration, a file, or a dictionary
+                of settings.
+            image_size: In pixels; resizes the position embeddings.
+            dtype: That of the weights, float32 unless given; "auto" for the stored one. On the CPU, weights of the
+                stored type stay in the mapped file until they are used.
+            device: One of PyTorch's, such as "cuda:0".
+            revision: A branch, tag or commit of the Hub.
+
+        Returns:
+            The model. Parts that the checkpoint lacks are initialised at random; one warning lists them.
+
+        Raises:
+            OSError: If nothing is found.
+            ValueError: If a file is damaged, or tensors are missing, unexpected or of another shape; all are named.
+
+        Example:
+            model = BlipForConditionalGeneration.from_pretrained()
         """
         source = Pretrained(
             model_name(cls),
@@ -140,10 +159,16 @@ class BlipPreTrainedModel(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
-        """Write `config.json`, `model.safetensors` (or shards and index) and `generation_config.json` into a folder.
+        """Write `config.json`, `model.safetensors` and `generation_config.json` in Hugging Face's layout.
 
-        The layout is Hugging Face's. An interrupted save leaves the earlier files whole. Raises `OSError` where the
-        folder cannot be written.
+        An interrupted save leaves the earlier files whole.
+
+        Args:
+            folder: Where to write; made where it is missing.
+            max_shard_size: Larger weights are split into shards with an index: bytes, or a text such as "5GB".
+
+        Raises:
+            OSError: If the folder cannot be written.
         """
         write_pretrained(
             folder,
@@ -156,11 +181,14 @@ class BlipPreTrainedModel(nn.Module):
         )
 
     def quantize(self) -> Self:
-        """Keep the weights of all blocks as int8, and multiply in int8 on a CPU: a quarter of the memory, less time.
+        """Keep the weights of all layers as int8, and multiply in int8 on a CPU: a quarter of the memory, less time.
 
-        Each output of a layer has its scale, and so has each row of what the layer is given, found as it comes.
-        Embeddings, LayerNorms, the projection to the vocabulary and the heads stay as they are. It cannot be undone or
-        trained; `save_pretrained` writes the rounded weights. What it costs in accuracy is in `docs/benchmarks.md`.
+        Each output of a layer has a scale, and so has each row of its input, computed as it comes. Embeddings,
+        LayerNorms, the projection to the vocabulary and the heads stay as they are. It cannot be undone, and the model
+        cannot be trained any more; `save_pretrained` writes the rounded weights. `docs/benchmarks.md` has the accuracy.
+
+        Returns:
+            The model itself, in evaluation mode.
         """
         for name, module in list(self.named_modules()):
             if re.search(r"\bencoder\.layers?\.", name):
@@ -170,7 +198,7 @@ class BlipPreTrainedModel(nn.Module):
         return self.requires_grad_(False).eval()
 
     def gradient_checkpointing_enable(self, enable: bool = True) -> None:
-        """Compute each block's activations again in the backward pass, not keep them: less memory, more time."""
+        """Recompute each layer's activations in the backward pass, not keep them: less memory, more time."""
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = enable
@@ -234,7 +262,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def register_output(kind: type[ModelOutput]) -> None:
-    """Let PyTorch look into an output's fields, as torch.export and data parallelism need it to."""
+    """Register an output's fields as a tree of tensors, which torch.export and data parallelism need."""
     pytree.register_pytree_node(
         kind,
         lambda output: (list(output.values()), output.keys()),

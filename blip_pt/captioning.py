@@ -63,12 +63,26 @@ class BlipForConditionalGeneration(BlipImageModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipForConditionalGenerationOutput:
-        """Predict each next token of captions (B, L); without any, that of `[DEC]` (`bos_token_id`) alone.
+        """Predict each next token of captions; without any, the one after `[DEC]` (`bos_token_id`).
 
         Captions should begin with `[DEC]`, as the processor makes them with `return_labels=True`, and as `generate`,
-        `score_texts` and `explain` read them. Their first token is left as given, as in transformers; with `labels`,
-        one warning says that it is another. `labels` (B, L) are the captions with -100 on the prompt and the padding;
-        the loss is the mean over the remaining tokens.
+        `score_texts` and `explain` read them. Their first token is left as given, as in transformers; with `labels`, a
+        warning says if it is another.
+
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Captions (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            labels: The captions (B, L) with -100 on the prompt and the padding.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+            output_hidden_states, output_attentions: Return these of all layers as well.
+
+        Returns:
+            `logits` (B, L, V) and, with labels, `loss`, the mean over the remaining tokens.
+
+        Raises:
+            ValueError: If arguments do not fit the model or each other; before anything is computed.
         """
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
@@ -106,15 +120,24 @@ class BlipForConditionalGeneration(BlipImageModel):
         stream: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Tensor | GenerationOutput:
-        """Caption pictures, going on from tokenized prompts where given: `[CLS] a picture of [SEP]` and padding.
+        """Caption pictures.
 
-        Without them a caption begins with the prompt that the model was trained with, as far as its
-        `generation_config` tells it (`prompt_ids`).
+        Each picture's caption is the same alone and in any batch.
 
-        `options` are fields of `GenerationConfig` (`num_beams=3`, `max_new_tokens=20`, `do_sample=True` ...) over
-        those of `generation_config` or of the model's own. `seed` fixes the samples, `stream(item, token)` sees
-        each new token at once. Each picture's caption is the same alone and in any batch.
-        Returns int64 tokens (B, length), or a `GenerationOutput` with `return_dict_in_generate=True`.
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Prompts (B, L) to continue, `[CLS] a picture of [SEP]` and padding. Without them captions begin
+                with the prompt that the model was trained with, if `generation_config.prompt_ids` has it.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+            generation_config: Options in place of the model's own `generation_config`.
+            seed: Fixes the samples; one for all pictures or one of each.
+            stream: Called with (item, token) for each new token at once.
+            **options: Fields of `GenerationConfig` over the others: `num_beams=3`, `do_sample=True`, ...
+
+        Returns:
+            int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
         """
         with evaluating(self):
             pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
@@ -131,11 +154,20 @@ class BlipForConditionalGeneration(BlipImageModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> BlipTextScoresOutput:
-        """Say how likely each of many texts (texts, L) is as the caption of each of B pictures.
+        """Say how likely each of many texts is as the caption of each picture.
 
-        Texts are as the processor makes them, `[CLS] ... [SEP]` and padding; the first token becomes `[DEC]`. Common
-        beginnings are read once. Returns log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
-        Raises `ValueError` for a text without tokens.
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Texts (texts, L), `[CLS] ... [SEP]` and padding; the first token becomes `[DEC]`.
+            attention_mask: (texts, L), 1 for tokens and 0 for padding.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+
+        Returns:
+            Log-probabilities of each token and in sum, see `BlipTextScoresOutput`. Common beginnings are read once.
+
+        Raises:
+            ValueError: If a text has no tokens.
         """
         texts = token_lists(self.text_decoder, given_texts(input_ids), attention_mask)
         with evaluating(self):
@@ -153,11 +185,16 @@ class BlipForConditionalGeneration(BlipImageModel):
         image_embeds: Tensor | None = None,
         grid: Sequence[int] | None = None,
     ) -> Tensor:
-        """Map where in its picture the model looks as it predicts each token of a caption (B, L).
+        """Map where in its picture the model looks as it predicts each token of a caption.
 
-        Captions are as the processor makes them or as `generate` returns them; the first token becomes `[DEC]`, which
-        is not predicted, and has a map of 0 like padding. Grad-CAM is that of the caption's log-probability; the rest
-        as `BlipForImageTextRetrieval.explain`.
+        Grad-CAM is that of the caption's log-probability; the rest as `BlipForImageTextRetrieval.explain`.
+
+        Args:
+            input_ids: Captions (B, L) of the processor or of `generate`; the first token becomes `[DEC]`, which is not
+                predicted and has a map of 0, like padding.
+
+        Returns:
+            Maps float32 (B, L, rows, columns).
         """
         input_ids, text = given_texts(input_ids), self.config.text_config
         layer = chosen_layer(layer, method, text)

@@ -74,7 +74,21 @@ class BlipModel(BlipImageModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipOutput:
-        """Compare all pictures with all texts; `return_loss` adds the contrastive loss of matching pairs."""
+        """Compare all pictures with all texts.
+
+        Args:
+            pixel_values: Pictures (pictures, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Texts (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            position_ids: (B, L) or (L,), counted from 0 unless given.
+            return_loss: Add the contrastive loss of matching pairs; needs as many pictures as texts.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            output_hidden_states, output_attentions: Return these of all layers as well.
+
+        Returns:
+            `logits_per_text` (texts, pictures), `logits_per_image`, `text_embeds` and `image_embeds`, and what both
+            encoders returned.
+        """
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         self.text_model.check(input_ids, attention_mask, None, None)
         if return_loss:

@@ -71,10 +71,10 @@ class BlipMomentumModel(BlipImageModel):
 
     @torch.no_grad()
     def start_momentum(self) -> None:
-        """Begin contrastive training: copy the encoders, empty the queues. To be called before the optimizer is made.
+        """Begin contrastive training: copy the encoders, fill the queues with random features.
 
-        The queues begin with random features, which follow torch's global seed, as in the original. Called again, it
-        begins anew with the same parameters.
+        Call it before the optimizer is made. The features follow torch's global seed. Called again, it begins anew
+        with the same parameters.
         """
         if not self.has_momentum:
             self.make_momentum()

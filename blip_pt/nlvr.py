@@ -52,10 +52,22 @@ class BlipForNLVR(BlipImageModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipForNLVROutput:
-        """Judge sentences (B, L) about pairs of pictures; `labels` (B,) are 1 where they are true, 0 where not.
+        """Judge whether sentences are true of pairs of pictures.
 
-        Returns logits (B, 2), of which index 1 is "true", and with labels the mean cross-entropy.
-        Raises `ValueError` for pictures that are not pairs, and for other labels.
+        Args:
+            pixel_values: Pairs of pictures (B, 2, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Sentences (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            labels: (B,), 1 for true and 0 for false.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B, 2, T, vision width).
+            output_hidden_states, output_attentions: Return these of all layers as well.
+
+        Returns:
+            `logits` (B, 2), index 1 for "true", and with labels `loss`, the mean cross-entropy.
+
+        Raises:
+            ValueError: If pictures are not pairs, or labels are not classes of the texts.
         """
         input_ids = given_texts(input_ids)
         outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}

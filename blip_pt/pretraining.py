@@ -52,15 +52,26 @@ class BlipForPreTraining(BlipMomentumModel):
         noise: Tensor | None = None,
         image_ids: Tensor | None = None,
     ) -> BlipForPreTrainingOutput:
-        """Compute the three losses of pairs (B pictures, B texts) and their sum.
+        """Compute the losses ITC, ITM and LM of pairs, and their sum.
 
-        Texts are as the processor makes them, `[CLS] ... [SEP]` and padding; the first token becomes `[ENC]` for
-        matching, where `config.enc_token_id` is set, and `[DEC]` for language modelling. `alpha` is the share of the
-        momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1) draws the hard negatives, see
-        `negative_noise`. In training mode each call is a step of the momentum encoders and the
-        queues. `image_ids`, whole numbers (B,) but -100, say which pairs of the batch show the same thing and are no
-        negatives of each other; unless given, each pair is for itself, as in the original. The queues keep no ids.
-        Raises `ValueError` for batches without negatives.
+        In training mode each such call is a step of the momentum encoders and the queues, which keep no ids.
+
+        Args:
+            pixel_values: Pictures (B, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Texts (B, L), `[CLS] ... [SEP]` and padding. The first token becomes `config.enc_token_id`, where
+                that is set, for matching, and `[DEC]` for language modelling.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
+            noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
+            image_ids: Whole numbers (B,) but -100, the same for pairs that are no negatives of each other. Unless
+                given, all pairs are, as in the original.
+
+        Returns:
+            `loss`, `loss_itc`, `loss_itm`, `loss_lm`, `itm_score` (3 B, 2) and `logits` (B, L, V).
+
+        Raises:
+            ValueError: If a batch has no negatives.
         """
         input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
         image_ids = pair_ids(image_ids, input_ids)

@@ -63,14 +63,26 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
     ) -> BlipForImageTextRetrievalOutput:
         """Score pairs of pictures and texts, or one picture with many texts; with `image_ids`, train on pairs.
 
-        `itm_score` holds logits (B, 2) of which index 1 is "they match"; with `use_itm_head=False` it holds the
-        cosine similarities of all pictures with all texts, (pictures, texts).
+        In training mode each such call is a step of the momentum encoders and the queues.
 
-        `image_ids`, whole numbers (B,) but -100, say which pairs have the same picture and give `loss` = `loss_itc` +
-        `loss_itm`. `alpha` is the share of the momentum encoders' judgement in the targets; `noise` (2, B) in [0, 1)
-        draws the hard negatives, see `negative_noise`. In training mode each such call is a step
-        of the momentum encoders and the queues.
-        Raises `ValueError` for batches without negatives, and where `start_momentum` is missing.
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Texts (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            use_itm_head: Score by the matching head (ITM), or by cosine similarity (ITC).
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+            output_hidden_states, output_attentions: Return these of all layers as well.
+            image_ids: Whole numbers (B,) but -100, the same for pairs with the same picture: train.
+            alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
+            noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
+
+        Returns:
+            `itm_score`: logits (B, 2), index 1 for "they match", or similarities (pictures, texts); in training `loss`
+            = `loss_itc` + `loss_itm`.
+
+        Raises:
+            ValueError: If a batch has no negatives, or the model no training state (see `start_momentum`).
         """
         input_ids = given_texts(input_ids)
         if image_ids is not None:
@@ -125,12 +137,24 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
     ) -> Tensor:
         """Map where in its picture each token of a text finds what speaks for a match.
 
-        Returns float32 maps (B, L, rows, columns) of at least 0, one value for each patch of the picture; those of
-        padding are 0. `layer` is that of the text encoder whose cross-attention is mapped, counted from 0: 7 of 12
-        unless given. In the last one Grad-CAM has a map of the first token alone, for the score reads no other.
-        `method` is "gradcam", attention weighted by the gradient of the match logit, or "attention" alone. `grid`,
-        (rows, columns), goes with `image_embeds` of pictures that are not square.
-        Raises `ValueError` for a layer, a method or a grid that there is not. Source: LAVIS's `compute_gradcam`.
+        Source: LAVIS's `compute_gradcam`.
+
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Texts (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            layer: The text encoder's layer, from 0, whose cross-attention is mapped; 7 of 12 unless given. In the last
+                one Grad-CAM has a map of the first token alone, as the score reads no other.
+            method: "gradcam", attention weighted by the gradient of the match logit, or "attention" alone.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+            grid: (rows, columns) of patches, for image_embeds of pictures that are not square.
+
+        Returns:
+            Maps float32 (B, L, rows, columns) of at least 0, one value for each patch; those of padding are 0.
+
+        Raises:
+            ValueError: If there is no such layer, method or grid.
         """
         input_ids = given_texts(input_ids)
         layer = chosen_layer(layer, method, self.config.text_config)
@@ -170,11 +194,19 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> BlipFeaturesOutput:
-        """Give the features of every token, of pictures, of texts (B, L), or of texts grounded in pictures.
+        """Give the features of every token, as `extract_features` of LAVIS.
 
-        `mode` "image" fills `image_embeds` and `image_embeds_proj`, "text" `text_embeds` and `text_embeds_proj`, and
-        "multimodal" `multimodal_embeds`; what it does not need may be left out. Grounded texts begin with
-        `config.enc_token_id`, where that is set. Source: `extract_features` of LAVIS.
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            input_ids: Texts (B, L); grounded ones begin with `config.enc_token_id`, where that is set.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+            mode: "image", "text" or "multimodal", texts grounded in pictures; what it does not need may be left out.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+
+        Returns:
+            For "image" `image_embeds` and `image_embeds_proj`, for "text" `text_embeds` and `text_embeds_proj`, for
+            "multimodal" `multimodal_embeds`.
         """
         check_mode(mode)
         if mode == "text":
@@ -191,10 +223,16 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
 
     def get_label_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, templates: int = 1) -> Tensor:
-        """Labels -> L2-normalised features (labels, image_text_hidden_size) for `classify`.
+        """Give the features of labels for `classify`. Source: CLIP section 3.1.4.
 
-        Each label stands in `templates` texts next to each other, (labels x templates, L), as
-        `blip_core.label_texts` makes them; its feature is the mean of theirs. Source: CLIP section 3.1.4.
+        Args:
+            input_ids: Texts (labels x templates, L), those of a label next to each other, as `blip_core.label_texts`
+                makes them.
+            attention_mask: The same shape, 1 for tokens and 0 for padding.
+            templates: How many texts each label has; its feature is their mean.
+
+        Returns:
+            L2-normalised features (labels, image_text_hidden_size).
         """
         check_templates(input_ids.shape[0], templates)
         features = self.get_text_features(input_ids, attention_mask)
@@ -208,10 +246,18 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Pictures -> the probability of each label, (B, labels), by `get_label_features`.
+        """Say how likely each label is for each picture.
 
-        It is the softmax over the labels of the cosine similarities divided by `temperature`, which is the learned
-        one, where the model has its training state, and 0.07 otherwise, unless given.
+        Args:
+            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+            label_features: Features (labels, image_text_hidden_size) of `get_label_features`.
+            temperature: What similarities are divided by before the softmax: the learned one, where the model has its
+                training state, and 0.07 otherwise, unless given.
+            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+
+        Returns:
+            Probabilities (B, labels).
         """
         label_features = given_labels(label_features)
         check_label_features(label_features.shape, self.config.image_text_hidden_size, temperature)

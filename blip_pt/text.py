@@ -196,13 +196,24 @@ class BlipTextModel(BlipPreTrainedModel):
         output_attentions: bool = False,
         cache: TextCache | None = None,
     ) -> BlipTextOutput:
-        """Encode token ids (B, L), or `inputs_embeds` (B, L, W) in their place.
+        """Encode texts.
 
-        `attention_mask` (B, L) or (B, L, L) is 1 where to attend; `is_decoder` lets each token see only those before
-        it. `encoder_hidden_states` (B', S, encoder_hidden_size) are what cross-attention reads, their mask (B', S).
-        `cache` continues texts (see `decoding.py`); it brings the masks, positions and encoder states itself.
-        Returns states (B, L, W).
-        Raises `ValueError` for ids out of the vocabulary, texts that are too long, and batches that do not match.
+        Args:
+            input_ids: Token ids (B, L).
+            attention_mask: (B, L), or (B, L, L) for each token, 1 where to attend.
+            position_ids: (B, L) or (L,), counted from 0 unless given.
+            inputs_embeds: In place of input_ids, embeddings of words (B, L, W).
+            encoder_hidden_states: What cross-attention reads, (B', S, encoder_hidden_size).
+            encoder_attention_mask: (B', S), 1 where to attend.
+            is_decoder: Let each token attend only to itself and those before it.
+            output_hidden_states, output_attentions: Return these of all layers as well.
+            cache: Continues texts; it brings masks, positions and encoder states (see `decoding.py`).
+
+        Returns:
+            `last_hidden_state` (B, L, W) and, with a pooling layer, `pooler_output` (B, W).
+
+        Raises:
+            ValueError: If ids are out of the vocabulary, a text is too long, or batches do not match.
         """
         inputs = text_source(input_ids, inputs_embeds)
         if cache is not None:
@@ -306,11 +317,14 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipTextLMOutput:
-        """Predict the next token at each position; arguments as `BlipTextModel.forward`.
+        """Predict the next token at each position; further arguments as of `BlipTextModel.forward`.
 
-        `labels` (B, L) are the tokens themselves, -100 where they do not count; the shift by one is done here. The
-        loss is the cross-entropy with `config.label_smoothing`: its mean over tokens, or with `reduction="none"` its
-        sum over each text's tokens, (B,), or with "sum" over all of them. Returns logits (B, L, V).
+        Args:
+            labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here.
+            reduction: The loss is the mean over tokens ("mean"), their sum ("sum"), or each text's sum (B,) ("none").
+
+        Returns:
+            `logits` (B, L, V) and, with labels, `loss`: cross-entropy with `config.label_smoothing`.
         """
         output = self.bert(
             input_ids,

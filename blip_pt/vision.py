@@ -141,10 +141,18 @@ class BlipVisionModel(BlipPreTrainedModel):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> BlipVisionOutput:
-        """Encode pictures: float (B, channels, height, width), normalised as `BlipImageProcessor` does.
+        """Encode pictures.
 
-        `interpolate_pos_encoding` takes pictures of another size than `config.image_size`. Returns embeddings
-        (B, T, W). Raises `ValueError` for a wrong shape or size.
+        Args:
+            pixel_values: Pictures (B, channels, height, width), float, normalised by `BlipImageProcessor`.
+            interpolate_pos_encoding: Accept pictures of another size than `config.image_size`.
+            output_hidden_states, output_attentions: Return these of all layers as well.
+
+        Returns:
+            `last_hidden_state` (B, T, W) and `pooler_output` (B, W), a second LayerNorm of the class token.
+
+        Raises:
+            ValueError: If the shape, the size or the type is wrong.
         """
         check_pixel_values(pixel_values.shape, type_name(pixel_values), self.config, interpolate_pos_encoding)
         x, hidden_states, attentions = self.encoder(
