@@ -45,10 +45,12 @@ def check_pixel_values(shape: Shape, dtype: str, config: BlipVisionConfig, inter
         raise InputError(f"pixel_values of {shape[2]} x {shape[3]} are smaller than a patch of {config.patch_size}.")
 
 
-def check_image_source(pixel_values: Any, image_embeds: Any) -> None:
-    """Refuse both and neither."""
-    if (pixel_values is None) == (image_embeds is None):
+def image_source(pixel_values: T | None, image_embeds: T | None) -> T:
+    """Return the one that is given, and refuse both and neither."""
+    source = image_embeds if pixel_values is None else pixel_values
+    if source is None or (pixel_values is not None and image_embeds is not None):
         raise InputError("Give either pixel_values or image_embeds.")
+    return source
 
 
 def text_source(input_ids: T | None, inputs_embeds: T | None) -> T:

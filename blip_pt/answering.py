@@ -53,7 +53,7 @@ class BlipForQuestionAnswering(BlipImageModel):
         interpolate_pos_encoding: bool,
         input_ids: Tensor,
         attention_mask: Tensor | None,
-        **outputs: bool,
+        **outputs: Any,
     ) -> tuple[BlipVisionOutput, Tensor]:
         """Encode pictures, and questions (B, L) grounded in them, as states (B, L, W)."""
         texts = (self.text_encoder, input_ids, attention_mask)
@@ -121,7 +121,7 @@ class BlipForQuestionAnswering(BlipImageModel):
             check_one_answer_each(answers, questions)
         else:
             counts, weights = answer_groups(answer_counts, answer_weights, questions, answers)
-        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        outputs: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         vision, question = self.encode_question(
             pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask, **outputs
         )

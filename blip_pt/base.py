@@ -63,7 +63,8 @@ class BlipPreTrainedModel(nn.Module):
     def get_tensor(self, name: str) -> Tensor:
         """Return the weight, or the buffer of the training state, with a name of the table."""
         module, _, name = name.rpartition(".")
-        return getattr(self.get_submodule(module), name)
+        tensor: Tensor = getattr(self.get_submodule(module), name)
+        return tensor
 
     @torch.no_grad()
     def initialize(self) -> None:
@@ -201,7 +202,7 @@ class BlipPreTrainedModel(nn.Module):
         """Recompute each layer's activations in the backward pass, not keep them: less memory, more time."""
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = enable
+                cast(Any, module).gradient_checkpointing = enable
 
     def gradient_checkpointing_disable(self) -> None:
         """Undo `gradient_checkpointing_enable`."""
@@ -238,7 +239,8 @@ def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     """The floating-point type of a name such as "bfloat16"; None is float32. Raises `ValueError` for any other."""
     name = str(dtype or "float32").removeprefix("torch.")
     check_weight_type(name)
-    return getattr(torch, name)
+    kind: torch.dtype = getattr(torch, name)
+    return kind
 
 
 def type_name(tensor: Tensor) -> str:

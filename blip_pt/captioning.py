@@ -84,7 +84,7 @@ class BlipForConditionalGeneration(BlipImageModel):
         Raises:
             ValueError: If arguments do not fit the model or each other; before anything is computed.
         """
-        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        outputs: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
         if input_ids is None:
             bos = self.config.text_config.bos_token_id

@@ -7,6 +7,7 @@ width), the vision encoder's output, may stand in place of `pixel_values` (B or 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class BlipModel(BlipImageModel):
             `logits_per_text` (texts, pictures), `logits_per_image`, `text_embeds` and `image_embeds`, and what both
             encoders returned.
         """
-        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        outputs: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         self.text_model.check(input_ids, attention_mask, None, None)
         if return_loss:
             check_similarities((input_ids.shape[0], pixel_values.shape[0]))

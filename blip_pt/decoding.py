@@ -129,7 +129,8 @@ class PyTorchSession:
             self.real = self.real[index]
 
     def _logits(self, hidden: Tensor) -> np.ndarray:
-        return self.decoder.cls(hidden).float().cpu().numpy()
+        logits: np.ndarray = self.decoder.cls(hidden).float().cpu().numpy()
+        return logits
 
 
 def prepare(

@@ -1,6 +1,6 @@
 """Several processes that train together: each holds a part of the batch and sees all of it.
 
-Without `torch.distributed`, or with one process, everything here gives back what it gets.
+Without `torch.distributed`, or with one process, everything here returns its argument.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 def processes() -> tuple[int, int]:
-    """The number of this process and how many there are."""
+    """Return the rank of this process and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
@@ -34,12 +34,15 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """The parts (b, ...) of all processes, one behind the other; gradients flow back to where a part came from."""
-    return x if processes()[1] == 1 else _Gather.apply(x.contiguous())
+    """Concatenate the parts (b, ...) of all processes; gradients flow back to where a part came from."""
+    if processes()[1] == 1:
+        return x
+    gathered: Tensor = _Gather.apply(x.contiguous())  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def same_length(input_ids: Tensor, attention_mask: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Texts (b, L) and their mask, padded to the longest of all processes."""
+    """Pad texts (b, L) and their mask to the longest text of all processes."""
     if processes()[1] == 1:
         return input_ids, attention_mask
     longest = torch.tensor(input_ids.shape[1], device=input_ids.device)
@@ -49,18 +52,18 @@ def same_length(input_ids: Tensor, attention_mask: Tensor, pad: int) -> tuple[Te
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of a number over all processes, without a gradient."""
+    """Average a number over all processes, without a gradient."""
     if processes()[1] > 1:
         dist.all_reduce(x := x.detach().clone())
     return x / processes()[1]
 
 
 class Sharded:
-    """A model whose weights, gradients and moments are shared out among the processes (FSDP2).
+    """A model whose weights, gradients and optimizer state are sharded over the processes (FSDP2).
 
-    The layers of the vision encoders are gathered one by one when they compute, those of texts too, unless encoder and
-    decoder share them; the rest is gathered for the whole forward pass. The temperature, a single number, is not shared
-    out. What is written to gathered weights is lost, so that the momentum encoders follow before the forward pass.
+    Each layer of the encoders is gathered when it computes, but not of a text encoder and decoder that share layers;
+    those and the rest are gathered for the whole forward pass. The temperature, a single number, is not sharded.
+    Writes to gathered weights are lost, so the momentum encoders follow before the forward pass.
     """
 
     def __init__(self, model: Any, device: torch.device):
@@ -70,7 +73,7 @@ class Sharded:
         self.model = model
         mesh = init_device_mesh(device.type, (processes()[1],))
         vision = [getattr(model, name, None) for name in ("vision_model", "vision_model_m")]
-        text = [getattr(model, name, None) for name in ("text_encoder_m", "text_encoder")]
+        text: list[Any] = [getattr(model, name, None) for name in ("text_encoder_m", "text_encoder")]
         text.append(getattr(getattr(model, "text_decoder", None), "bert", None))
         if all(text[1:]) and text[1].embeddings is text[2].embeddings:  # encoder and decoder share their layers
             text = text[:1]
@@ -84,7 +87,7 @@ class Sharded:
         model.prepare_step = lambda: None
 
     def share_out(self) -> None:
-        """Let go of weights that are still gathered: after a forward pass without a backward one the rest is."""
+        """Reshard weights that are still gathered, as they are after a forward pass without a backward pass."""
         from torch.distributed.fsdp import FSDPModule
 
         for module in self.model.modules():
@@ -96,12 +99,12 @@ class Sharded:
         self.share_out()
         if self._prepare is not None and self.model.training:
             self._prepare()
-        with warnings.catch_warnings():  # nobody changes the outputs in place
+        with warnings.catch_warnings():  # the outputs are not changed in place
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
             return self.model(**inputs)
 
     def clip(self, limit: float) -> float:
-        """The norm of all gradients, which are scaled down where it is above the limit."""
+        """Clip the gradients to a norm and return the norm that they had."""
         for weight in self.single:
             if weight.grad is not None:
                 weight.grad.copy_(mean_over_processes(weight.grad))
@@ -116,5 +119,5 @@ class Sharded:
 
 
 def full(x: Tensor) -> Tensor:
-    """A whole tensor of one that is shared out among the processes; all of them must call it."""
+    """Gather a sharded tensor; all processes must call it."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x

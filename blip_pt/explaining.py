@@ -35,4 +35,4 @@ def attention_maps(
     maps = maps[..., 1:].mean(dim=1)  # (B, L, patches)
     if real is not None:
         maps = maps * real[..., None]
-    return maps.unflatten(-1, tuple(grid)).float()
+    return torch.unflatten(maps, -1, tuple(grid)).float()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipVisionOutput
-from blip_core.checks import check_image_source, check_pairs, check_pixel_values, check_states
+from blip_core.checks import check_pairs, check_pixel_values, check_states, image_source
 from blip_core.inference.attribution import patch_grid
 from blip_pt.base import BlipPreTrainedModel, type_name
 from blip_pt.text import BlipTextModel
@@ -29,12 +29,10 @@ class BlipImageModel(BlipPreTrainedModel):
         self, pixel_values: Tensor | None, image_embeds: Tensor | None, interpolate_pos_encoding: bool
     ) -> int:
         """Return how many pictures there are, or raise `ValueError` for such as the model cannot take."""
-        check_image_source(pixel_values, image_embeds)
-        if pixel_values is None:
-            return image_embeds.shape[0]
-        vision = self.config.vision_config
-        check_pixel_values(pixel_values.shape, type_name(pixel_values), vision, interpolate_pos_encoding)
-        return pixel_values.shape[0]
+        source, vision = image_source(pixel_values, image_embeds), self.config.vision_config
+        if image_embeds is None:
+            check_pixel_values(source.shape, type_name(source), vision, interpolate_pos_encoding)
+        return source.shape[0]
 
     def check_grounded(
         self, pictures: int, reader: BlipTextModel, input_ids: Tensor, attention_mask: Tensor | None
@@ -70,7 +68,7 @@ class BlipImageModel(BlipPreTrainedModel):
         pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
         if reader is not None and input_ids is not None:
             self.check_grounded(pictures, reader, input_ids, attention_mask)
-        if pixel_values is None:
+        if image_embeds is not None:
             return BlipVisionOutput(last_hidden_state=image_embeds.to(self.dtype))
         return self.vision_model(pixel_values, interpolate_pos_encoding, **outputs)
 

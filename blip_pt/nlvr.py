@@ -6,6 +6,8 @@ encoder's output, may stand in place of `pixel_values` (B, 2, 3, height, width).
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,7 +72,7 @@ class BlipForNLVR(BlipImageModel):
             ValueError: If pictures are not pairs, or labels are not classes of the texts.
         """
         input_ids = given_texts(input_ids)
-        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        outputs: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         texts = input_ids.shape[0]
         for given in (pixel_values, image_embeds):
             if given is not None:

@@ -44,6 +44,8 @@ ACTIVATIONS: dict[str, Activation] = {
 class Linear(nn.Linear):
     """Linear layer x (..., in) -> (..., out) with an optional fused activation. The weight is (out, in)."""
 
+    __call__: Callable[..., Tensor]
+
     def reset_parameters(self) -> None:
         pass
 
@@ -82,12 +84,16 @@ class QuantizedLinear(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """Normalises the last axis."""
 
+    __call__: Callable[..., Tensor]
+
     def reset_parameters(self) -> None:
         pass
 
 
 class Embedding(nn.Embedding):
     """ids (...) -> (..., width). Lookups of `padding_idx` contribute no gradient."""
+
+    __call__: Callable[..., Tensor]
 
     def reset_parameters(self) -> None:
         pass
@@ -128,7 +134,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
 
 ONEDNN = (
-    torch.backends.mkldnn.is_available()
+    torch._C._has_mkldnn
     and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # a private name, which a later version may lack
 )
@@ -156,12 +162,13 @@ def onednn_can(*tensors: Tensor | None) -> bool:
 
 def is_tracing() -> bool:
     """Say whether a graph is being made, in which values must not decide anything."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """`torch.nn.functional.linear` by oneDNN, for contiguous x and a contiguous weight or its transpose."""
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "none")
+    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "none")
+    return result
 
 
 def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -208,7 +215,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, width) -> (batch, heads, length, head width)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ width), the vision encoder's output, may stand in place of `pixel_values` (B or 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,8 +97,8 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
                 alpha,
                 noise,
             )
-        outputs = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        texts = (self.text_encoder, input_ids, attention_mask)
+        outputs: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        texts: tuple[Any, ...] = (self.text_encoder, input_ids, attention_mask)
         if not use_itm_head:  # every picture is compared with every text
             self.text_encoder.check(input_ids, attention_mask, None, None)
             texts = ()
@@ -183,7 +184,8 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         multimodal = self.extract_features(
             pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds
         )
-        return multimodal.multimodal_embeds[:, 0]
+        first: Tensor = multimodal.multimodal_embeds[:, 0]
+        return first
 
     def extract_features(
         self,

@@ -37,7 +37,7 @@ class TrieReader:
         log_probs = torch.log_softmax(wide(logits), dim=-1)
         return log_probs[parents, tokens].cpu().numpy(), log_probs.mean(dim=-1)[parents].cpu().numpy()
 
-    def first(self, texts: list[list[int]]) -> np.ndarray:
+    def first(self, texts: Texts) -> np.ndarray:
         """The log-probabilities (B, texts) of the texts' first tokens."""
         bos = self.decoder.config.bos_token_id
         start = torch.full((self.states.shape[0], 1), bos, device=self.decoder.device)

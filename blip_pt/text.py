@@ -6,7 +6,7 @@ One picture may serve several texts: the texts of a picture lie next to each oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -66,6 +66,9 @@ class TextLayer(nn.Module):
     With `shared` it takes all but its self-attention from a layer of another model.
     """
 
+    intermediate: TextIntermediate
+    output: TextOutput
+
     def __init__(self, config: BlipTextConfig, crossattention: nn.Module | None, shared: TextLayer | None = None):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
@@ -96,6 +99,9 @@ class TextLayer(nn.Module):
 
 class TextEncoder(nn.Module):
     """The stack of transformer layers."""
+
+    layer: Any
+    __call__: Callable[..., BlipTextOutput]
 
     def __init__(self, layers: Iterable[TextLayer]):
         super().__init__()
@@ -146,6 +152,9 @@ class BlipTextModel(BlipPreTrainedModel):
     """
 
     config: BlipTextConfig
+    embeddings: TextEmbeddings
+    encoder: TextEncoder
+    __call__: Callable[..., BlipTextOutput]
 
     def __init__(
         self,
@@ -248,6 +257,8 @@ class BlipTextModel(BlipPreTrainedModel):
 class LMTransform(nn.Module):
     """What the states (..., W) go through before the projection to the vocabulary."""
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.hidden_act]
@@ -261,6 +272,8 @@ class LMTransform(nn.Module):
 class LMPredictions(nn.Module):
     """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings, its bias the one here."""
 
+    __call__: Callable[..., Tensor]
+
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
@@ -273,6 +286,8 @@ class LMPredictions(nn.Module):
 
 class LMHead(nn.Module):
     """The language-modelling head: states (..., W) -> logits (..., V)."""
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
@@ -289,6 +304,7 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
     """
 
     config: BlipTextConfig
+    __call__: Callable[..., BlipTextLMOutput]
 
     def __init__(self, config: BlipTextConfig, *, shared: BlipTextModel | None = None, initialize: bool = True):
         super().__init__(config)

@@ -5,6 +5,8 @@ Shapes: B pictures, N patches, T = N + 1 tokens (the class token first), W width
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class VisionEmbeddings(nn.Module):
         if (height // patch, width // patch) == (side, side):
             return self.position_embedding
         rows, columns = (torch.from_numpy(bicubic_matrix(side, size // patch)) for size in (height, width))
-        grid = self.position_embedding[0, 1:].unflatten(0, (side, side))  # (side, side, W)
+        grid = torch.unflatten(self.position_embedding[0, 1:], 0, (side, side))  # (side, side, W)
         grid = torch.einsum("ij,kl,jlw->ikw", rows.to(grid), columns.to(grid), grid)
         return torch.cat([self.position_embedding[:, :1], grid.flatten(0, 1)[None]], dim=1)  # (1, T, W)
 
@@ -125,6 +127,7 @@ class BlipVisionModel(BlipPreTrainedModel):
     """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last layer."""
 
     config: BlipVisionConfig
+    __call__: Callable[..., BlipVisionOutput]
 
     def __init__(self, config: BlipVisionConfig, *, initialize: bool = True):
         super().__init__(config)

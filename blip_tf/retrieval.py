@@ -189,7 +189,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         multimodal = self.extract_features(
             pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds
         )
-        return multimodal.multimodal_embeds[:, 0]
+        first: Tensor = multimodal.multimodal_embeds[:, 0]
+        return first
 
     def extract_features(
         self,

@@ -1,4 +1,4 @@
-"""Initial values of parameters, drawn in NumPy so that both frameworks begin alike."""
+"""Initial values of parameters, by NumPy's random numbers, so that all engines begin alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_ID = -100
 """Placeholder id of queue entries that no pair filled yet, or of pairs without an id; it matches no picture."""
 
 TEMPERATURE = 0.07
-"""What similarities are divided by when training begins, and where no temperature is learned."""
+"""What similarities are divided by at first, and where no temperature is learned."""
 
 CONSTANTS = {
     "zeros": np.float32(0),
@@ -25,18 +25,19 @@ CONSTANTS = {
 
 
 def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Generator) -> np.ndarray:
-    """Draw a new parameter: float32 in PyTorch's layout.
+    """Return the initial value of a parameter, float32 (ids and pointers int64) in PyTorch's layout.
 
     Weights are normal with the configuration's `initializer_range` (0.02 in a vision model by itself, whose own range
-    is that of the class token and the positions), biases 0, LayerNorm scales 1, the temperature 0.07; queues hold
-    unit vectors of no picture (int64 -100) and begin at column 0 (int64).
+    is that of the class token and the positions), biases 0, LayerNorm scales 1, the temperature 0.07. Queues hold
+    random unit vectors with the id -100 and begin at column 0.
     """
     init, shape = parameter.row.init, parameter.shape
     if init in CONSTANTS:
         return np.full(shape, CONSTANTS[init])
     if init == "unit_columns":
         columns = noise.standard_normal(shape, np.float32)
-        return columns / np.linalg.norm(columns, axis=0)
+        columns /= np.linalg.norm(columns, axis=0)
+        return columns
     if init == "logit_scale":
         return np.full(shape, config.logit_scale_init_value, np.float32)  # type: ignore[union-attr]
     if init == "position":
@@ -47,7 +48,7 @@ def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Gene
 
 
 def initial_values(rows: Sequence[Parameter], config: AnyConfig, seed: int) -> Iterator[tuple[Parameter, np.ndarray]]:
-    """Draw the parameters of a new model one after the other; momentum copies begin as what they are copies of."""
+    """Yield the initial values of a new model's parameters; momentum copies begin as the weights that they follow."""
     noise = np.random.default_rng(seed)
     drawn: dict[str, np.ndarray] = {}
     copied = {row.followed for row in rows}
