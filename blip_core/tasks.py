@@ -25,10 +25,15 @@ class Function:
 
     path: str
 
+    def resolve(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, name = self.path.split(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
-        module, name = self.path.split(":")
-        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+        return self.resolve()(*args, **kwargs)
 
 
 def count_examples(inputs: Mapping[str, np.ndarray]) -> int:

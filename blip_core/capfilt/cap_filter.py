@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Picture, clean_caption
-from blip_core.datasets.text_inputs import MAX_LENGTH
 from blip_core.engines import engine_of
-from blip_core.evaluation.common import HEADS
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.inference.identity import hash_weights, identity
 from blip_core.processing.picture_files import load_image
 from blip_core.processing.processor import BlipProcessor
+from blip_core.tasks import get_task
 
 WEB, SYNTHETIC = "web", "synthetic"
 PROMPT = "a picture of"
@@ -96,8 +95,8 @@ class CapFilter:
         captioning: Captioning,
     ):
         for model, what, task in ((captioner, "captioner", "caption"), (matcher, "filter", "retrieval")):
-            if not engine_of(model).has_head(model, HEADS[task]):
-                raise ValueError(f"The {what} must be a {HEADS[task]}, got {type(model).__name__}.")
+            if not engine_of(model).has_head(model, get_task(task).head):
+                raise ValueError(f"The {what} must be a {get_task(task).head}, got {type(model).__name__}.")
         self.captioner, self.matcher = captioner, matcher
         self.captioner_processor, self.matcher_processor = captioner_processor, matcher_processor
         self.captioning = captioning
@@ -198,8 +197,8 @@ class CapFilter:
         found: list[float] = []
         for at in range(0, len(pairs), size):
             rows, texts = zip(*pairs[at : at + size], strict=True)
-            limit: dict[str, Any] = {"truncation": True, "max_length": MAX_LENGTH["retrieval"], "padding": True}
-            encoded = processor(text=list(texts), padding_side="right", return_tensors="np", **limit)
+            limit: dict[str, Any] = {"truncation": True, "max_length": get_task("retrieval").max_length}
+            encoded = processor(text=list(texts), padding=True, padding_side="right", return_tensors="np", **limit)
             inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
             with engine_of(model).no_gradients(model):
                 output = model(**_tensors({"image_embeds": states[list(rows)], **inputs}, model))

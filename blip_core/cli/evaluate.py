@@ -14,25 +14,13 @@ from blip_core.cli.backend import Backend
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line
 from blip_core.datasets import open_dataset
-from blip_core.evaluation import (
-    HEADS,
-    Evaluation,
-    evaluate_answers,
-    evaluate_captions,
-    evaluate_nlvr,
-    evaluate_retrieval,
-)
+from blip_core.evaluation import Evaluation
 from blip_core.evaluation.common import by_picture
 from blip_core.files import write_json
+from blip_core.tasks import TASKS, Task, get_task
 
 RERANK = 256
 CANDIDATES = 128
-TASKS = {
-    "caption": ("captions of pictures: BLEU and CIDEr", evaluate_captions),
-    "vqa": ("answers to questions: the accuracy of the VQA challenge", evaluate_answers),
-    "retrieval": ("captions found by pictures and pictures by captions: recall", evaluate_retrieval),
-    "nlvr": ("sentences about two pictures: accuracy", evaluate_nlvr),
-}
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -43,52 +31,53 @@ def add_arguments(parser: CommandParser) -> None:
         "blip evaluate caption --data captions.jsonl",
     )
     tasks = parser.add_subparsers(prog=parser.prog, title="tasks", metavar="TASK", required=True)
-    for task, (text, _) in TASKS.items():
-        add_task(tasks.add_parser(task, help=text), task)
+    for task in TASKS.values():
+        if task.evaluate is not None:
+            add_task(tasks.add_parser(task.name, help=task.description), task)
 
 
-def add_task(parser: CommandParser, task: str) -> None:
+def add_task(parser: CommandParser, task: Task) -> None:
     """Add the arguments of one task."""
-    parser.describe(
-        "--data PATH... [options]", f"Evaluate {TASKS[task][0]}.", f"blip evaluate {task} --data {task}.jsonl"
-    )
+    example = f"blip evaluate {task.name} --data {task.name}.jsonl"
+    parser.describe("--data PATH... [options]", f"Evaluate {task.description}.", example)
     parser.add_argument(
         "--data", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
     )
     parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that JSON files name")
     parser.add_argument("--background", metavar="COLOUR", help="ground for transparent pictures, such as white")
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
-    if task == "caption":
+    if "prompt" in task.evaluation_options:
         parser.add_argument("--prompt", help="what captions begin with, unless given what the model was trained with")
-    if task == "vqa":
+    if "choices" in task.evaluation_options:
         parser.add_argument("--choices", metavar="FILE", help="choose from these answers: a JSON list, or one a line")
         parser.add_argument(
             "--candidates", type=whole(1), metavar="N", help=f"with --choices: score the N likeliest ({CANDIDATES})"
         )
-    if task in ("caption", "vqa"):
+    if "generation" in task.evaluation_options:
         add_length_arguments(parser)
-    if task == "retrieval":
+    if "rerank" in task.evaluation_options:
         parser.add_argument(
             "--rerank", type=whole(0), default=RERANK, metavar="N", help=f"match the N best one by one ({RERANK})"
         )
     parser.add_argument("--output", metavar="FILE", help="write all results, one by one, to a .json file")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     add_model_arguments(parser)
-    parser.set_defaults(task=task, parser=parser)
+    parser.set_defaults(task=task.name, parser=parser)
 
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Evaluate a model; returns the exit code, 1 where an example was left out."""
-    task, parser = args.task, args.parser
+    task, parser = get_task(args.task), args.parser
+    assert task.evaluate is not None  # otherwise it is no subcommand
     if args.output and not args.output.lower().endswith(".json"):
         parser.error(f"argument --output: must end in .json, got {args.output!r}")
     options = task_options(args, parser, task)
-    dataset = open_dataset(args.data, task, args.image_root)
-    backend = Backend(HEADS[task], args)
-    pictures = len(dataset) if task == "nlvr" else len(by_picture(dataset))  # of NLVR pairs
+    dataset = open_dataset(args.data, task.name, args.image_root)
+    backend = Backend(task.head, args)
+    pictures = len(dataset) if task.pictures > 1 else len(by_picture(dataset))
     total = pictures * (2 if options.get("rerank") else 1)
     with tqdm(total=total, unit="picture", disable=None) as bar:
-        result = TASKS[task][1](
+        result = task.evaluate(
             backend.model,
             backend.processor,
             dataset,
@@ -98,7 +87,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
             **options,
         )
     summary = {
-        "task": task,
+        "task": task.name,
         "model": args.model or "shipped",
         "engine": backend.engine.name,
         "counted": result.counted,
@@ -111,23 +100,19 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     return 1 if result.problems else 0
 
 
-def task_options(args: argparse.Namespace, parser: CommandParser, task: str) -> dict[str, Any]:
+def task_options(args: argparse.Namespace, parser: CommandParser, task: Task) -> dict[str, Any]:
     """The keywords that the evaluation of a task has beside the common ones."""
-    if task == "retrieval":
-        return {"rerank": args.rerank}
-    if task == "nlvr":
-        return {}
-    lengths = {"num_beams": args.beams, "min_new_tokens": args.min_tokens, "max_new_tokens": args.max_tokens}
-    generation = generation_options(parser, **lengths)
-    if task == "caption":
-        return {"prompt": args.prompt, **generation}
-    if args.choices is None:
-        if args.candidates is not None:
-            parser.error("argument --candidates: needs --choices")
-        return generation
-    if given := [name for name in ("beams", "min_tokens", "max_tokens") if getattr(args, name) is not None]:
-        parser.error(f"argument --{given[0].replace('_', '-')}: answers are not generated with --choices")
-    return {"choices": read_choices(args.choices), "candidates": args.candidates or CANDIDATES}
+    options = {name: getattr(args, name) for name in ("prompt", "rerank") if name in task.evaluation_options}
+    if getattr(args, "choices", None) is not None:
+        if given := [name for name in ("beams", "min_tokens", "max_tokens") if getattr(args, name) is not None]:
+            parser.error(f"argument --{given[0].replace('_', '-')}: answers are not generated with --choices")
+        return {**options, "choices": read_choices(args.choices), "candidates": args.candidates or CANDIDATES}
+    if getattr(args, "candidates", None) is not None:
+        parser.error("argument --candidates: needs --choices")
+    if "generation" in task.evaluation_options:
+        lengths = {"num_beams": args.beams, "min_new_tokens": args.min_tokens, "max_new_tokens": args.max_tokens}
+        options |= generation_options(parser, **lengths)
+    return options
 
 
 def read_choices(path: str) -> list[str]:

@@ -7,14 +7,10 @@ the prompt, and whether all examples have what is learned; arrays by the model's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import numpy as np
 
 from blip_core.datasets.examples import Example
-from blip_core.processing.processor import BlipProcessor
-from blip_core.tasks import TASKS, get_task
 
 Texts = Sequence[str]
 Examples = Sequence[Example]
@@ -56,30 +52,3 @@ def sentences(examples: Examples, texts: Texts, tokenize: Tokenize, prompt: str,
     if with_targets:
         inputs["labels"] = np.array([example.label for example in examples], np.int64)
     return inputs
-
-
-MAX_LENGTH = {task.name: task.max_length for task in TASKS.values()}
-
-
-def lacks(task: str, example: Example) -> str:
-    """See `Task.lacks`."""
-    return get_task(task).lacks(example)
-
-
-def clean_text(task: str, text: str) -> str:
-    """See `Task.clean`."""
-    return get_task(task).clean(text)
-
-
-def text_inputs(
-    task: str,
-    examples: Examples,
-    texts: Texts,
-    processor: BlipProcessor,
-    prompt: str,
-    with_targets: bool,
-    options: dict[str, Any],
-) -> Inputs:
-    """See `Task.inputs`."""
-    tokenize = partial(processor, truncation=True, return_tensors="np", **options)
-    return get_task(task).inputs(examples, texts, tokenize, prompt, with_targets)

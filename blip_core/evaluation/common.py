@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Batch, Batches, Dataset, Example
-from blip_core.datasets.text_inputs import lacks
 from blip_core.engines import engine_of
 from blip_core.processing.processor import BlipProcessor
-
-HEADS = {
-    "caption": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-    "retrieval": "BlipForImageTextRetrieval",
-    "nlvr": "BlipForNLVR",
-}
-"""The model that each task needs, of either framework."""
+from blip_core.tasks import get_task
 
 Progress = Callable[[int], None]
 """Called with how many more pictures are dealt with."""
@@ -78,8 +70,9 @@ class Evaluation:
 
 def check_model(model: Any, task: str) -> None:
     """Refuse a model of another head."""
-    if not engine_of(model).has_head(model, HEADS[task]):
-        raise ValueError(f"Evaluation of {task} needs a {HEADS[task]}, got {type(model).__name__}.")
+    head = get_task(task).head
+    if not engine_of(model).has_head(model, head):
+        raise ValueError(f"Evaluation of {task} needs a {head}, got {type(model).__name__}.")
 
 
 def complete(dataset: Dataset, task: str, problems: list[tuple[str, str]]) -> list[Example]:
@@ -91,7 +84,7 @@ def complete(dataset: Dataset, task: str, problems: list[tuple[str, str]]) -> li
         raise ValueError(f"The data set was opened for {dataset.task}, not for {task}.")
     found = []
     for example in dataset:
-        if missing := lacks(task, example):
+        if missing := get_task(task).lacks(example):
             problems.append((example.key, f"has not got {missing} to compare with"))
         else:
             found.append(example)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Dataset, Example
-from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text, text_inputs
 from blip_core.engines import engine_of
 from blip_core.evaluation.common import (
     ALONE,
@@ -23,6 +22,7 @@ from blip_core.evaluation.common import (
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.metrics import answer_accuracy, caption_scores
 from blip_core.processing.processor import BlipProcessor
+from blip_core.tasks import get_task
 
 ONE_EACH = {"num_return_sequences": 1, "return_dict_in_generate": False}
 """What `generate` is to return, whatever the model's own generation config says."""
@@ -142,8 +142,9 @@ def evaluate_answers(
 
 
 def _questions(examples: Sequence[Example], processor: BlipProcessor) -> dict[str, np.ndarray]:
-    texts = [clean_text("vqa", example.texts[0]) for example in examples]
-    return text_inputs("vqa", examples, texts, processor, "", False, {"max_length": MAX_LENGTH["vqa"], "padding": True})
+    task = get_task("vqa")
+    texts = [task.clean(example.texts[0]) for example in examples]
+    return dict(processor(text=texts, truncation=True, max_length=task.max_length, padding=True, return_tensors="np"))
 
 
 def _answered(example: Example, answer: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Dataset
-from blip_core.datasets.text_inputs import MAX_LENGTH, clean_text
 from blip_core.engines import engine_of
 from blip_core.evaluation.common import (
     ALONE,
@@ -29,6 +28,7 @@ from blip_core.metrics import recalls
 from blip_core.metrics.recall import LIMITS
 from blip_core.processing.processor import BlipProcessor
 from blip_core.search import nearest
+from blip_core.tasks import get_task
 
 QUERIES = 1024
 """How many features are compared with all others at once: with 16,384 of them, 64 MB."""
@@ -132,9 +132,9 @@ class _Matcher:
     """The texts of a data set, tokenized once, and what the model makes of them."""
 
     def __init__(self, model: Any, processor: BlipProcessor, texts: Sequence[str], size: int):
-        cleaned = [clean_text("retrieval", text) for text in texts]
-        limit = MAX_LENGTH["retrieval"]
-        tokens = processor(text=cleaned, truncation=True, max_length=limit, padding_side="right", return_tensors="np")
+        limit = {"truncation": True, "max_length": get_task("retrieval").max_length}
+        cleaned = [get_task("retrieval").clean(text) for text in texts]
+        tokens = processor(text=cleaned, padding_side="right", return_tensors="np", **limit)
         self.ids, self.mask = tokens["input_ids"], tokens["attention_mask"]
         self.lengths = self.mask.sum(axis=1)
         self.model, self.size = model, size

@@ -30,6 +30,8 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
         )
     width, channels, patch, _ = shapes[f"{VISION}patch_embed.proj.weight"]
     tokens = shapes[f"{VISION}pos_embed"][1]
+    answers = text == "text_decoder.bert." and "text_encoder.embeddings.word_embeddings.weight" in shapes
+    answers = answers and "vision_proj.weight" not in shapes  # which pre-training has
     vocab, text_width = shapes[f"{text}embeddings.word_embeddings.weight"]
     vision_config = {
         "hidden_size": width,
@@ -40,7 +42,7 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
         "num_hidden_layers": _layers(shapes, f"{VISION}blocks."),
         "num_attention_heads": width // 64,
         "layer_norm_eps": 1e-6,
-        "drop_path_rate": 0.1 if width > 768 or "cls_head.0.weight" in shapes else 0.0,  # ViT-L and NLVR
+        "drop_path_rate": 0.1 if width > 768 or "cls_head.0.weight" in shapes or answers else 0.0,  # ViT-L, NLVR, VQA
     }
     text_config = {
         "hidden_size": text_width,

@@ -339,6 +339,7 @@ def test_stochastic_depth(framework):
 def test_stochastic_depth_of_original_checkpoints(framework):
     assert BlipConfig.large().vision_config.drop_path_rate == 0.1
     assert original(framework, "BlipForNLVR", "nlvr")[0].config.vision_config.drop_path_rate == 0.1
+    assert original(framework, "BlipForQuestionAnswering", "vqa")[0].config.vision_config.drop_path_rate == 0.1
     assert original(framework, "BlipForPreTraining", "pretrain")[0].config.vision_config.drop_path_rate == 0
 
 

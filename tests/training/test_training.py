@@ -19,9 +19,11 @@ import torch
 
 import blip_pt
 from blip_core.generation import GenerationConfig
+from blip_core.jobs.one_writer import BusyError, one_writer
 from blip_core.tasks import TASKS
-from blip_core.training import train
+from blip_core.training import Settings, train
 from blip_core.training.held_out import Validation
+from blip_pt.trainer import choose_device
 from tests.helpers.training_runs import close, losses, make_world, of, weights
 
 ROOT = Path(__file__).parents[2]
@@ -376,6 +378,24 @@ def test_a_revision_is_that_of_the_hub(world, monkeypatch):
     with pytest.raises(ValueError, match="holds another run: revision was 'v2', is None"):
         train(**run, resume=True)
     assert train(**run, revision="v2", resume=True).step == 4
+
+
+def test_a_second_run_in_a_folder_is_told_who_writes_it(world):
+    run = of(world, "caption", "busy", engine="pt", max_steps=1)
+    with one_writer(world / "busy" / "run.json"), pytest.raises(BusyError, match=r"run\.json is being written by"):
+        train(**run)
+    assert train(**run).step == 1
+
+
+def test_every_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device(Settings(device="cuda")) == torch.device("cuda:3")
+    assert choose_device(Settings(device="cuda:1")) == torch.device("cuda:1")
+    assert choose_device(Settings(device="cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(Settings()) == torch.device("cuda:3")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert choose_device(Settings(device="cuda")) == torch.device("cuda:0")
 
 
 def test_a_model_is_not_overwritten_by_its_own_training(world):

@@ -28,6 +28,7 @@ def test_presets_are_the_papers(task, epochs, rate, batch):
     assert (settings.epochs, settings.learning_rate, settings.batch_size) == (epochs, rate, batch)
     assert (settings.weight_decay, settings.weight_decay_on) == (0.05, "all")
     assert settings.augment(task) == Augmentation.original(task)
+    assert settings.drop_path == (0.1 if task in ("vqa", "nlvr") else None)
     assert {path.stem for path in PRESETS.glob("*.toml")} == set(TASKS)
 
 

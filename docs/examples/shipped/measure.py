@@ -20,8 +20,9 @@ from blip_core import BlipConfig, BlipProcessor
 from blip_core.datasets import Example, clean_caption, open_dataset
 from blip_core.datasets.augmentation import on_ground
 from blip_core.engines import get_engine
-from blip_core.evaluation import HEADS, evaluate_answers, evaluate_captions, evaluate_retrieval
+from blip_core.evaluation import evaluate_answers, evaluate_captions, evaluate_retrieval
 from blip_core.metrics import caption_scores
+from blip_core.tasks import get_task
 
 GROUND = "white"
 SIDE = 16
@@ -59,7 +60,7 @@ def of_model(folder: Path, framework: str, *, trained: bool) -> list[float | Non
         dataset = open_dataset(folder / data, task)
         return evaluate(models[task], processor, dataset, batch_size=64, background=GROUND, **options)
 
-    classes = {task: get_engine(framework).model_class(HEADS[task]) for task in TASKS}
+    classes = {task: get_engine(framework).model_class(get_task(task).head) for task in TASKS}
     load = (lambda model_class: model_class.from_pretrained()) if trained else untrained
     models = {task: load(model_class) for task, model_class in classes.items()}
     processor = BlipProcessor.from_pretrained()
