@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from blip_core.processing.image_processor import BlipImageProcessor
     from blip_core.processing.processor import BlipProcessor
     from blip_core.processing.tokenizer import BlipTokenizer
+    from blip_core.search.searcher import Searcher
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "GenerationOutput",
     "Matcher",
     "ModelOutput",
+    "Searcher",
     "bicubic_matrix",
     "label_texts",
 ]
@@ -83,6 +85,7 @@ _MODULES = {
     "Classifier": "inference.classifier",
     "Explainer": "inference.explainer",
     "Matcher": "inference.matcher",
+    "Searcher": "search.searcher",
 }
 
 

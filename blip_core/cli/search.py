@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
-
-import numpy as np
 
 from blip_core.cli.arguments import (
     add_model_arguments,
@@ -17,16 +15,14 @@ from blip_core.cli.arguments import (
     scale_argument,
     whole,
 )
-from blip_core.cli.backend import Backend
-from blip_core.cli.indexing import collect, encode_parts, reader, run_batches, update
+from blip_core.cli.backend import Backend, for_workers
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
-from blip_core.search import FeatureIndex, Hit, Matcher, candidates, default_index, delete_index, find, rerank
-from blip_core.search.index_parts import Parts
+from blip_core.inference.matcher import Matcher
+from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
+from blip_core.search import Collection, Hit, Searcher, candidates
+from blip_core.search.searcher import RERANK
 from blip_core.search.video import FRAMES, is_video_file
-
-RERANK = 16
-"""How many of the best are matched unless told otherwise: each takes a CPU about half a second (the original: 128)."""
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -67,33 +63,60 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     texts, folder = queries(args, parser)
     how = on_ray(args, parser)
     report = Report(args.json)
-    stamps = collect(folder, args.recursive, args.videos, report)
-    if args.videos and find_spec("av") is None and any(map(is_video_file, stamps)):
+    collection = Collection.find(folder, recursive=args.recursive, videos=args.videos)
+    for path, problem in collection.problems.items():
+        report.problem(path, problem)
+    if args.videos and find_spec("av") is None and any(map(is_video_file, collection.stamps)):
         raise ValueError('--videos: video files need PyAV; pip install "blip-duo[video]", or av.')
-    backend = Backend("BlipForImageTextRetrieval", args)
-    matcher = Matcher(backend.model, backend.processor, args.batch_size)
-    # Before the pictures of the folder, which may take hours: queries that cannot be understood.
-    features = [matcher.text_features(texts)] if texts else []
-    features += [matcher.image_features([matcher.read(path, args.frames)]) for path in args.image]
-    path = args.index or default_index(folder, matcher.identity)
-    if args.rebuild:
-        delete_index(path)
-    with FeatureIndex(path, folder, matcher.identity, matcher.width) as index:
+    options = {"index": args.index, "rebuild": args.rebuild, "frames": args.frames, "batch_size": args.batch_size}
+    with Searcher(load_matcher(args), collection, **options) as searcher:
+        # Before the pictures of the folder, which may take hours: queries that cannot be understood.
+        features = searcher.queries(texts, args.image)
         if args.shards or how:
-            encode_parts(index, matcher, folder, stamps, args, how, report)
+            encode_parts(searcher, args, how, report)
         if args.shards:
             return report.exit_code(summary=True)
-        Parts(path, matcher.identity, matcher.width).take_into(index)
-        update(index, matcher, folder, stamps, args, report)
-        if not features:
+        update(searcher, report)
+        if not len(features):
             return report.exit_code(summary=True)
-        entries = {name: entry for name, entry in index.entries().items() if name in stamps}
-        best = max(args.top, args.rerank if texts else 0)
-        hits = find(np.concatenate(features), index.features, entries, best)
-    if args.rerank:
-        match_best(matcher, texts, hits[: len(texts)], folder, args, report)
+        hits = searcher.search(features, max(args.top, args.rerank if texts else 0))
+        if args.rerank:
+            with report.progress(len(candidates(hits[: len(texts)], args.rerank))):
+                for name, error in searcher.rerank(texts, hits[: len(texts)], args.rerank):
+                    report.problem(os.path.join(folder, name), error) if error else report.step()
     show(texts, args.image, hits, folder, args.top, report)
     return report.exit_code(summary=bool(report.done))
+
+
+def load_matcher(args: argparse.Namespace) -> Matcher:
+    """Load the model that the arguments name."""
+    backend = Backend(Matcher.head, args)
+    return Matcher(backend.model, backend.processor)
+
+
+def update(searcher: Searcher, report: Report) -> None:
+    """Encode what is new or changed."""
+    stamps, folder = searcher.collection.stamps, searcher.collection.folder
+    searcher.parts.take_into(searcher.index)
+    todo = len(searcher.outdated())
+    report.skipped = len(stamps) - todo - report.done
+    with report.progress(todo):
+        for name, error in searcher.update():
+            report.problem(os.path.join(folder, name), error) if error else report.finished()
+
+
+def encode_parts(searcher: Searcher, args: argparse.Namespace, how: OnRay | None, report: Report) -> None:
+    """Encode this process's share of the shards, but for what is encoded already, into parts of the index."""
+    mine, done = searcher.shards(args.shards or Share(), args.shard_size or SHARD_SIZE)
+    report.skipped += done
+    with report.progress(sum(len(shard.items) for shard in mine)):
+        for count in searcher.encode_parts(mine, how, partial(load_matcher, for_workers(args))):
+            report.step(count)
+    for line in (line for shard in mine for line in searcher.parts.read(shard.name)):
+        if "error" not in line:
+            report.done += 1
+        elif args.shards:  # else the search that follows tries it once more, and says so
+            report.problem(os.path.join(searcher.collection.folder, line["name"]), line["error"])
 
 
 def queries(args: argparse.Namespace, parser: CommandParser) -> tuple[list[str], str]:
@@ -115,25 +138,6 @@ def queries(args: argparse.Namespace, parser: CommandParser) -> tuple[list[str],
         if not text.strip() or os.path.isdir(text):
             parser.error(f"argument TEXT: {text!r} is {'a folder; give one, at the end' if text.strip() else 'empty'}")
     return texts, folder
-
-
-def match_best(
-    matcher: Matcher, texts: list[str], hits: list[list[Hit]], folder: str, args: argparse.Namespace, report: Report
-) -> None:
-    """Match the best of each text by ITM; every picture is read and encoded once for all texts."""
-    wanted = list(candidates(hits, args.rerank))
-
-    def embeds() -> Iterator[tuple[str, np.ndarray]]:
-        for batch in run_batches(wanted, args.batch_size, reader(matcher, folder, args), matcher.embeds):
-            for name, result in batch:
-                if isinstance(result, Exception):
-                    report.problem(os.path.join(folder, name), result)
-                else:
-                    yield name, result
-
-    with report.progress(len(wanted)):
-        for _ in rerank(matcher, texts, hits, args.rerank, embeds()):
-            report.step()
 
 
 def show(texts: list[str], images: list[str], hits: list[list[Hit]], folder: str, top: int, report: Report) -> None:

@@ -47,8 +47,8 @@ class FeatureIndex:
     """The features of a folder's pictures, made by one model; opened, or begun where there is none.
 
     `index` is the folder of the index, `folder` that of the pictures, `model` what tells apart models whose features
-    must not be mixed (`Matcher.identity`), `width` the number of values of a feature. Names of pictures are relative
-    to `folder`, with any bytes that a file name may have. Several processes may use an index at once.
+    must not be mixed (`Matcher.features_identity`), `width` the number of values of a feature. Names of pictures are
+    relative to `folder`, with any bytes that a file name may have. Several processes may use an index at once.
 
     Nothing in the files is trusted: not sizes, and names are only ever looked up, never opened. Raises `ValueError`
     for files that are damaged or of no index, and for an index of other pictures or another model; `OSError` where

@@ -1,8 +1,8 @@
 """Features that several processes make for one index: files beside it, until a search takes them in.
 
 INDEX/blip-parts/MODEL/00000-0123456789abcdef.jsonl has a line for each picture of a shard that was not encoded before:
-its name, stamp, frames and feature, float32 in base 64; or what was wrong with it. MODEL is `Matcher.identity`. A file
-is whole or absent, and nobody writes one of its name with other content.
+its name, stamp, frames and feature, float32 in base 64; or what was wrong with it. MODEL is
+`Matcher.features_identity`. A file is whole or absent, and nobody writes one of its name with other content.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blip_core.files import read_lines, write_lines
-from blip_core.jobs.sharding import clean, writing
+from blip_core.inference.matcher import Matcher
+from blip_core.jobs.read_ahead import in_one_line
+from blip_core.jobs.sharding import Shard, Work, check_worker, clean, writing
 from blip_core.search.feature_index import PARTS, FeatureIndex
+from blip_core.search.folder_encoder import FolderEncoder
 
 Line = dict[str, Any]
 
@@ -85,3 +89,26 @@ class Parts:
             path = self.path / f"{part}.jsonl"
             raise ValueError(f"{path} is not as it was written ({error}); remove it to have it made anew.") from None
         return entries, features
+
+
+def encode_part(encoder: FolderEncoder, parts: Parts, shard: Shard[tuple[str, str]]) -> Iterator[int]:
+    """Encode a shard's pictures, names and stamps, into its part; yields how many more pictures are done."""
+    stamps, lines = dict(shard.items), []
+    for batch in encoder.features(stamps):
+        for name, result in batch:
+            if isinstance(result, Exception):
+                lines.append({"name": name, "error": in_one_line(result)})
+            else:
+                feature, frames = result
+                lines.append(parts.line(name, stamps[name], frames, feature))
+        yield len(batch)
+    parts.write(shard.name, lines)
+
+
+def start_elsewhere(
+    load: Callable[[], Matcher], identity: str, how: tuple[str, int, int], parts: Parts
+) -> Work[Shard[tuple[str, str]]]:
+    """Begin in a process of its own, with a matcher that must be that of the index; `how` is of a `FolderEncoder`."""
+    matcher = load()
+    check_worker(matcher.features_identity, identity)
+    return partial(encode_part, FolderEncoder(matcher, *how), parts)

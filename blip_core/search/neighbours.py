@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from blip_core.inference.answer_tries import probabilities
+from blip_core.inference.matcher import Matcher
 from blip_core.search.feature_index import Entry
-from blip_core.search.matcher import Matcher
 
 CHUNK = 2**14
 """Rows that are compared at once: with 256 values each, 16 MB of the mapped file."""
@@ -33,9 +33,7 @@ class Hit:
     @property
     def itm(self) -> float | None:
         """The probability of a match, 0 to 1, by ITM."""
-        if self.logits is None:
-            return None
-        return 0.5 + 0.5 * math.tanh((self.logits[1] - self.logits[0]) / 2)  # the softmax of two, without overflow
+        return None if self.logits is None else float(probabilities(np.array(self.logits))[1])
 
     @property
     def score(self) -> float:
@@ -113,7 +111,7 @@ def rerank(
     """Match the `k` best of each text by ITM, put them in the order of their scores, and yield each picture's name.
 
     `hits` are those of `texts`, one list each, and are changed in place: what was matched comes first. `embeds` gives
-    the pictures of `candidates(hits, k)` with their image embeddings (`Matcher.embeds`), in any order, each once
+    the pictures of `candidates(hits, k)` with their image embeddings (`Matcher.item_states`), in any order, each once
     however many texts it is matched with; one that is left out keeps its place behind those that were matched.
     """
     wanted = candidates(hits, k)

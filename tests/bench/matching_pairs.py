@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from blip_core import BlipConfig, BlipProcessor
-from blip_core.search import Matcher
+from blip_core.inference import Matcher
 
 
 def median(run: Callable[[], Any], times: int = 3) -> float:
@@ -44,11 +44,11 @@ def main() -> None:
     noise = np.random.default_rng(0)
     items = [noise.normal(size=(1, 3, 384, 384)).astype(np.float32) for _ in range(args.pictures)]
     texts = [f"a photograph of {number} dogs on a beach" for number in range(16)]
-    encode = median(lambda: matcher.image_features(items)) / args.pictures
-    (states,) = matcher.embeds(items[:1])
+    encode = median(lambda: matcher.item_features(items)) / args.pictures
+    (states,) = matcher.item_states(items[:1])
     one, many = (median(lambda part=part: matcher.match(states, part)) for part in (texts[:1], texts))  # type: ignore[misc]
     begin = time.perf_counter()
-    matcher.identity  # noqa: B018  # a property that is computed once
+    matcher.features_identity  # noqa: B018  # a property that is computed once
     print(f"{args.framework}: a picture is encoded in {encode:.2f} s ({args.pictures} at once)")
     print(f"and matched with one text in {one:.2f} s, with 16 in {many:.2f} s: {many / one:.1f} times")
     print(f"identity of the model: {time.perf_counter() - begin:.2f} s")

@@ -12,8 +12,9 @@ from PIL import Image
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.cli import backend, main
+from blip_core.inference import Matcher
 from blip_core.parameters.models import parameters
-from blip_core.search import Matcher, sample_frames
+from blip_core.search import sample_frames
 from tests.helpers.frameworks import FRAMEWORKS
 from tests.helpers.random_models import numpy
 from tests.helpers.videos import animation, frame, video
@@ -29,7 +30,7 @@ def write_model(folder, head, seed=0):
     noise, rows = np.random.default_rng(seed), parameters(head, config)
     values = {row.name: noise.normal(0, 0.5, row.shape).astype(np.float32) for row in rows}
     write_pretrained(folder, head, config, rows, lambda row: values[row.name])
-    BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer()).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size=32, background="white"), BlipTokenizer()).save_pretrained(folder)
     return folder
 
 
@@ -65,13 +66,15 @@ def blip(model, capfd):
 @pytest.fixture
 def encoded(monkeypatch):
     """The number of pictures in each batch that is encoded for the index, and for matching."""
-    counts = {"image_features": [], "embeds": []}
+    counts = {"item_features": [], "item_states": []}
     for name, calls in counts.items():
         original = getattr(Matcher, name)
         monkeypatch.setattr(
             Matcher,
             name,
-            lambda self, items, original=original, calls=calls: calls.append(len(items)) or original(self, items),
+            lambda self, items, size, original=original, calls=calls: (
+                calls.append(len(items)) or original(self, items, size)
+            ),
         )
     return counts
 
@@ -90,7 +93,7 @@ def test_both_frameworks_find_the_same_and_share_an_index(blip, encoded, tmp_pat
     for framework in FRAMEWORKS:
         code, results[framework], err = blip(*arguments, "--engine", framework)
         assert (code, err) == (0, "blip: 96 done\n" if framework == "pt" else "")
-    assert encoded["image_features"] == [32, 32, 32]
+    assert encoded["item_features"] == [32, 32, 32]
     assert len(results["pt"]) == 60
     for pt, tf in zip(*results.values(), strict=True):
         assert (pt["text"], pt["rank"], pt["image"]) == (tf["text"], tf["rank"], tf["image"])
@@ -123,10 +126,13 @@ def test_scores_are_what_the_model_says(blip, photos, model, framework):
 def test_a_picture_is_encoded_once_for_the_index_and_once_for_all_texts(blip, photos, encoded):
     texts = ["one", "two words", "three whole words"]
     assert blip(*texts, "photos", "--rerank", "4", "--batch-size", "4")[0] == 0
-    assert encoded["image_features"] == [4, 4]
-    assert 4 <= sum(encoded["embeds"]) <= 8
+    assert encoded["item_features"] == [4, 4]
+    assert 4 <= sum(encoded["item_states"]) <= 8
     assert blip("another text", "photos", "--rerank", "0")[0] == 0
-    assert (sum(encoded["image_features"]), len(encoded["embeds"])) == (8, 2 if sum(encoded["embeds"]) > 4 else 1)
+    assert (sum(encoded["item_features"]), len(encoded["item_states"])) == (
+        8,
+        2 if sum(encoded["item_states"]) > 4 else 1,
+    )
 
 
 def test_what_is_matched_comes_before_what_is_not(blip, photos):
@@ -170,29 +176,29 @@ def test_options_may_stand_between_text_and_folder(blip, photos):
 
 
 def test_an_interrupted_run_is_gone_on_with(blip, photos, encoded, monkeypatch):
-    original = Matcher.image_features
+    original = Matcher.item_features
     left = [2]
 
-    def interrupted(self, items):
+    def interrupted(self, items, size):
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        return original(self, items)
+        return original(self, items, size)
 
-    monkeypatch.setattr(Matcher, "image_features", interrupted)
+    monkeypatch.setattr(Matcher, "item_features", interrupted)
     assert blip("red", "photos", "--batch-size", "2")[0] == 130
-    monkeypatch.setattr(Matcher, "image_features", original)
-    assert encoded["image_features"] == [2, 2]
+    monkeypatch.setattr(Matcher, "item_features", original)
+    assert encoded["item_features"] == [2, 2]
     assert blip("red", "photos", "--batch-size", "2")[2] == "blip: 4 done, 4 done before\n"
-    assert encoded["image_features"] == [2, 2, 2, 2]
+    assert encoded["item_features"] == [2, 2, 2, 2]
 
 
 def test_the_index_follows_the_folder(blip, photos, encoded):
     def names(*options):
-        encoded["image_features"].clear()
+        encoded["item_features"].clear()
         code, found, _ = blip("red", "photos", "--json", "--top", "99", "--rerank", "0", *options)
         assert code == 0
-        return {os.path.relpath(entry["image"], "photos") for entry in found}, sum(encoded["image_features"])
+        return {os.path.relpath(entry["image"], "photos") for entry in found}, sum(encoded["item_features"])
 
     everything = {f"{name}.png" for name in COLORS}
     assert names() == (everything, 8)
@@ -278,9 +284,9 @@ def test_a_video_is_scored_by_its_frames(blip, photos, model):
     item = matcher.processor(images=sample_frames(photos / "moving.gif", 8), return_tensors="np")["pixel_values"]
     assert len(item) == 8
     assert entry["itc"] == pytest.approx(
-        float(matcher.image_features([item])[0] @ matcher.text_features(["grey"])[0]), abs=1e-5
+        float(matcher.item_features([item])[0] @ matcher.text_features(["grey"])[0]), abs=1e-5
     )
-    assert entry["itm_logit"] == pytest.approx(matcher.match(*matcher.embeds([item]), ["grey"])[0, 1], rel=1e-4)
+    assert entry["itm_logit"] == pytest.approx(matcher.match(*matcher.item_states([item]), ["grey"])[0, 1], rel=1e-4)
 
 
 def test_video_files(blip, photos, monkeypatch):
@@ -327,7 +333,7 @@ def test_queries_that_cannot_be_understood_cost_no_encoding(blip, photos, encode
     assert (code, "missing.png" in err) == (1, True)
     code, _, err = blip("red " * 600, "photos")
     assert (code, "shorten it" in err) == (1, True)
-    assert encoded["image_features"] == []
+    assert encoded["item_features"] == []
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

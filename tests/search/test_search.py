@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blip_core.search import FeatureIndex, Hit, Matcher, candidates, find, nearest, neighbours, rerank
+from blip_core.inference import Matcher
+from blip_core.search import FeatureIndex, Hit, Searcher, candidates, find, nearest, neighbours, rerank
 from blip_core.search.feature_index import Entry
 from tests.helpers.frameworks import FRAMEWORKS
 from tests.helpers.random_models import CONFIGS_OF, difference
@@ -241,7 +242,7 @@ def twins(tmp_path_factory):
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     pt, tf = models("BlipForImageTextRetrieval", config, folder / "model")
     processor = BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer.from_pretrained(folder))
-    return {"pt": Matcher(pt, processor, batch_size=3), "tf": Matcher(tf, processor, batch_size=3)}
+    return {"pt": Matcher(pt, processor), "tf": Matcher(tf, processor)}
 
 
 TEXTS = ["a cat", "red", "a red red cat"]
@@ -257,7 +258,7 @@ def test_features_are_the_models(twins, framework):
     matcher, ask = twins[framework], FRAMEWORKS[framework].ask
     pictures = items(1, 1, 1, 1)
     expected = ask(matcher.model.get_image_features, {"pixel_values": np.concatenate(pictures)})
-    assert difference(expected, matcher.image_features(pictures)) < 1e-6
+    assert difference(expected, matcher.item_features(pictures)) < 1e-6
     tokens = matcher.processor(text=TEXTS, padding=True, return_tensors="np")
     expected = ask(matcher.model.get_text_features, dict(tokens))
     assert difference(expected, matcher.text_features(TEXTS)) < 1e-6
@@ -268,7 +269,7 @@ def test_a_video_is_the_mean_of_its_frames_and_all_their_tokens(twins, framework
     """ITC: projections are averaged, then normalised. ITM: the tokens of the frames in a row."""
     matcher, ask = twins[framework], FRAMEWORKS[framework].ask
     given = items(1, 4, 2)
-    features, embeds = matcher.image_features(given), matcher.embeds(given)
+    features, embeds = matcher.item_features(given), matcher.item_states(given)
     tokens = dict(matcher.processor(text=TEXTS, padding=True, return_tensors="np"))
     for item, feature, states in zip(given, features, embeds, strict=True):
         frames = ask(matcher.model.vision_model, {"pixel_values": item}).last_hidden_state
@@ -278,15 +279,15 @@ def test_a_video_is_the_mean_of_its_frames_and_all_their_tokens(twins, framework
         assert difference(joined, states) < 1e-6
         expected = ask(matcher.model, {"image_embeds": joined, **tokens}).itm_score
         assert difference(expected, matcher.match(joined, TEXTS)) == 0
-    normalised_first = matcher.image_features([frame[None] for frame in given[1]]).mean(axis=0)
+    normalised_first = matcher.item_features([frame[None] for frame in given[1]]).mean(axis=0)
     assert difference(normalised_first / np.linalg.norm(normalised_first), features[1]) > 1e-4
 
 
 def test_both_frameworks_agree(twins):
     pt, tf = twins.values()
     given = items(1, 4)
-    assert difference(pt.image_features(given), tf.image_features(given)) < 1e-5
-    assert difference(pt.match(pt.embeds(given)[1], TEXTS), tf.match(tf.embeds(given)[1], TEXTS)) < 1e-5
+    assert difference(pt.item_features(given), tf.item_features(given)) < 1e-5
+    assert difference(pt.match(pt.item_states(given)[1], TEXTS), tf.match(tf.item_states(given)[1], TEXTS)) < 1e-5
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -296,7 +297,7 @@ def test_keys_and_values_of_a_picture_are_made_once_for_all_texts(twins, framewo
     kind = type(blocks[0].crossattention)
     made = kind.keys_values
     monkeypatch.setattr(kind, "keys_values", lambda self, states: calls.append(states.shape) or made(self, states))
-    (states,) = matcher.embeds(items(2))
+    (states,) = matcher.item_states(items(2))
     matcher.match(states, TEXTS)
     cross = [tuple(shape) for shape in calls if shape[-1] == 24]  # the width of vision
     assert cross == [(1, 34, 24)] * len(blocks)
@@ -309,18 +310,18 @@ def test_identity_is_of_the_vision_side_and_the_same_in_both_frameworks(twins, t
     from blip_pt import BlipForImageTextRetrieval
 
     pt, tf = twins.values()
-    assert pt.identity == tf.identity
-    assert len(pt.identity) == 32
+    assert pt.features_identity == tf.features_identity
+    assert len(pt.features_identity) == 32
     pt.model.save_pretrained(tmp_path)
 
     def identity(change=lambda model: None, processor=pt.processor, **options):
         model = BlipForImageTextRetrieval.from_pretrained(tmp_path, **options)
         with torch.no_grad():
             change(model)
-        return Matcher(model, processor).identity
+        return Matcher(model, processor).features_identity
 
-    assert identity() == pt.identity
-    assert identity(lambda model: model.itm_head.weight.add_(1)) == pt.identity
+    assert identity() == pt.features_identity
+    assert identity(lambda model: model.itm_head.weight.add_(1)) == pt.features_identity
     others = {
         identity(lambda model: model.vision_proj.weight[0, 0].add_(1)),
         identity(lambda model: model.vision_model.encoder.layers[2].layer_norm1.bias[3].add_(1e-6)),
@@ -329,7 +330,7 @@ def test_identity_is_of_the_vision_side_and_the_same_in_both_frameworks(twins, t
         identity(config={"vision_config": {"layer_norm_eps": 1e-6}}),
         identity(processor=BlipProcessor(BlipImageProcessor(size=32, resample=2), pt.processor.tokenizer)),
     }
-    assert len(others | {pt.identity}) == 7
+    assert len(others | {pt.features_identity}) == 7
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -345,6 +346,36 @@ def test_a_model_in_training_drops_nothing_out(twins):
         part.hidden_dropout = 0.5
     matcher.model.train()
     assert parts
-    (states,) = matcher.embeds(items(1))
+    (states,) = matcher.item_states(items(1))
     assert np.array_equal(matcher.match(states, TEXTS), twins["pt"].match(states, TEXTS))
     assert matcher.model.training
+
+
+def test_a_searcher_keeps_its_index_up_to_date(twins, tmp_path):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 256, (30, 40, 3), np.uint8)
+        Image.fromarray(noise).save(photos / f"{number}.png")
+    (photos / "bad.png").write_bytes(b"this is no picture")
+    matcher = twins["pt"]
+    with Searcher(matcher, photos, index=tmp_path / "index", batch_size=2) as searcher:
+        found = list(searcher.update())
+        assert [name for name, error in found if error is None] == [f"{number}.png" for number in range(5)]
+        assert [(name, type(error)) for name, error in found if error] == [("bad.png", OSError)]
+        assert searcher.outdated() == ["bad.png"]
+        hits = searcher(["a cat"], [photos / "3.png"], top=2, rerank=3)
+        assert [len(found) for found in hits] == [2, 2]
+        assert hits[1][0].name == "3.png"
+        assert hits[1][0].itc == pytest.approx(1, abs=1e-6)
+        match = matcher(photos / hits[0][0].name, "a cat")
+        assert hits[0][0].itc == pytest.approx(match.itc[0], abs=1e-6)
+        assert hits[0][0].itm == pytest.approx(match.itm[0], abs=1e-6)
+    (photos / "3.png").unlink()
+    with Searcher(matcher, photos, index=tmp_path / "index") as searcher:
+        assert [name for name, _ in searcher.update()] == ["bad.png"]
+        assert {hit.name for hit in searcher(["red"], top=9)[0]} == {"0.png", "1.png", "2.png", "4.png"}
+    with pytest.raises(ValueError, match="no pictures in this folder"):
+        Searcher(matcher, tmp_path / "index")

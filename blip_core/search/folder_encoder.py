@@ -1,0 +1,54 @@
+"""Encoding the pictures and videos of a folder, read ahead of the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blip_core.inference.matcher import Matcher
+from blip_core.jobs.read_ahead import read_batches
+from blip_core.search.video import FRAMES, sample_frames
+
+Encoded = tuple[np.ndarray, int]
+"""A feature, (width,), and the number of frames of a video it is of; 0 for a picture."""
+
+
+@dataclass(frozen=True)
+class FolderEncoder:
+    """Encodes what a folder holds by names that are relative to it, `batch_size` frames at a time."""
+
+    matcher: Matcher
+    folder: str
+    frames: int = FRAMES
+    batch_size: int = 8
+
+    def read(self, name: str | os.PathLike[str]) -> np.ndarray:
+        """Read and prepare a picture or frames of a video, float32 (n, 3, height, width); raises as `sample_frames`."""
+        processor = self.matcher.processor
+        turn = processor.image_processor.apply_exif_orientation
+        frames = sample_frames(os.path.join(self.folder, name), self.frames, turn)
+        return processor(images=frames, return_tensors="np")["pixel_values"]
+
+    def features(self, names: Iterable[str]) -> Iterator[list[tuple[str, Encoded | Exception]]]:
+        """Yield each name of a batch with its feature, or with what is wrong with it."""
+
+        def work(items: Sequence[np.ndarray]) -> list[Encoded]:
+            counts = [self.frames if len(item) > 1 else 0 for item in items]
+            return list(zip(self.matcher.item_features(items, self.batch_size), counts, strict=True))
+
+        return self._run(names, work)
+
+    def states(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray | Exception]]:
+        """Yield each name with its image embeddings (1, S, W), or with what is wrong with it."""
+        for batch in self._run(names, lambda items: self.matcher.item_states(items, self.batch_size)):
+            yield from batch
+
+    def _run(self, names: Iterable[str], work: Callable[[list[np.ndarray]], Sequence[Any]]) -> Iterator[list[Any]]:
+        for batch in read_batches(names, self.batch_size, self.read):
+            good = [item for _, item in batch if not isinstance(item, Exception)]
+            results = iter(work(good) if good else [])
+            yield [(name, item if isinstance(item, Exception) else next(results)) for name, item in batch]

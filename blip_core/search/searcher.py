@@ -1,0 +1,220 @@
+"""Searching a folder: its index brought up to date, the nearest found by ITC, the best of them matched by ITM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from blip_core.inference.matcher import Matcher
+from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, cut, work_through
+from blip_core.search.collection import Collection
+from blip_core.search.feature_index import FeatureIndex, default_index, delete_index
+from blip_core.search.folder_encoder import FolderEncoder
+from blip_core.search.index_parts import Parts, encode_part, start_elsewhere
+from blip_core.search.neighbours import Hit, candidates, find, rerank
+from blip_core.search.video import FRAMES
+
+ALL = Share()
+RERANK = 16
+"""How many of the best are matched unless users choose: each takes a CPU about half a second (the original: 128)."""
+
+
+class Searcher:
+    """Find the pictures of a folder that fit texts or pictures best, by an index that is kept on disk.
+
+    Args:
+        matcher: A `Matcher`.
+        folder: The folder, or a `Collection` of what it holds.
+        index: The folder of the index; one in the user's cache unless given.
+        rebuild: Whether the index is begun anew.
+        recursive: Whether folders below are searched as well.
+        videos: Whether videos are searched, too.
+        frames: How many frames stand for a video.
+        batch_size: How many frames the model gets at once.
+
+    Raises:
+        OSError: Where the index cannot be read or written.
+        ValueError: For a folder with nothing to search in, and for an index of another folder or model.
+
+    Example:
+        >>> from blip_core import Searcher
+        >>> with Searcher.from_pretrained(folder="tests/data/emoji", index="index") as searcher:
+        ...     hits = searcher(["a fox"], top=3)[0]                                  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        folder: str | os.PathLike[str] | Collection,
+        *,
+        index: str | os.PathLike[str] | None = None,
+        rebuild: bool = False,
+        recursive: bool = False,
+        videos: bool = False,
+        frames: int = FRAMES,
+        batch_size: int = 8,
+    ):
+        if not isinstance(folder, Collection):
+            folder = Collection.find(folder, recursive=recursive, videos=videos)
+        self.matcher, self.collection = matcher, folder
+        self.encoder = FolderEncoder(matcher, os.path.abspath(folder.folder), frames, batch_size)
+        identity = matcher.features_identity
+        path = Path(index) if index else default_index(folder.folder, identity)
+        if rebuild:
+            delete_index(path)
+        self.index = FeatureIndex(path, folder.folder, identity, matcher.width)
+        self.parts = Parts(path, identity, matcher.width)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path | None = None,
+        *,
+        folder: str | os.PathLike[str],
+        engine: str | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+        revision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a matcher as `Matcher.from_pretrained` does, and open the index of a folder with the other `options`."""
+        matcher = Matcher.from_pretrained(name, engine=engine, device=device, dtype=dtype, revision=revision)
+        return cls(matcher, folder, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.index.close()
+
+    def __call__(
+        self,
+        texts: Sequence[str] = (),
+        images: Sequence[str | os.PathLike[str]] = (),
+        *,
+        top: int = 10,
+        rerank: int = RERANK,
+    ) -> list[list[Hit]]:
+        """Bring the index up to date and search it.
+
+        Args:
+            texts: What to look for, in words.
+            images: Pictures or videos to find similar ones of.
+            top: How many are returned for each.
+            rerank: How many of the best of each text are put in order by the matching head.
+
+        Returns:
+            A list for each text, then for each picture, best first.
+
+        Raises:
+            OSError: For a picture of `images` that cannot be read.
+            ValueError: For texts that are too long.
+        """
+        queries = self.queries(texts, images)
+        for _ in self.update():
+            pass
+        hits = self.search(queries, max(top, rerank if texts else 0))
+        for _ in self.rerank(texts, hits[: len(texts)], rerank):
+            pass
+        return [found[:top] for found in hits]
+
+    def queries(self, texts: Sequence[str], images: Sequence[str | os.PathLike[str]] = ()) -> np.ndarray:
+        """Return the features of what is looked for, float32 (texts and images, F)."""
+        features = [np.empty((0, self.matcher.width), np.float32)]
+        features += [self.matcher.text_features(texts)] if texts else []
+        here = replace(self.encoder, folder="")
+        items = [here.read(image) for image in images]
+        features += [self.matcher.item_features([item], self.encoder.batch_size) for item in items]
+        return np.concatenate(features)
+
+    def outdated(self, *, with_parts: bool = False) -> list[str]:
+        """Return the names of what is new or changed since it was encoded, for the index or for parts of it."""
+        known: dict[str, tuple[str, int]] = {n: (e.stamp, e.frames) for n, e in self.index.entries().items()}
+        known |= self.parts.entries() if with_parts else {}
+        return [
+            name
+            for name, state in self.collection.stamps.items()
+            if name not in known or known[name][0] != state or known[name][1] not in (0, self.encoder.frames)
+        ]
+
+    def update(self) -> Iterator[tuple[str, Exception | None]]:
+        """Encode what is new or changed, batch by batch, and forget what is gone.
+
+        Yields:
+            The name of each picture that was encoded, or that could not be, with what is wrong with it.
+        """
+        self.parts.take_into(self.index)
+        known, stamps = self.index.entries(), self.collection.stamps
+        # What is not looked for now, such as folders below, stays in the index as long as it exists.
+        exists = {name: os.path.lexists(os.path.join(self.encoder.folder, name)) for name in known.keys() - stamps}
+        self.index.remove(name for name, there in exists.items() if not there)
+        for batch in self.encoder.features(self.outdated()):
+            good = {name: result for name, result in batch if not isinstance(result, Exception)}
+            if good:
+                entries = {name: (stamps[name], frames) for name, (_, frames) in good.items()}
+                self.index.add(entries, np.stack([feature for feature, _ in good.values()]))
+            for name, result in batch:
+                broken = isinstance(result, Exception)
+                if broken and name in known:
+                    self.index.remove([name])  # as it was before it broke
+                yield name, result if isinstance(result, Exception) else None
+
+    def shards(self, share: Share = ALL, size: int = SHARD_SIZE) -> tuple[list[Shard[tuple[str, str]]], int]:
+        """Return this process's share of what is to be encoded, and how many of its pictures are encoded already."""
+        todo, mine, done = set(self.outdated(with_parts=True)), [], 0
+        for shard in share.take(cut(list(self.collection.stamps.items()), size)):
+            if items := [item for item in shard.items if item[0] in todo]:
+                mine.append(Shard(self.parts.name(shard.name, items), items))
+            done += len(shard.items) - len(items)
+        return mine, done
+
+    def encode_parts(
+        self,
+        shards: Sequence[Shard[tuple[str, str]]],
+        on_ray: OnRay | None = None,
+        load: Callable[[], Matcher] | None = None,
+    ) -> Iterator[int]:
+        """Encode shards into parts of the index, which the next `update` takes in; yields how many more are done.
+
+        With `on_ray` Ray does it, in processes that get their matcher from `load`, which can be pickled. What became of
+        each picture is in `parts.read(shard.name)`.
+        """
+        start: Callable[[], Work[Shard[tuple[str, str]]]] = partial(partial, encode_part, self.encoder, self.parts)
+        if on_ray:
+            assert load is not None
+            how = (self.encoder.folder, self.encoder.frames, self.encoder.batch_size)
+            start = partial(start_elsewhere, load, self.matcher.features_identity, how, self.parts)
+        return work_through(shards, start, on_ray)
+
+    def search(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
+        """Return the `k` nearest to each of the `queries`, float32 (queries, F), best first, by the index as it is."""
+        stamps = self.collection.stamps
+        entries = {name: entry for name, entry in self.index.entries().items() if name in stamps}
+        return find(queries, self.index.features, entries, k)
+
+    def rerank(self, texts: Sequence[str], hits: Sequence[list[Hit]], k: int) -> Iterator[tuple[str, Exception | None]]:
+        """Match the `k` best hits of each text by ITM, in place; each picture is encoded once for all texts.
+
+        Yields:
+            The name of each picture that was matched, or that could not be read, with what is wrong with it.
+        """
+        problems: list[tuple[str, Exception]] = []
+
+        def states() -> Iterator[tuple[str, np.ndarray]]:
+            for name, found in self.encoder.states(list(candidates(hits, k))):
+                if isinstance(found, Exception):
+                    problems.append((name, found))
+                else:
+                    yield name, found
+
+        for name in rerank(self.matcher, texts, hits, k, states()):
+            yield from problems
+            problems.clear()
+            yield name, None
+        yield from problems
