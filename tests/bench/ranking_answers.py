@@ -66,7 +66,7 @@ class Answering:
         self.question = self.tensor(np.array([[101, 2054, 2003, 2023, 1029, 102]]))
         self.ids, self.mask = answer_list()
         self.embeds = self.model.vision_model(self.tensor(pixels)).last_hidden_state
-        self.states = self.model.encode_question(self.embeds, self.question, None)
+        _, self.states = self.model.encode_question(None, self.embeds, False, self.question, None)
 
     def rank(self, k: int) -> Any:
         """Order the k answers with the likeliest first token."""
