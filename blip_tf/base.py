@@ -29,7 +29,7 @@ from blip_tf.nn import dropout_seed, next_seed
 class TFBlipPreTrainedModel(KerasModel):
     """A `keras.Model` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
 
-    A model made from a configuration alone has random weights, drawn after TensorFlow's global seed. As in all of
+    A model made from a configuration alone has random weights, which follow TensorFlow's global seed. As in all of
     Keras, dropout needs `training=True` in the call (`fit` passes it), and the precision is that of Keras's global
     dtype policy at the time the model is made.
     """

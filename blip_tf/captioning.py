@@ -1,7 +1,7 @@
 """Captioning: pictures -> text.
 
-Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
-width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision width), the vision
+encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
 """
 
 from __future__ import annotations

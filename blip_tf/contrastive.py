@@ -1,7 +1,7 @@
 """`TFBlipModel`: contrastive features of pictures and texts, as Hugging Face defined them.
 
-Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
-width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens, T image tokens. `image_embeds` (B or 1, T, vision width), the vision encoder's
+output, may stand in place of `pixel_values` (B or 1, 3, height, width).
 """
 
 from __future__ import annotations

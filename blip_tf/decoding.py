@@ -47,7 +47,7 @@ class LayerCache:
         return self.key, self.value
 
     def select(self, rows: Tensor, pictures: Tensor | None) -> None:
-        """Go on with these rows, and with these pictures where they change."""
+        """Keep these rows and, where they change, these pictures."""
         self.key, self.value = tf.gather(self.key, rows), tf.gather(self.value, rows)
         if pictures is not None:
             self.cross = tf.gather(self.cross[0], pictures), tf.gather(self.cross[1], pictures)
@@ -65,7 +65,7 @@ class TextCache:
 
 
 class DecodingGraphs:
-    """The two compiled functions of a text decoder. Each is traced once, for all numbers of rows and tokens.
+    """The two compiled functions of a text decoder. Each is traced once, for any number of rows and tokens.
 
     `begin`: encoder states (B', S, width) -> keys and values of each layer's cross-attention.
     `extend`: new tokens -> logits, and the layers' new keys and values. Prefill and step are the same function.
@@ -149,7 +149,7 @@ class TensorFlowSession:
         return self._extend(tokens[:, None], np.ones_like(tokens)[:, None])
 
     def select(self, rows: np.ndarray) -> None:
-        """Go on with these rows: row j continues what row rows[j] has been."""
+        """Keep these rows: new row j continues old row rows[j]."""
         wanted = self.picture_of[rows]
         pictures, self.picture_of = np.unique(wanted, return_inverse=True)
         changed = pictures.shape[0] != self.states_mask.shape[0]

@@ -1,7 +1,6 @@
 """Export to SavedModel and LiteRT, for processes that have TensorFlow or LiteRT but not this package.
 
-Shapes: B texts (or pairs), L tokens, V vocabulary, T image tokens, W width, N layers, H heads, D head width; R rows
-(texts under way), B' pictures, S encoder states, C capacity in tokens. Tokens and masks are int32.
+Shapes: B texts (or pairs), L tokens, T image tokens, W width. Tokens and masks are int32.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
     def start_momentum(self) -> None:
         """Begin contrastive training: copy the encoders, fill the queues with random features.
 
-        Call it before the optimizer is made. The features follow TensorFlow's global seed. Called again, it begins anew
+        Call it before the optimizer is made. The features follow TensorFlow's global seed. Called again, it starts over
         with the same parameters.
         """
         if not self.has_momentum:
@@ -313,7 +313,7 @@ def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:
-    """Choose a column of each row (b, B), each with a probability in proportion to its weight, by numbers (b,)."""
+    """Choose a column of each row (b, B) with probabilities in proportion to the weights, by random numbers (b,)."""
     sums = tf.cumsum(weights, axis=1)
     whole = sums[:, -1:]
     chosen = tf.reduce_sum(tf.cast(sums <= tf.cast(noise, sums.dtype)[:, None] * whole, tf.int32), axis=1)

@@ -1,7 +1,7 @@
 """NLVR2: is a sentence true of two pictures?
 
-Shapes: B sentences, L tokens, W text width, T image tokens. `image_embeds` (B, 2, T, vision width), the vision
-encoder's output, may stand in place of `pixel_values` (B, 2, 3, height, width).
+Shapes: B sentences, L tokens, T image tokens. `image_embeds` (B, 2, T, vision width), the vision encoder's output,
+may stand in place of `pixel_values` (B, 2, 3, height, width).
 """
 
 from __future__ import annotations

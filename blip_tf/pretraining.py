@@ -1,6 +1,6 @@
 """Pre-training: contrast, matching and language modelling on one pass over the pictures.
 
-Shapes: b pairs of this process, B of all processes, L tokens, W text width, V vocabulary, T image tokens.
+Shapes: b pairs of this process, B of all processes, L tokens, V vocabulary.
 """
 
 from __future__ import annotations

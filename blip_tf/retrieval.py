@@ -1,7 +1,7 @@
 """Matching pictures with texts, and the features to do so at scale.
 
-Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
-width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens, W text width, T image tokens. `image_embeds` (B or 1, T, vision width), the vision
+encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         image_embeds: Tensor | None = None,
         grid: Sequence[int] | None = None,
     ) -> Tensor:
-        """Map where in its picture each token of a text finds what speaks for a match.
+        """Map where in its picture each token of a text finds evidence for a match.
 
         Source: LAVIS's `compute_gradcam`.
 
@@ -284,7 +284,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         noise: Tensor | None,
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
-        """The losses of pairs, of which those with the same picture are not negatives. Arguments as of the call."""
+        """Compute the losses of pairs; pairs with the same picture are no negatives. Arguments as of the call."""
         image_ids = pair_ids(image_ids, input_ids)
         batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
         self.check_training(*batch, noise)

@@ -150,7 +150,7 @@ class TFBlipVisionModel(TFBlipPreTrainedModel):
     def encoding_graph(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Pictures of the configured size -> embeddings (B, T, W) and the pooled ones (B, W), for all batches.
 
-        It is compiled when first used: layers are to be replaced, by adapters for example, before.
+        It is compiled when first used; replace layers, by adapters for example, before that.
         """
         config = self.config
         pictures = tf.TensorSpec((None, config.num_channels, config.image_size, config.image_size), self.compute_dtype)
