@@ -139,7 +139,7 @@ def convert(
     refused = sorted({tensor.dtype.name for tensor in planned} & set(row.refused_types))
     if refused:
         raise ValueError(f"{row.name} cannot hold {refused[0]}; pass dtype='float32' or dtype='float16'.")
-    tensors: list[LazyTensor] = row.call("arrange", planned)
+    tensors: list[LazyTensor] = row.call("arrange", planned) if row.arrange else planned
     taken = {found.sources.get(parameter.name, "") for parameter in wanted}
     used = taken.union(*(found.tied.get(name, ()) for name in taken))
     left_out = [] if found.problems else [n for n in checkpoint if n not in used and not n.endswith(BUFFERS)]

@@ -61,13 +61,11 @@ class Companions:
         if isinstance(config, BlipTextConfig):
             return None
         size = (config.vision_config if isinstance(config, BlipConfig) else config).image_size
-        if (self.folder / "preprocessor_config.json").is_file():
-            processor = BlipImageProcessor.from_pretrained(self.folder / "preprocessor_config.json")
-            if not resized:
-                return processor
+        path = self.folder / "preprocessor_config.json"
+        processor = BlipImageProcessor.from_pretrained(path) if path.is_file() else BlipImageProcessor()
+        if resized or not path.is_file():
             processor.size = {"height": size, "width": size}
-            return processor
-        return BlipImageProcessor(size={"height": size, "width": size})
+        return processor
 
     def write(self, folder: Path) -> None:
         """Write the files into a folder."""

@@ -33,7 +33,8 @@ class Format:
         recognise: `(path, first 16 bytes)` to whether a file is of this format.
         read: `(path)` to a `Checkpoint`. Raises `ValueError` for a file that is damaged.
         write: `(path, tensors, about)`, tensors as `arrange` gave them; None for a format that is only read.
-        arrange: `(tensors)` to the tensors of the file with the names that `read` will show.
+        arrange: `(tensors)` to the tensors of the file with the names that `read` will show, where these are not
+            the Hugging Face names, or a tensor with several is not shown under each.
         read_own: As `read`, for a file that this process has just written.
         sharded: Whether it may be split into several files with an index.
         suffix: A destination of `convert` that ends in this is a file, and not a folder.
@@ -49,7 +50,7 @@ class Format:
     recognise: Callable[[Path, bytes], bool]
     read: Function
     write: Function | None = None
-    arrange: Function = "blip_core.checkpoints.safetensors_file:arrange"
+    arrange: Function | None = None
     read_own: Function | None = None
     sharded: bool = False
     suffix: str = ""
@@ -107,6 +108,7 @@ FORMATS: dict[str, Format] = {
             _is_safetensors,
             read=f"{HERE}.safetensors_file:read",
             write=f"{HERE}.safetensors_file:write",
+            arrange=f"{HERE}.safetensors_file:arrange",
             sharded=True,
         ),
         Format(
@@ -135,7 +137,6 @@ FORMATS: dict[str, Format] = {
             _is_hdf5,
             read=f"{HERE}.keras_hdf5:read",
             write=f"{HERE}.keras_hdf5:write_keras3",
-            arrange=f"{HERE}.keras_hdf5:arrange_keras3",
             read_own=f"{HERE}.keras_hdf5:read_own",
             training_state="whole",
         ),

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from blip_core.checkpoints.checkpoint import Extent, MappedCheckpoint, check_ext
 from blip_core.checkpoints.hdf5_listing import listing
 from blip_core.checkpoints.keras_names import KERAS2, hf_names, keras2_name, keras3_paths
 from blip_core.checkpoints.writing import About, LazyTensor, write_tensors
-from blip_core.parameters.models import MODELS, TO_TENSORFLOW, TRAINING_STATE, Parameter
+from blip_core.parameters.models import MODELS, TO_TENSORFLOW, TRAINING_STATE
 
 PROGRAM = Path(__file__).with_name("hdf5_listing.py")
 SECONDS = 60
@@ -104,46 +104,30 @@ def arrange_keras2(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
     """Name the tensors as `read` will show them: the vocabulary projection's weight a second time."""
     arranged = []
     for tensor in tensors:
-        row = _row(tensor)
-        names = (name.format(row.layer) for name, _ in hf_names(row.part, row.row))
-        arranged.append(replace(tensor, names=tuple(names)))
+        part, row, layer = tensor.row.part, tensor.row.row, tensor.row.layer
+        arranged.append(replace(tensor, names=tuple(name.format(layer) for name, _ in hf_names(part, row))))
     return arranged
-
-
-def arrange_keras3(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
-    """Name the tensors as `read` will show them: one that pre-training's encoder and decoder share under both names."""
-    return list(tensors)
-
-
-def write_keras2(path: Path, tensors: Sequence[LazyTensor], about: About) -> None:
-    """Write a `tf_model.h5`."""
-    with h5py.File(path, "w") as file:
-        offsets = _offsets(_keras2_places(file, about.head, tensors))
-    write_tensors(path, offsets)
-
-
-def write_keras3(path: Path, tensors: Sequence[LazyTensor], about: About) -> None:
-    """Write a `.weights.h5`."""
-    with h5py.File(path, "w") as file:
-        offsets = _offsets(_keras3_places(file, about.head, tensors))
-    write_tensors(path, offsets)
 
 
 Places = Iterator[tuple[h5py.Dataset, LazyTensor, str]]  # each with its tensor and layout
 
 
-def _offsets(places: Places) -> list[tuple[int, LazyTensor]]:
-    """Return where each tensor is to be written, which is not done by libhdf5, as that takes twice as long.
-
-    A scalar is written already, and has no offset.
-    """
-    offsets = [(dataset.id.get_offset(), _to_tensorflow(tensor, layout)) for dataset, tensor, layout in places]
-    return [(offset, tensor) for offset, tensor in offsets if offset is not None]
+def write_keras2(path: Path, tensors: Sequence[LazyTensor], about: About) -> None:
+    """Write a `tf_model.h5`."""
+    _write(path, tensors, about, _keras2_places)
 
 
-def _row(tensor: LazyTensor) -> Parameter:
-    assert tensor.parameter is not None
-    return tensor.parameter
+def write_keras3(path: Path, tensors: Sequence[LazyTensor], about: About) -> None:
+    """Write a `.weights.h5`."""
+    _write(path, tensors, about, _keras3_places)
+
+
+def _write(path: Path, tensors: Sequence[LazyTensor], about: About, allocate: Callable[..., Places]) -> None:
+    with h5py.File(path, "w") as file:
+        places = allocate(file, about.head, tensors)
+        offsets = [(dataset.id.get_offset(), _to_tensorflow(tensor, layout)) for dataset, tensor, layout in places]
+    # Not by libhdf5, which takes twice as long. A scalar is written already, and has no offset.
+    write_tensors(path, [(offset, tensor) for offset, tensor in offsets if offset is not None])
 
 
 def _keras2_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -> Places:
@@ -151,7 +135,7 @@ def _keras2_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -
     snake = "tf_" + re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", model).lower()
     layers: dict[str, list[str]] = {}
     for tensor in tensors:
-        parameter = _row(tensor)
+        parameter = tensor.row
         for hf, layout in hf_names(parameter.part, parameter.row):
             name = keras2_name(hf, layout).format(parameter.layer)
             name = f"blip/{name}" if model == "BlipModel" else name
@@ -167,10 +151,10 @@ def _keras2_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -
 
 def _keras3_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -> Places:
     """Allocate every tensor where `load_weights` of our TensorFlow models looks for it."""
-    with_state = any(_row(tensor).part in TRAINING_STATE.get(model, ()) for tensor in tensors)
+    with_state = any(tensor.row.part in TRAINING_STATE.get(model, ()) for tensor in tensors)
     paths = {(part.prefix, row.name): path for path, (part, row) in keras3_paths(model, with_state).items()}
     for tensor in tensors:
-        parameter = _row(tensor)
+        parameter = tensor.row
         number = f"_{parameter.layer}" if parameter.layer else ""
         name = paths[parameter.part.prefix, parameter.row.name].format(number)
         dataset = _allocate(file, name, tensor, parameter.row.layout)

@@ -76,8 +76,7 @@ class Pretrained:
 
     def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray]]:
         for tensor in self._tensors:
-            assert tensor.parameter is not None
-            yield tensor.parameter, tensor.read()
+            yield tensor.row, tensor.read()
 
     def generation_config(self) -> GenerationConfig:
         """Return the folder's `generation_config.json`, or the defaults."""

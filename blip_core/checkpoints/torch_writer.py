@@ -30,10 +30,8 @@ def arrange(tensors: Sequence[LazyTensor], original: bool = False) -> list[LazyT
     """Give every tensor its Hugging Face (or `original`) name and those of the tensors tied to it."""
     arranged = []
     for tensor in tensors:
-        row = tensor.parameter
-        assert row is not None
-        prefix = row.part.original_prefix() if original else row.part.prefixes[0]
-        arranged.append(replace(tensor, names=(row.usual(prefix), *row.copies(prefix))))
+        prefix = tensor.row.part.original_prefix() if original else tensor.row.part.prefixes[0]
+        arranged.append(replace(tensor, names=(tensor.row.usual(prefix), *tensor.row.copies(prefix))))
     return arranged
 
 
@@ -43,7 +41,7 @@ def arrange_original(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
 
 
 def _position_ids(tensors: Sequence[LazyTensor]) -> Iterator[LazyTensor]:
-    rows = [tensor.parameter for tensor in tensors if tensor.parameter is not None]
+    rows = [tensor.row for tensor in tensors]
     for words in (row for row in rows if row.row is WORDS):
         part = words.part
         count = next(row.shape[0] for row in rows if row.part == part and row.row is TEXT[1])

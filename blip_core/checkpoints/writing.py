@@ -46,6 +46,12 @@ class LazyTensor:
     parameter: Parameter | None = None
 
     @property
+    def row(self) -> Parameter:
+        """Its row in the weight table."""
+        assert self.parameter is not None
+        return self.parameter
+
+    @property
     def nbytes(self) -> int:
         """Its size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
