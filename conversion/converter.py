@@ -9,7 +9,7 @@ from typing import Any
 
 from blip_core.checkpoints import FORMATS, Format, open_checkpoint
 from blip_core.checkpoints.companions import Companions
-from blip_core.checkpoints.loading import find_head, read_config, with_image_size
+from blip_core.checkpoints.loading import config_path, find_head, read_config, with_image_size
 from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wanted_parameters
 from blip_core.checkpoints.saving import config_dict, write_model
 from blip_core.checkpoints.writing import About, LazyTensor
@@ -143,7 +143,7 @@ def convert(
     taken = {found.sources.get(parameter.name, "") for parameter in wanted}
     used = taken.union(*(found.tied.get(name, ()) for name in taken))
     left_out = [] if found.problems else [n for n in checkpoint if n not in used and not n.endswith(BUFFERS)]
-    companions = Companions(checkpoint.path.parent, head, settings, tokenizer, resized=image_size is not None)
+    companions = Companions(config_path(checkpoint).parent, head, settings, tokenizer, resized=image_size is not None)
     about = About(head, config_dict(head, settings, planned[0].dtype if planned else DTYPES["float32"]))
     report = ConversionReport(
         source=str(checkpoint.path),

@@ -20,7 +20,7 @@ from blip_core.generation import GenerationConfig
 from blip_core.hub import or_shipped
 from blip_core.parameters.matching import find_model, match
 from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig, Parameter
-from blip_core.parameters.original_configs import from_med_config, recover_config
+from blip_core.parameters.recovered_configs import from_med_config, recover_config
 
 CONFIGS: dict[str, type[AnyConfig]] = {
     "BlipVisionModel": BlipVisionConfig,
@@ -80,7 +80,17 @@ class Pretrained:
 
     def generation_config(self) -> GenerationConfig:
         """Return the folder's `generation_config.json`, or the defaults."""
-        return read_generation_config(self.checkpoint.path.parent)
+        return read_generation_config(config_path(self.checkpoint).parent)
+
+
+def config_path(checkpoint: Checkpoint) -> Path:
+    """Return where the configuration of a checkpoint is expected: beside the weights.
+
+    For a folder `checkpoint-N` of a trainer that does not write one there, it is in the folder above.
+    """
+    folder = checkpoint.path.parent
+    beside, above = folder / "config.json", folder.parent / "config.json"
+    return above if folder.name.startswith("checkpoint-") and above.is_file() and not beside.is_file() else beside
 
 
 def find_head(checkpoint: Checkpoint) -> str | None:
@@ -88,7 +98,7 @@ def find_head(checkpoint: Checkpoint) -> str | None:
 
     None if it is no BLIP.
     """
-    path = checkpoint.path.parent / "config.json"
+    path = config_path(checkpoint)
     architectures = read_json(path).get("architectures") if path.is_file() else None
     name = str(architectures[0]).removeprefix("TF") if isinstance(architectures, list) and architectures else ""
     return name if name in MODELS else find_model(checkpoint.shapes)
@@ -111,7 +121,7 @@ def read_config(
         given = from_med_config(read_json(given))
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"config must be a {kind.__name__}, a dictionary or a file; got {type(given).__name__}.")
-    path = checkpoint.path.parent / "config.json"
+    path = config_path(checkpoint)
     given = dict(given or {})
     is_whole = str(given.get("model_type", "")).startswith("blip")
     values = checkpoint.config or (read_json(path) if path.is_file() else dict(given) if is_whole else None)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blip_core import hub
+from blip_core import BlipConfig, hub
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.saving import parse_size
 from blip_pt import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipVisionModel
@@ -285,6 +285,53 @@ def test_a_missing_configuration_is_named(folder):
     with pytest.raises(OSError, match=r"config\.json"):
         load(folder)
     assert load(folder, config=CONFIG).config == CONFIG
+
+
+def test_a_folder_of_a_trainer_takes_the_configuration_from_the_folder_above(model, folder):
+    checkpoint = folder / "checkpoint-20"
+    checkpoint.mkdir()
+    (folder / "model.safetensors").rename(checkpoint / "model.safetensors")
+    model.generation_config.updated(num_beams=2).save_pretrained(folder)
+    loaded = load(checkpoint)
+    assert same(loaded, model)
+    assert loaded.config.text_config == model.config.text_config
+    assert loaded.generation_config.num_beams == 2
+    checkpoint.rename(folder / "other")
+    with pytest.raises(OSError, match=r"config\.json"):
+        load(folder / "other")
+
+
+def test_a_configuration_is_read_off_published_tensors_with_a_warning(folder):
+    text = {"hidden_size": 24, "num_attention_heads": 12, "num_hidden_layers": 2, "intermediate_size": 20}
+    vision = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 3, "intermediate_size": 40}
+    config = BlipConfig.from_dict(
+        {
+            "text_config": {**text, "max_position_embeddings": 30, "vocab_size": 60, "bos_token_id": 58},
+            "vision_config": {**vision, "image_size": 32, "patch_size": 8},
+        }
+    )
+    model = randomized(BlipForConditionalGeneration(config))
+    model.save_pretrained(folder)
+    (folder / "config.json").unlink()
+    with pytest.warns(UserWarning, match=r"no config.json: sizes are read off.* 1 heads and LayerNorm eps 1e-05"):
+        loaded = BlipForConditionalGeneration.from_pretrained(folder)
+    assert same(loaded, model)
+    for part, sizes in (("text_config", text), ("vision_config", vision)):
+        found = getattr(loaded.config, part).to_dict()
+        assert sizes.items() <= found.items()
+    assert loaded.config.vision_config.image_size == 32
+    with pytest.raises(OSError, match=r"config\.json"):
+        BlipForImageTextRetrieval.from_pretrained(
+            save_part(folder, "vision_model.encoder.layers.0.mlp.fc1.weight"),
+        )
+
+
+def save_part(folder: Path, name: str) -> Path:
+    """The folder with its weights, but for one tensor."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors")
+    return folder
 
 
 # writing ------------------------------------------------------------------------------------------------------------
