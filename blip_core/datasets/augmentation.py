@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image
 
 from blip_core.datasets.rand_augment import rand_augment
+from blip_core.processing.pictures import Colour, on_ground
 from blip_core.tasks import get_task
+from blip_core.validators import is_number
 
-Colour = tuple[int, int, int]
 CELLS = 4  # the grid of an elastic distortion has so many cells along each side
 ERASED = (0.02, 0.2)  # the share of the picture that erasing takes
 
@@ -59,7 +59,7 @@ class Augmentation:
         limits = {"rotate": 180.0, "hue": 0.5}
         for field in fields(self):
             value, limit = getattr(self, field.name), limits.get(field.name, 1.0)
-            if field.type == "float" and not (_is_number(value) and 0 <= value <= limit):
+            if field.type == "float" and not (is_number(value) and 0 <= value <= limit):
                 raise ValueError(f"{field.name} must be a number from 0 to {limit:g}, got {value!r}.")
 
     def _set_pair(self, name: str, limit: float) -> None:
@@ -67,7 +67,7 @@ class Augmentation:
         pair = tuple(value) if isinstance(value, list | tuple) else value
         if name == "crop_scale" and pair in (None, ()):
             pair = None
-        elif not (isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_number, pair))) or not (
+        elif not (isinstance(pair, tuple) and len(pair) == 2 and all(map(is_number, pair))) or not (
             0 < pair[0] <= pair[1] <= limit
         ):
             raise ValueError(f"{name} must be two numbers above 0, the lesser first, up to {limit:g}, got {value!r}.")
@@ -161,34 +161,6 @@ def crop_box(
     return left, top, left + w, top + h
 
 
-def to_colour(value: str | Sequence[int] | None) -> Colour | None:
-    """Return red, green and blue of "white", "#ffcc00" or three numbers; None stays None. Raises `ValueError`."""
-    try:
-        colour = ImageColor.getrgb(value)[:3] if isinstance(value, str) else value
-    except ValueError:
-        colour = ()
-    if colour is None:
-        return None
-    if len(colour) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in colour):
-        raise ValueError(
-            f"background must be a colour, 'white', '#ffcc00' or three numbers from 0 to 255, got {value!r}."
-        )
-    return colour[0], colour[1], colour[2]
-
-
-def on_ground(image: Image.Image, ground: Colour) -> Image.Image:
-    """Put a picture of mode RGBA on a ground of one colour; RGB stays as it is."""
-    if image.mode == "RGB":
-        return image
-    result = Image.new("RGB", image.size, ground)
-    result.paste(image, mask=image.getchannel("A"))
-    return result
-
-
 def _random_colour(noise: np.random.Generator) -> Colour:
     red, green, blue = noise.integers(256, size=3).tolist()
     return red, green, blue
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blip_core.datasets.augmentation import Augmentation, on_ground, to_colour
+from blip_core.datasets.augmentation import Augmentation
 from blip_core.datasets.examples import Dataset, Example
 from blip_core.datasets.picture_loader import PictureLoader
+from blip_core.processing.pictures import on_ground, to_colour
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
 
@@ -46,7 +47,7 @@ class Batches:
 
     `prompt` goes before captions. Texts are cleaned as in the original and cut to `max_text_length` tokens (None: the
     original's), which holds for answers too; `padding` is the tokenizer's. `background` is a colour ("white",
-    "#ffcc00", (255, 204, 0)) for the ground of transparent pictures; None drops alpha as the processor does.
+    "#ffcc00", (255, 204, 0)) on which transparent pictures are put; None takes the processor's.
 
     `workers` threads read and augment, 0 reads in the caller's. `cache` is how many megabytes of read pictures stay in
     memory. A batch has `batch_size` examples on each of `world_size` ranks; together they are the batch that one rank
@@ -92,7 +93,8 @@ class Batches:
             raise ValueError("Pictures of a batch need one size; use an image processor with do_resize=True.")
         self.dataset, self.processor, self.batch_size = dataset, processor, batch_size
         self.training, self.seed, self.prompt, self.workers = training, seed, prompt, workers
-        self.augment, self.background = augment if training else None, to_colour(background)
+        self.augment = augment if training else None
+        self.background = to_colour(processor.image_processor.background if background is None else background)
         self.rank, self.world_size = rank, world_size
         self.drop_last = training if drop_last is None else drop_last
         longest = max_text_length or self.task.max_length or processor.tokenizer.model_max_length

@@ -69,8 +69,9 @@ def find_start(
         processor = BlipProcessor.from_pretrained(where, revision=None if tokenizer else revision)
     size = settings.image_size or found.vision_config.image_size
     old = processor.image_processor
+    ground = settings.background or old.background  # in use the model sees pictures on the ground that it learned
     processor.image_processor = BlipImageProcessor.from_dict(
-        old.to_dict() | {"size": {"height": size, "width": size}, "do_resize": True}
+        old.to_dict(), size=size, do_resize=True, background=ground
     )
     _check_vocabulary(processor, found, str(where or "the package's own"))
     return Start(get_task(task), str(model), config, processor, revision)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_core.datasets.augmentation import Augmentation, crop_box, on_ground
+from blip_core.datasets.augmentation import Augmentation, crop_box
 from blip_core.datasets.rand_augment import GREY, OPERATIONS, rand_augment, rotate, shear, translate
+from blip_core.processing.pictures import on_ground
 from tests.helpers.drawn_pictures import photo
 
 STILL = {"crop_scale": None, "flip": 0, "rand_augment": None}

@@ -276,7 +276,7 @@ def test_texts_are_cut_and_padded(tmp_path):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("cache", [0, 1])
-def test_transparent_pictures_lie_on_the_ground(tmp_path, training, cache):
+def test_transparent_pictures_lie_on_the_ground(tmp_path, training, cache, monkeypatch):
     values = np.zeros((18, 24, 4), np.uint8)
     values[..., 1], values[:, 12:, 3] = 200, 255
     data = small_dataset(tmp_path, count=2)
@@ -293,6 +293,10 @@ def test_transparent_pictures_lie_on_the_ground(tmp_path, training, cache):
     assert ends() == [green, green]  # as the processor does
     assert ends(background="white") == [[255, 255, 255], green]
     assert ends(background=(9, 8, 7)) == [[9, 8, 7], green]
+    with monkeypatch.context() as patch:
+        patch.setattr(PROCESSOR.image_processor, "background", "white")
+        assert ends() == [[255, 255, 255], green]
+        assert ends(background=(9, 8, 7)) == [[9, 8, 7], green]
     augment = Augmentation(crop_scale=None, flip=0, rand_augment=None, random_background=1)
     ground, kept = ends(background="white", augment=augment)
     assert kept == green

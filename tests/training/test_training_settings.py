@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from blip_core.cli.train import OWN
 from blip_core.datasets import Augmentation
+from blip_core.hub import SHIPPED
 from blip_core.tasks import PRESETS, TASKS
 from blip_core.training import Settings, read_settings
 from blip_core.training.schedules import learning_rate, momentum_share
 from blip_core.training.settings import parse_setting
+from blip_core.training.start import find_start
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -92,3 +94,13 @@ def test_every_setting_is_described():
     missing = [setting.name for setting in fields(Settings) if f"| `{setting.name}` |" not in text]
     assert not missing
     assert set(OWN) <= {setting.name for setting in fields(Settings)}
+
+
+def test_the_background_of_training_is_that_of_use():
+    """The model in the package is for pictures on white, unless it is trained on another colour."""
+    settings = read_settings("caption")
+    found = find_start("caption", SHIPPED, None, settings).processor.image_processor
+    assert found.background == "white"
+    found = find_start("caption", SHIPPED, None, replace(settings, background="#000000")).processor.image_processor
+    assert found.background == "#000000"
+    assert find_start("caption", "base", None, settings).processor.image_processor.background is None

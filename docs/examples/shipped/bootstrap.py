@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from blip_core.datasets import open_dataset
-from blip_core.datasets.augmentation import on_ground
 from blip_core.files import atomic_path, read_json, write_json
+from blip_core.processing.pictures import on_ground
 from docs.examples.shipped.drawings import main as draw
 from docs.examples.shipped.prepare import main as prepare_data
 from docs.examples.shipped.prepare import write_model

@@ -18,10 +18,10 @@ from PIL import Image
 
 from blip_core import BlipConfig, BlipProcessor
 from blip_core.datasets import Example, clean_caption, open_dataset
-from blip_core.datasets.augmentation import on_ground
 from blip_core.engines import get_engine
 from blip_core.evaluation import evaluate_answers, evaluate_captions, evaluate_retrieval
 from blip_core.metrics import caption_scores
+from blip_core.processing.pictures import on_ground
 from blip_core.tasks import get_task
 
 GROUND = "white"
