@@ -17,7 +17,7 @@ from blip_core.outputs import ModelOutput
 
 
 class DecodingSession(Protocol):
-    """What a backend offers: one use of a text decoder with its KV cache, over rows of equal standing.
+    """What an engine offers: one use of a text decoder with its KV cache, over rows of one batch.
 
     Rows of one item (image or prompt) are contiguous, every live item has the same number of rows, and items keep
     their order; so an item's rows can share its cross-attention keys and values.
@@ -41,23 +41,22 @@ class DecodingSession(Protocol):
 
 @dataclass
 class GenerationOutput(ModelOutput):
-    """The texts found. `rows` are items x num_return_sequences, an item's texts together and best first.
+    """The texts that `generate` found.
 
-    `sequences`: int64 (rows, longest); each row its own prompt without padding, its new tokens with the end token,
-    then `pad_token_id`.
+    Rows are items x `num_return_sequences`: the texts of an item stand together, best first.
 
-    With `return_dict_in_generate`, else None:
-    `sequences_scores`: float32 (rows,). Beams: sum of log-probabilities after penalties / new tokens **
-    length_penalty. Greedy and sampling: sum of `token_log_probs`.
-    `token_log_probs`: float32 (rows, new tokens), each new token's log-probability, end token included, under the
-    model's own distribution before penalties and filters; NaN after the end of a row.
-    `beam_indices`: beams only, int64 (rows, new tokens); the row of `scores` each token was chosen from, -1 after the
-    end.
-
-    With `output_scores`, else None:
-    `scores`: for each step of the search float32 (items x beams or num_return_sequences, vocabulary), what the next
-    token was chosen by: with beams log-probabilities, else logits, after penalties and filters. NaN where a row had
-    ended before.
+    Attributes:
+        sequences: int64 (rows, longest); each row its own prompt without padding, its new tokens with the end token,
+            then `pad_token_id`.
+        sequences_scores: With `return_dict_in_generate` float32 (rows,). Beams: the sum of log-probabilities after
+            penalties / new tokens ** length_penalty. Greedy search and sampling: the sum of `token_log_probs`.
+        token_log_probs: With `return_dict_in_generate` float32 (rows, new tokens), each new token's log-probability,
+            end token included, under the model's own distribution before penalties and filters; NaN after the end.
+        beam_indices: With `return_dict_in_generate` and beams int64 (rows, new tokens); the row of `scores` that each
+            token was chosen from, -1 after the end.
+        scores: With `output_scores`, for each step of the search float32 (items x beams or num_return_sequences,
+            vocabulary), by which the next token was chosen: with beams log-probabilities, else logits, after penalties
+            and filters. NaN where a row had ended before.
     """
 
     sequences: Any = None
@@ -77,17 +76,22 @@ def generate(
     stream: Callable[[int, int], None] | None = None,
     max_positions: int | None = None,
 ) -> GenerationOutput:
-    """Continue prompts. Each item's texts are the same alone and in any batch, and in every framework.
+    """Continue prompts. Each item's texts are the same alone and in any batch, and in every engine.
 
-    input_ids: integers (items, length), right-padded. attention_mask: the same shape, 1 for tokens, 0 for padding.
-    seed: of sampling. A number is used for every item alike, so that the same picture gets the same text whatever its
-    neighbours; a sequence holds one per item; None draws fresh ones. One uniform number per row and token (with beams
-    one per candidate) comes from Philox keyed by the seed and the number of the returned text.
-    stream: called as stream(item, token) with each new token as soon as it is known; one text per item, no beams.
-    max_positions: the longest text the model can take, prompt included.
+    Args:
+        session: One use of a decoder, see `DecodingSession`.
+        input_ids: Integers (items, length), right-padded.
+        attention_mask: (items, length), 1 for tokens, 0 for padding.
+        config: The options.
+        seed: Of sampling. A number is used for every item alike, so that the same picture gets the same text whatever
+            its neighbours; a sequence holds one per item; None draws fresh ones. One uniform number per row and token
+            (with beams one per candidate) comes from Philox keyed by the seed and the index of the returned text.
+        stream: Called as stream(item, token) with each new token as soon as it is known; one text per item, no beams.
+        max_positions: The longest text that the model can take, prompt included.
 
-    Raises `ValueError` for prompts, lengths or options that cannot work together, for logits that are not finite, and
-    where the options allow no token at all.
+    Raises:
+        ValueError: Prompts, lengths or options cannot work together, logits are not finite, or the options allow no
+            token at all.
     """
     input_ids, attention_mask, prompts = check_prompts(input_ids, attention_mask)
     check_stream(stream, config)

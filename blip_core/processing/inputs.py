@@ -13,9 +13,14 @@ FRAMEWORKS = ("np", "pt", "tf")
 
 
 class BlipInputs(dict[str, Any]):
-    """Inputs of a model by name, also readable as attributes: `model(**inputs)`, `inputs.pixel_values`.
+    """Inputs of a model by name, also readable as attributes.
 
     Holds some of `pixel_values`, `input_ids`, `attention_mask` and `labels`.
+
+    Example:
+        >>> inputs = BlipInputs(input_ids=np.array([[101, 102]]))
+        >>> inputs.input_ids.shape, list(inputs)
+        ((1, 2), ['input_ids'])
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -25,11 +30,17 @@ class BlipInputs(dict[str, Any]):
             raise AttributeError(f"These inputs have no {name!r}, only {', '.join(self) or 'nothing'}.") from None
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
-        """Move the tensors to `device` and cast the floating-point ones to `dtype`, in place; returns itself.
+        """Move the tensors to a device and cast the floating-point ones, in place.
 
-        `dtype` is one of the tensors' framework or its name ("float16"), and may be given alone:
-        `inputs.to(torch.float16)`. NumPy arrays stay where they are, so that they know no device but "cpu".
-        Raises `ValueError` for lists, which `return_tensors` turns into tensors.
+        Args:
+            device: Of the tensors' framework. NumPy arrays know no device but "cpu".
+            dtype: A type of the tensors' framework or its name ("float16"); may be given alone.
+
+        Returns:
+            The inputs themselves.
+
+        Raises:
+            ValueError: The inputs hold lists, which `return_tensors` turns into tensors.
         """
         if device is not None and not isinstance(device, str | int) and type(device).__name__ != "device":
             device, dtype = None, device

@@ -1,4 +1,4 @@
-"""What stands between a user's pictures and texts and a model: the image processor and the tokenizer in one."""
+"""The image processor and the tokenizer in one: a model's inputs from pictures and texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from blip_core.processing.tokenizer import VOCABULARY_FILES, BlipTokenizer
 class BlipProcessor:
     """Prepare pictures and texts for any BLIP model, and turn its tokens back into text.
 
-    `image_processor` and `tokenizer` are BLIP's own with default settings unless given.
+    Args:
+        image_processor: Prepares pictures; None for BLIP's with default settings.
+        tokenizer: Tokenizes texts; None for BLIP's.
+
+    Example:
+        >>> processor = BlipProcessor()
+        >>> inputs = processor(text=["a cat", "two cups"], return_tensors="np")
+        >>> inputs.input_ids.shape
+        (2, 4)
     """
 
     def __init__(self, image_processor: BlipImageProcessor | None = None, tokenizer: BlipTokenizer | None = None):
@@ -45,18 +53,27 @@ class BlipProcessor:
         return_tensors: str | None = None,
         **image_options: Any,
     ) -> BlipInputs:
-        """Prepare pictures, texts or both: `pixel_values`, `input_ids`, `attention_mask` and, if asked for, `labels`.
+        """Prepare pictures, texts or both.
 
-        `images` and `image_options` are those of `BlipImageProcessor.preprocess`, the options of `text` those of
-        `BlipTokenizer`; with `return_tensors` ("np", "pt", "tf") texts are padded to the longest unless `padding` says
-        otherwise. `prompt` goes before each text; alone with pictures it is the text of each.
+        Args:
+            images: One picture or many, see `BlipImageProcessor.preprocess`.
+            text: One text or many. One text goes with all of several pictures.
+            prompt: Goes before each text; alone with pictures it is the text of each.
+            return_labels: Make the inputs of a captioner's training step, as the original trained it: each row of
+                `input_ids` begins with `[DEC]`, and `labels` are the `input_ids` with -100, which the loss leaves out,
+                on the prompt and on padding.
+            add_special_tokens: Put texts between `[CLS]` and `[SEP]`.
+            padding, truncation, max_length, pad_to_multiple_of, padding_side: As in `BlipTokenizer`, but that texts
+                are padded to the longest where tensors are returned, unless `padding` says otherwise.
+            return_tensors: "np", "pt" or "tf"; None for lists.
+            **image_options: Further options of `BlipImageProcessor.preprocess`.
 
-        `return_labels=True` makes the inputs of a captioner's training step, as the original trained it: each row
-        of `input_ids` begins with `[DEC]`, and `labels` are the `input_ids` with -100, which the loss leaves out, on
-        the prompt and on padding.
+        Returns:
+            `pixel_values`, `input_ids`, `attention_mask` and `labels`, as far as they were asked for.
 
-        Raises `ValueError` where there is neither picture nor text, or an option cannot work; `OSError` for a
-        picture's file that cannot be read.
+        Raises:
+            OSError: The file of a picture cannot be read.
+            ValueError: There is neither picture nor text, or an option cannot work.
         """
         if images is None and text is None and prompt is None:
             raise ValueError("Neither images nor text is given; pass at least one of them.")
@@ -113,20 +130,24 @@ class BlipProcessor:
         rows["labels"] = [[-100] * len(start) + row[len(start) :] for row in rows["input_ids"]]
 
     def decode(self, token_ids: Any, **options: Any) -> str:
-        """The text of one row of token ids, see `BlipTokenizer.decode`."""
+        """Return the text of one row of token ids, see `BlipTokenizer.decode`."""
         return self.tokenizer.decode(token_ids, **options)
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
-        """The text of each row of token ids, see `BlipTokenizer.batch_decode`."""
+        """Return the text of each row of token ids, see `BlipTokenizer.batch_decode`."""
         return self.tokenizer.batch_decode(sequences, **options)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
-        """Read the processor files of a folder or a Hub repository, or of the folder that a file lies in.
+        """Read the processor files of a model; for those that are missing the defaults are BLIP's own.
 
-        What is not there is BLIP's own, as by `BlipProcessor()`: see `BlipImageProcessor.from_pretrained` and
-        `BlipTokenizer.from_pretrained`, which also tell what is raised. Without a name it is the processor of the
-        model in the package.
+        Args:
+            name_or_path: A folder, a file in it, or a Hub repository; None for the small model in the package.
+            revision: A branch, tag or commit of the repository.
+
+        Raises:
+            OSError: There is no such folder or repository.
+            ValueError: A file is damaged, or holds settings that cannot work.
         """
         name_or_path = or_shipped(name_or_path)
         files = {*BlipImageProcessor.file_names, *VOCABULARY_FILES, *BlipTokenizer.file_names}

@@ -134,17 +134,28 @@ class BlipTokenizer(ConfigMixin):
         return_attention_mask: bool = True,
         return_tensors: str | None = None,
     ) -> BlipInputs:
-        """Tokenize one text or many; returns `input_ids` and `attention_mask` (1 = token, 0 = padding).
+        """Tokenize one text or many.
 
-        One text without `return_tensors` gives flat lists, everything else has a batch dimension: lists, or with
-        `return_tensors` "np", "pt", "tf" integer tensors of shape (batch, length), which needs texts of one length.
-        `text_pair` is the second text of each pair: `[CLS] text [SEP] text_pair [SEP]`. With `is_split_into_words`
-        a text is a list of words.
+        Args:
+            text: A text or a list of texts; with `is_split_into_words` a list of words or a list of such.
+            text_pair: The second text of each pair: `[CLS] text [SEP] text_pair [SEP]`.
+            add_special_tokens: Add `[CLS]` and `[SEP]`.
+            padding: False, True or "longest", or "max_length".
+            truncation: True or "longest_first", "only_first", "only_second" (of a pair), or False. Left out, a
+                `max_length` without padding truncates; otherwise nothing is cut unless asked for.
+            max_length: In tokens, the special ones included; None for `model_max_length`.
+            pad_to_multiple_of: Rounds the length up.
+            padding_side: "right" or "left"; None for that of the tokenizer.
+            is_split_into_words: Texts are lists of words.
+            return_attention_mask: Also return `attention_mask`.
+            return_tensors: "np", "pt" or "tf" for integer tensors (batch, length), which need one length; None for
+                lists, flat ones for a single text.
 
-        `padding` is False, True or "longest", or "max_length"; the length is rounded up to `pad_to_multiple_of`.
-        `truncation` is True or "longest_first", "only_first", "only_second" (of a pair), or False; left out, a
-        `max_length` without padding truncates. A text that is too long for the model is not cut unless asked for.
-        Raises `ValueError` for what is no text, or an option that cannot work.
+        Returns:
+            `input_ids` and `attention_mask` (1 = token, 0 = padding).
+
+        Raises:
+            ValueError: A text is none, or an option cannot work.
         """
         choice("return_tensors", return_tensors, (None, *FRAMEWORKS))
         if truncation is None:
@@ -173,11 +184,11 @@ class BlipTokenizer(ConfigMixin):
         return BlipInputs({k: v[0] for k, v in inputs.items()}) if single and return_tensors is None else inputs
 
     def encode(self, text: Text, text_pair: Text | None = None, **options: Any) -> list[int]:
-        """The ids of one text; options as in a call."""
+        """Return the ids of one text; options as in a call."""
         return list(self(text, text_pair, **options)["input_ids"])
 
     def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
-        """The tokens of one text, as strings; a piece that goes on a word begins with `##`."""
+        """Return the tokens of one text as strings; those that continue a word begin with `##`."""
         return list(self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens)))
 
     def pad(
@@ -189,7 +200,7 @@ class BlipTokenizer(ConfigMixin):
         padding_side: str | None = None,
         return_tensors: str | None = None,
     ) -> BlipInputs:
-        """Bring rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100.
+        """Pad rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100.
 
         The options are those of a call. Raises `ValueError` for other names than these three.
         """
@@ -213,11 +224,13 @@ class BlipTokenizer(ConfigMixin):
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
     ) -> str:
-        """The text of one row of ids: a list, a NumPy array or a tensor of one dimension (or a single id).
+        """Return the text of one row of ids.
 
-        `skip_special_tokens` drops `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]`, `[DEC]` and `[ENC]`. The clean-up
-        closes the gaps before punctuation and around apostrophes ("a man ' s hat ." -> "a man's hat."); without it
-        those around apostrophes stay.
+        Args:
+            token_ids: A list, an array or a tensor of one dimension, or a single id.
+            skip_special_tokens: Drop `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]`, `[DEC]` and `[ENC]`.
+            clean_up_tokenization_spaces: Close the gaps before punctuation and around apostrophes ("a man ' s hat ."
+                becomes "a man's hat."); without it those around apostrophes stay. None for the tokenizer's setting.
         """
         text = self.backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
@@ -225,17 +238,17 @@ class BlipTokenizer(ConfigMixin):
         return close_gaps(text) if clean_up_tokenization_spaces else text
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
-        """The text of each row, see `decode`; `sequences` has two dimensions, or is a list of rows."""
+        """Return the text of each row, see `decode`; `sequences` has two dimensions, or is a list of rows."""
         return [self.decode(row, **options) for row in sequences]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """The token of an id, or the list of those of a row of ids; unknown ids are `[UNK]`."""
+        """Return the token of an id, or the tokens of a row of ids; unknown ids are `[UNK]`."""
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
         tokens = [self.backend.id_to_token(i) or self.unk_token for i in to_ids(ids) if i not in skipped]
         return tokens[0] if isinstance(ids, int) else tokens
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, or the list of those of many; unknown tokens have the id of `[UNK]`."""
+        """Return the id of a token, or the ids of many; unknown tokens have the id of `[UNK]`."""
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
         found = self.backend.token_to_id(tokens)
@@ -243,12 +256,18 @@ class BlipTokenizer(ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
-        """Read `tokenizer.json`, else `vocab.txt`, of a folder or a Hub repository; or one such file by its path.
+        """Read the `tokenizer.json`, else the `vocab.txt` of a model, and its `tokenizer_config.json`.
 
-        Where there is neither it is BERT's, as by `BlipTokenizer()`; a warning tells if the model's `config.json` says
-        that this is not its own. Without a name it is that of the model in the package. Settings come from
-        `tokenizer_config.json`.
-        Raises `OSError` where there is no such folder and `ValueError` for a file that holds no vocabulary.
+        Where there is no vocabulary it is BERT's, as by `BlipTokenizer()`; a warning tells if the model's `config.json`
+        says that this is not its own.
+
+        Args:
+            name_or_path: A folder, a vocabulary file, or a Hub repository; None for the small model in the package.
+            revision: A branch, tag or commit of the repository.
+
+        Raises:
+            OSError: There is no such folder or repository.
+            ValueError: A file holds no vocabulary, or settings that cannot work.
         """
         name_or_path = or_shipped(name_or_path)
         path = Path(name_or_path).expanduser()
