@@ -18,6 +18,7 @@ from blip_core.inference.identity import hash_weights, identity
 from blip_core.processing.picture_files import load_image
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
+from blip_core.validators import check_settings, number, setting, text, whole_number
 
 WEB, SYNTHETIC = "web", "synthetic"
 PROMPT = "a picture of"
@@ -35,18 +36,13 @@ class Captioning:
     original's, 5 to 20 tokens with a prompt of four. Raises `ValueError` for values that cannot be.
     """
 
-    beams: int | None = None
-    top_p: float = 0.9
-    seed: int = 0
-    prompt: str | None = None
+    beams: int | None = setting(None, whole_number, least=1, optional=True)
+    top_p: float = setting(0.9, number, above=0, most=1)
+    seed: int = setting(0, whole_number)
+    prompt: str | None = setting(None, text, optional=True)
 
     def __post_init__(self) -> None:
-        if self.beams is not None and (type(self.beams) is not int or self.beams < 1):
-            raise ValueError(f"beams must be a whole number of at least 1, got {self.beams!r}.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and up to 1, got {self.top_p!r}.")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}.")
+        check_settings(self)
 
     @property
     def options(self) -> dict[str, Any]:

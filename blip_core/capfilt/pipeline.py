@@ -25,6 +25,7 @@ from blip_core.datasets import Dataset
 from blip_core.datasets.spool import group
 from blip_core.jobs.read_ahead import READERS
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, cut, work_through, writing
+from blip_core.validators import choice, number, whole_number
 
 WHOLE = Share()
 
@@ -79,16 +80,12 @@ def capfilt(
     Raises `ValueError` for a setting, data or a folder that cannot be used, `OSError` where it cannot be written.
     Source: BLIP section 3.3.
     """
-    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be a number from 0 to 1, got {threshold!r}.")
-    numbers = {"batch_size": batch_size, "shard_size": shard_size, "readers": readers}
-    for name, value in (numbers if dry_run is None else {**numbers, "dry_run": dry_run}).items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    if near_duplicates is not None and (not isinstance(near_duplicates, int | float) or not 0 < near_duplicates <= 1):
-        raise ValueError(f"near_duplicates must be above 0 and up to 1, got {near_duplicates!r}.")
-    if to not in FORMS:
-        raise ValueError(f"to must be one of {', '.join(FORMS)}, got {to!r}.")
+    number("threshold", threshold, 0, 1)
+    for name, value in {"batch_size": batch_size, "shard_size": shard_size, "readers": readers}.items():
+        whole_number(name, value, least=1)
+    whole_number("dry_run", dry_run, least=1, optional=True)
+    number("near_duplicates", near_duplicates, above=0, most=1, optional=True)
+    choice("to", to, FORMS)
     FORMS[to].check()
     if dataset.task not in ("caption", "pretrain"):
         raise ValueError(f"The data set was opened for {dataset.task}, not for caption.")

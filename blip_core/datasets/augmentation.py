@@ -12,7 +12,7 @@ from PIL import Image
 from blip_core.datasets.rand_augment import rand_augment
 from blip_core.processing.pictures import Colour, on_ground
 from blip_core.tasks import get_task
-from blip_core.validators import is_number
+from blip_core.validators import is_number, number
 
 CELLS = 4  # the grid of an elastic distortion has so many cells along each side
 ERASED = (0.02, 0.2)  # the share of the picture that erasing takes
@@ -59,8 +59,8 @@ class Augmentation:
         limits = {"rotate": 180.0, "hue": 0.5}
         for field in fields(self):
             value, limit = getattr(self, field.name), limits.get(field.name, 1.0)
-            if field.type == "float" and not (is_number(value) and 0 <= value <= limit):
-                raise ValueError(f"{field.name} must be a number from 0 to {limit:g}, got {value!r}.")
+            if field.type == "float":
+                number(field.name, value, 0, limit)
 
     def _set_pair(self, name: str, limit: float) -> None:
         value = getattr(self, name)

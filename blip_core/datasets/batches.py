@@ -19,6 +19,7 @@ from blip_core.datasets.picture_loader import PictureLoader
 from blip_core.processing.pictures import on_ground, to_colour
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
+from blip_core.validators import whole_number
 
 AHEAD = 2  # batches that workers may be ahead of the one that is waited for
 CHUNK = 8  # examples that a worker takes at once
@@ -82,8 +83,7 @@ class Batches:
     ):
         numbers = {"batch_size": (batch_size, 1), "seed": (seed, 0), "workers": (workers, 0), "cache": (cache, 0)}
         for name, (value, least) in {**numbers, "world_size": (world_size, 1), "rank": (rank, 0)}.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}.")
+            whole_number(name, value, least)
         if rank >= world_size:
             raise ValueError(f"rank must be less than world_size, {world_size}, got {rank}.")
         self.task = get_task(task)

@@ -29,6 +29,7 @@ from blip_core.metrics.recall import LIMITS
 from blip_core.processing.processor import BlipProcessor
 from blip_core.search import nearest
 from blip_core.tasks import get_task
+from blip_core.validators import whole_number
 
 QUERIES = 1024
 """How many features are compared with all others at once: with 16,384 of them, 64 MB."""
@@ -56,8 +57,7 @@ def evaluate_retrieval(
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
     check_model(model, "retrieval")
-    if rerank < 0:
-        raise ValueError(f"rerank must be 0 or more, got {rerank}.")
+    whole_number("rerank", rerank)
     problems = list(dataset.problems)
     groups = {group[0].key: group for group in by_picture(complete(dataset, "retrieval", problems))}
     firsts = [group[0] for group in groups.values()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Any
 
 from PIL import Image
 
-from blip_core.processing.picture_files import is_picture_name, load_image
+from blip_core.processing.picture_files import is_picture_name, load_image, open_image
+from blip_core.validators import whole_number
 
 FRAMES = 8
 """How many frames stand for a video, as in the original's evaluation."""
@@ -35,8 +37,7 @@ def sample_frames(
     Raises `ValueError` for a number below 1, a folder without pictures, a file without a video, and where PyAV is
     missing; `OSError` for a file that cannot be read.
     """
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}.")
+    whole_number("frames", frames, least=1)
     name = os.fspath(path)
     if os.path.isdir(name):
         pictures = frame_files(name)
@@ -65,11 +66,11 @@ def positions(count: int, frames: int) -> list[int]:
 
 def animation_frames(path: str, frames: int) -> list[Image.Image]:
     """Frames of an animation that Pillow reads, and none of any other file."""
-    try:
-        image = Image.open(path)
-    except Exception:
-        return []  # no picture, as load_image will say
-    with image:
+    with ExitStack() as stack:
+        try:
+            image, _ = stack.enter_context(open_image(path))
+        except Exception:
+            return []  # no picture, as load_image will say
         try:
             count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
             return [frame_at(image, position) for position in positions(count, frames)] if count > 1 else []

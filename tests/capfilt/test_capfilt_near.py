@@ -156,7 +156,7 @@ def test_limits_that_are_none(blip, alike, tmp_path, value, capfd):
     with pytest.raises(SystemExit, match="2"):
         blip(alike, tmp_path / "out", f"--near-duplicates={value}")
     assert "--near-duplicates: must be a number above 0 and up to 1" in capfd.readouterr().err
-    with pytest.raises(ValueError, match="near_duplicates must be above 0 and up to 1"):
+    with pytest.raises(ValueError, match="near_duplicates must be None or a number above 0 and up to 1"):
         capfilt(
             open_dataset(alike, "caption"),
             None,

@@ -356,9 +356,9 @@ def test_other_errors_reach_the_consumer(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number from 1 on, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"batch_size": 2.0}, "batch_size must be a whole number"),
-        ({"workers": -1}, "workers must be a whole number from 0 on"),
+        ({"workers": -1}, "workers must be a whole number of at least 0"),
         ({"seed": None}, "seed must be a whole number"),
         ({"rank": 2, "world_size": 2}, "rank must be less than world_size, 2, got 2"),
         ({"background": "whitish"}, "background must be a colour"),
