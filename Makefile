@@ -7,13 +7,20 @@ DEVICE ?= cpu
 RUN = $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-slow check format oracle parity bench clean
+.PHONY: demo test test-pt test-tf test-slow check format oracle parity bench clean
 
 demo: $(VENV)/ready
 	$(RUN) docs/examples/demo/demo.py
 
 test: $(VENV)/ready
 	$(RUN) -m pytest -q
+
+# Environments of their own, with one framework each and nothing that users can do without: what runs there, runs.
+test-pt: $(VENV)-pt/ready
+	$(VENV)-pt/bin/python -m pytest -q
+
+test-tf: $(VENV)-tf/ready
+	$(VENV)-tf/bin/python -m pytest -q
 
 test-slow: $(VENV)/ready
 	$(RUN) -m pytest -q -m slow
@@ -45,6 +52,17 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pt,tf,dev]"
 	touch $@
 
+$(VENV)-pt/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-pt
+	$(VENV)-pt/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(VENV)-pt/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pt,test]"
+	touch $@
+
+$(VENV)-tf/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-tf
+	$(VENV)-tf/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tf,test]"
+	touch $@
+
 $(ORACLE)/ready: pyproject.toml
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -57,4 +75,4 @@ $(NEWEST)/ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ORACLE) $(NEWEST) .bench .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(ORACLE) $(NEWEST) .bench .demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,3 +1,98 @@
-from importlib.util import find_spec
+"""What is not installed is skipped and said: PyTorch, TensorFlow, and packages that users can do without.
 
-collect_ignore = [] if find_spec("transformers") else ["oracle"]
+Everything is collected in any environment. A test or a whole file is skipped, with the package that it needs as the
+reason, where
+
+- the file imports a package that is not installed, itself or by way of `tests/helpers`;
+- a parameter of the test names an engine whose package is not installed ("pt", "tf");
+- the test is marked `needs("pt")`, `needs("tf")` or both: for what follows from neither;
+- the test's own code imports such a package while it runs. Imports of `blip_core` and `conversion` are no reason: they
+  must do without.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip_core.engines import ENGINES
+
+OPTIONAL = [engine.package for engine in ENGINES.values()]
+OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "av", "ray"]
+MISSING = {name for name in OPTIONAL if find_spec(name) is None}
+NEUTRAL = tuple(str(Path(__file__).parents[1] / package) for package in ("blip_core", "conversion"))
+skipped: Counter[str] = Counter()
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The optional package whose absence is behind an error, if any."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in MISSING:
+            return str(error.name).split(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def reason(package: str) -> str:
+    skipped[package] += 1
+    return f"needs {package}, which is not installed"
+
+
+class TestFile(pytest.Module):
+    """A file of tests that is skipped as a whole where it imports what is not installed."""
+
+    def collect(self) -> Any:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if package := missing_package(error):
+                pytest.skip(reason(package), allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    return TestFile.from_parent(parent, path=module_path)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*engines): runs only where the packages of these engines are installed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Any:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = [getattr(value, "name", value) for value in parameters]
+    names += [name for mark in item.iter_markers("needs") for name in mark.args]
+    for name in names:
+        if isinstance(name, str) and name in ENGINES and not ENGINES[name].installed:
+            pytest.skip(reason(ENGINES[name].package))
+    return (yield from skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Any:
+    return (yield from skipping())
+
+
+def skipping() -> Any:
+    """Turn the error of an import that a test itself asks for into a skip."""
+    try:
+        return (yield)
+    except ImportError as error:
+        package, place = missing_package(error), error.__traceback__
+        while place is not None:
+            if place.tb_frame.f_code.co_filename.startswith(NEUTRAL):
+                raise
+            place = place.tb_next
+        if package is None:
+            raise
+        pytest.skip(reason(package))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for package, count in sorted(skipped.items()):
+        terminalreporter.write_line(f"not installed: {package}; skipped for it: {count} tests or files of tests")

@@ -18,7 +18,8 @@ from blip_core import BlipProcessor, BlipTokenizer
 from blip_core.cli import backend, main
 from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
-from tests.helpers.command_runs import ENVIRONMENT, FRAMEWORKS, objects, usage_error
+from tests.helpers.command_runs import ENVIRONMENT, objects, usage_error
+from tests.helpers.frameworks import FRAMEWORKS, INSTALLED
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -57,7 +58,8 @@ def test_match_json(blip, pictures, framework):
 
 def test_match_is_what_the_model_says(blip, models, pictures):
     """The command against the model called by hand."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from blip_pt import BlipForImageTextRetrieval
 
     model = BlipForImageTextRetrieval.from_pretrained(models / "match")
@@ -155,9 +157,8 @@ def test_dtype_and_device(blip, pictures, framework, dtype):
     assert objects(out)[0]["itm"] == pytest.approx(plain["itm"], abs=0.02)
 
 
+@pytest.mark.needs(*FRAMEWORKS)
 def test_frameworks_agree(blip, pictures):
-    if len(FRAMEWORKS) < 2:
-        pytest.skip("one framework is installed")
     one, other = (blip("caption", *pictures, "--json", "--engine", name, "--beams", "3")[1] for name in FRAMEWORKS)
     assert one == other
 
@@ -348,8 +349,8 @@ def test_usage_errors(arguments, capsys, no_models):
     ],
 )
 def test_errors_are_one_line(models, pictures, capfd, arguments, said):
-    if "pt" in arguments and "pt" not in FRAMEWORKS:
-        pytest.skip("PyTorch is not installed")
+    if "pt" in arguments and "pt" not in INSTALLED:
+        pytest.skip("needs torch, which is not installed")
     code = main(["caption", "red.png", "--model", str(models / "caption"), *arguments])
     out, err = capfd.readouterr()
     assert (code, out, len(err.splitlines())) == (1, "", 1)

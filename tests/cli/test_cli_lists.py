@@ -10,7 +10,8 @@ from PIL import Image
 
 from blip_core import BlipProcessor
 from blip_core.cli import backend
-from tests.helpers.command_runs import FRAMEWORKS, objects, usage_error
+from tests.helpers.command_runs import objects, usage_error
+from tests.helpers.frameworks import FRAMEWORKS
 
 CHOICES = ["yes", "no", "a red wall", "two dogs", "two cats on a sofa"]
 
@@ -48,7 +49,8 @@ def test_answers_from_a_list(blip, choices, framework):
 
 
 def test_answers_from_a_list_are_what_the_model_says(blip, models, choices):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from blip_pt import BlipForQuestionAnswering
 
     model = BlipForQuestionAnswering.from_pretrained(models / "answer")

@@ -86,6 +86,7 @@ def usage_error(*arguments, capfd):
     return capfd.readouterr().err
 
 
+@pytest.mark.needs(*FRAMEWORKS)
 def test_both_frameworks_find_the_same_and_share_an_index(blip, encoded, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     arguments = ["the face of a fox", "a cup", "fruit", EMOJI, "--json", "--top", "20", "--batch-size", "32"]

@@ -15,7 +15,8 @@ from PIL import Image
 from blip_core.cli import caption_folder as captions
 from blip_core.datasets import open_dataset
 from blip_core.search.index_parts import Parts
-from tests.helpers.command_runs import ENVIRONMENT, FRAMEWORKS, objects, usage_error
+from tests.helpers.command_runs import ENVIRONMENT, objects, usage_error
+from tests.helpers.frameworks import FRAMEWORKS
 
 SHARDS = ("--shard-size", "3", "--batch-size", "2")
 

@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("blip_pt")
-pytest.importorskip("blip_tf")
-
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.cli import main
@@ -22,6 +19,7 @@ from conversion.parity_inputs import drawings
 from tests.helpers.checkpoint_files import ATTENTION_HEADS, ORIGINAL, random_checkpoint
 from tests.helpers.random_models import HEADS
 
+pytestmark = pytest.mark.needs("pt", "tf")
 CAPTION = "BlipForConditionalGeneration"
 LAYER = "text_decoder.bert.encoder.layer.1.attention"
 

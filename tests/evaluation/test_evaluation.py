@@ -10,13 +10,13 @@ from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextCon
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.cli import main
 from blip_core.datasets import open_dataset
-from blip_core.engines import ENGINES, engine_of, get_engine
+from blip_core.engines import engine_of, get_engine
 from blip_core.evaluation import evaluate_answers, evaluate_captions, evaluate_nlvr, evaluate_retrieval
 from blip_core.metrics import caption_scores, recalls
 from blip_core.parameters.models import parameters
 from blip_core.tasks import get_task
+from tests.helpers.frameworks import FRAMEWORKS, INSTALLED
 
-FRAMEWORKS = [name for name, engine in ENGINES.items() if engine.installed]
 CAPTIONS = [
     ["a red square", "something red", "a square of one colour"],
     ["a green thing"],
@@ -107,7 +107,7 @@ def evaluate(folder, capfd, monkeypatch, tmp_path):
 def test_frameworks_and_batches_agree(folder, evaluate, tmp_path, task, data, options):
     (tmp_path / "choices.txt").write_text("red\nblue\nyes\nno idea\n\n", encoding="utf-8")
     results = []
-    for framework, size in [(FRAMEWORKS[0], "2"), *((framework, "5") for framework in FRAMEWORKS)]:
+    for framework, size in [(INSTALLED[0], "2"), *((framework, "5") for framework in INSTALLED)]:
         common = ("--engine", framework, "--batch-size", size, "--output", "all.json", "--json")
         code, result, err = evaluate(task, folder / f"{data}.json", *options, *common)
         assert (code, err) == (0, "")
@@ -210,9 +210,8 @@ def test_what_cannot_be_evaluated_is_left_out_and_said(folder, evaluate):
         assert result["metrics"] == clean["metrics"]
 
 
+@pytest.mark.needs("pt")
 def test_a_training_model_evaluates_and_trains_on(folder):
-    if "pt" not in FRAMEWORKS:
-        pytest.skip("needs PyTorch")
     model, processor = load(folder, "nlvr", "pt")
     dataset = open_dataset(folder / "pairs.json", "nlvr")
     expected = evaluate_nlvr(model, processor, dataset).entries
@@ -256,7 +255,7 @@ def test_another_head_is_refused(folder, evaluate):
     code, _, err = evaluate("vqa", folder / "questions.json", model=folder / "caption")
     assert code == 1
     assert "does not fit this command" in err
-    model, processor = load(folder, "caption", FRAMEWORKS[0])
+    model, processor = load(folder, "caption", INSTALLED[0])
     with pytest.raises(ValueError, match="needs a BlipForNLVR"):
         evaluate_nlvr(model, processor, open_dataset(folder / "pairs.json", "nlvr"))
     with pytest.raises(ValueError, match="opened for vqa, not for caption"):

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from blip_core.cli import main
-from blip_core.engines import ENGINES
 
-FRAMEWORKS = [name for name, engine in ENGINES.items() if engine.installed]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 

@@ -7,32 +7,29 @@ import tempfile
 import numpy as np
 
 from blip_core import BlipConfig
+from blip_core.checkpoints.saving import write_pretrained
+from blip_core.parameters.initial_values import initial_values
+from blip_core.parameters.models import parameters, training_state
 from blip_core.training.schedules import negative_noise
-from tests.helpers.frameworks import FRAMEWORKS
+from tests.helpers.frameworks import PyTorch
 from tests.helpers.random_models import CONFIGS_OF
 
 CONTRASTIVE = ("BlipForImageTextRetrieval", "BlipForPreTraining")
 
 
 def tiny(framework, head, **settings):
-    """A random model of odd sizes, the same in both frameworks."""
-    import torch
-
-    import blip_pt
-
-    values = CONFIGS_OF["wide"].to_dict() | settings
-    torch.manual_seed(7)
-    model = getattr(blip_pt, head)(BlipConfig.from_dict(values))
-    if head == "BlipForImageTextRetrieval":
-        model.start_momentum()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape) * (parameter.ndim > 0))
-    if framework is FRAMEWORKS["pt"]:
-        return model
+    """A random model of odd sizes, the same in both frameworks, with its training state where it has one."""
+    config = BlipConfig.from_dict(CONFIGS_OF["wide"].to_dict() | settings)
+    rows = [*parameters(head, config), *training_state(head, config)]
+    noise, values = np.random.default_rng(7), {}
+    for row, value in initial_values(rows, config, seed=7):
+        if value.ndim and "queue" not in row.name:
+            value = value + 0.05 * noise.standard_normal(value.shape, np.float32)
+        values[row.name] = value
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return framework.of(head).from_pretrained(folder)
+        write_pretrained(folder, head, config, rows, lambda row: values[row.name])
+        model = framework.of(head).from_pretrained(folder)
+    return model.train() if framework is PyTorch else model
 
 
 def pairs(head, batch=3, seed=0):

@@ -1,4 +1,4 @@
-"""The two backends behind one face, for tests that run the same in both."""
+"""The two backends behind one face, for tests that run the same in both. Each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import torch
 
-import blip_pt
-import blip_tf
-from tests.helpers.tensorflow_models import numpy, to_pt, to_tf
+from blip_core.engines import ENGINES
+from tests.helpers.random_models import numpy
+from tests.helpers.tensorflow_models import to_pt, to_tf
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "reference" / "original"
 HEAD_COUNTS = {
@@ -27,8 +25,12 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 class PyTorch:
     """`blip_pt` with arrays in and out."""
 
+    name = "pt"
+
     @staticmethod
     def of(head: str) -> Any:
+        import blip_pt
+
         return getattr(blip_pt, head)
 
     @staticmethod
@@ -49,6 +51,8 @@ class PyTorch:
 
     @staticmethod
     def adamw(model: Any, **settings: float) -> Callable[[dict[str, Any]], dict[str, float]]:
+        import torch
+
         optimizer = torch.optim.AdamW(model.parameters(), **settings)
         model.train()
 
@@ -69,8 +73,12 @@ class PyTorch:
 class TensorFlow:
     """`blip_tf` with arrays in and out."""
 
+    name = "tf"
+
     @staticmethod
     def of(head: str) -> Any:
+        import blip_tf
+
         return getattr(blip_tf, "TF" + head)
 
     @staticmethod
@@ -83,6 +91,8 @@ class TensorFlow:
 
     @staticmethod
     def gradients(model: Any, values: dict[str, Any], training: bool = False) -> tuple[Any, dict[str, np.ndarray]]:
+        import tensorflow as tf
+
         variables = {v.path: v for v in model.trainable_weights}
         with tf.GradientTape() as tape:
             output = model(**to_tf(values), training=training)
@@ -98,6 +108,7 @@ class TensorFlow:
     @staticmethod
     def adamw(model: Any, lr: float, weight_decay: float) -> Callable[[dict[str, Any]], dict[str, float]]:
         import keras
+        import tensorflow as tf
 
         optimizer = keras.optimizers.AdamW(lr, weight_decay=weight_decay, epsilon=1e-8)
         weights = model.trainable_weights
@@ -120,6 +131,8 @@ class TensorFlow:
 
 
 FRAMEWORKS = {"pt": PyTorch, "tf": TensorFlow}
+INSTALLED = [name for name in FRAMEWORKS if ENGINES[name].installed]
+"""Those that can run here; a test with the name of another one as a parameter is skipped (see tests/conftest.py)."""
 
 
 def losses(output: Any) -> dict[str, float]:

@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import torch
 
-import blip_pt
-import blip_tf
 from blip_core import BlipConfig
 from tests.helpers.random_models import CONFIGS_OF, HEADS, difference, head_config, inputs, numpy
 
@@ -23,6 +19,11 @@ def models(head: str, config: BlipConfig, folder: Path, scale: float = 0.1) -> t
 
     `scale` is that of the noise on all weights, so that biases and LayerNorm scales are not trivial.
     """
+    import torch
+
+    import blip_pt
+    import blip_tf
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(1)
@@ -38,9 +39,13 @@ def models(head: str, config: BlipConfig, folder: Path, scale: float = 0.1) -> t
 
 def to_pt(values: dict[str, Any]) -> dict[str, Any]:
     """The arrays among the values as PyTorch tensors."""
+    import torch
+
     return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
 
 
 def to_tf(values: dict[str, Any]) -> dict[str, Any]:
     """The arrays among the values as TensorFlow tensors."""
+    import tensorflow as tf
+
     return {k: tf.constant(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}

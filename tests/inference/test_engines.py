@@ -7,10 +7,9 @@ import pytest
 
 from blip_core import engines
 from blip_core.engines import ENGINES, Engine, engine_of, get_engine, register
+from tests.helpers.frameworks import INSTALLED
 from tests.helpers.random_models import CONFIGS_OF
 from tests.helpers.tensorflow_models import models
-
-INSTALLED = [name for name, engine in ENGINES.items() if engine.installed]
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +19,7 @@ def matchers(tmp_path_factory):
     return dict(zip(("pt", "tf"), models("BlipForImageTextRetrieval", CONFIGS_OF["wide"], folder), strict=True))
 
 
+@pytest.mark.needs("pt", "tf")
 def test_the_first_installed_engine_is_taken(monkeypatch):
     assert get_engine() is ENGINES["pt"]
     monkeypatch.setitem(ENGINES, "pt", replace(ENGINES["pt"], package="no_such_package"))

@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 
 from blip_core.cli import main
-from blip_core.engines import ENGINES
 from blip_core.inference.attribution import peak
 from blip_core.inference.heatmaps import colours, draw_maps, overlay
 from tests.helpers.colours import draw_patches, save_colour_model
-
-FRAMEWORKS = [name for name, engine in ENGINES.items() if engine.installed]
+from tests.helpers.frameworks import FRAMEWORKS
 
 
 def test_the_colour_scale_is_even():

@@ -24,10 +24,10 @@ from blip_core.tasks import TASKS
 from blip_core.training import Settings, train
 from blip_core.training.held_out import Validation
 from blip_pt.trainer import choose_device
+from tests.helpers.frameworks import FRAMEWORKS
 from tests.helpers.training_runs import close, losses, make_world, of, weights
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS = ("pt", "tf")
 
 
 @pytest.fixture(scope="module")
