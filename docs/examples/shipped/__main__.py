@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docs.examples.shipped import drawings, measure, pack, prepare
+from docs.examples.shipped import drawings, measure, pack, prepare, run
 
 HERE = Path(__file__).parent
 STAGES = {
@@ -43,4 +43,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

@@ -24,6 +24,7 @@ import numpy as np
 from blip_core.datasets import open_dataset
 from blip_core.files import atomic_path, read_json, write_json
 from blip_core.processing.pictures import on_ground
+from docs.examples.shipped import run
 from docs.examples.shipped.drawings import main as draw
 from docs.examples.shipped.prepare import main as prepare_data
 from docs.examples.shipped.prepare import write_model
@@ -179,4 +180,4 @@ def blip(output: Path, *arguments: object) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]), *map(int, sys.argv[3:]))
+    run(main)

@@ -15,7 +15,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from PIL import Image
 
 from blip_core.files import atomic_path, write_json
+from docs.examples.shipped import run
 
 SIDE = 96
 HELD_OUT = "noto"
@@ -152,4 +152,4 @@ def square(picture: Image.Image) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

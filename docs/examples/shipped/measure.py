@@ -8,7 +8,6 @@ network with random weights. Prints a table of Markdown.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from blip_core.evaluation import evaluate_answers, evaluate_captions, evaluate_r
 from blip_core.metrics import caption_scores
 from blip_core.processing.pictures import on_ground
 from blip_core.tasks import get_task
+from docs.examples.shipped import run
 
 GROUND = "white"
 SIDE = 16
@@ -135,4 +135,4 @@ def pixels(examples: list[Example]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    run(main)

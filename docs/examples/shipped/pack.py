@@ -9,7 +9,6 @@ blip_core/data/shipped unless given.
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from blip_core.files import write_json
 from blip_core.generation import GenerationConfig
 from blip_core.hub import SHIPPED
 from blip_core.parameters.models import training_state
+from docs.examples.shipped import run
 
 VISION = "vision_model."
 
@@ -64,4 +64,4 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    run(main)

@@ -11,7 +11,6 @@ writes beside FOLDER/drawings, which `docs.examples.shipped.drawings` makes:
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from tokenizers import BertWordPieceTokenizer
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.datasets import clean_caption
 from blip_core.files import atomic_path, read_json, write_json
+from docs.examples.shipped import run
 from docs.examples.shipped.drawings import HELD_OUT, STYLES
 
 IMAGE_SIZE, PATCH, WIDTH, HEAD_WIDTH, LAYERS, VOCABULARY = 64, 8, 192, 64, (6, 3), 2500
@@ -133,4 +133,4 @@ def write_model(folder: Path, texts: Sequence[str], width: int = WIDTH, layers: 
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)

@@ -19,6 +19,7 @@ import numpy as np
 from blip_core.datasets import clean_caption
 from blip_core.files import read_json
 from blip_core.hub import SHIPPED
+from docs.examples.shipped import run
 
 SEEDS = (0, 1, 2)
 EPOCHS, BATCH, RATE = 5, 64, 3e-5
@@ -91,4 +92,4 @@ def shown(values: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(main)
