@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from blip_core.processing.tokenizer import BlipTokenizer
     from blip_core.search.searcher import Searcher
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Answerer",
     "BlipConfig",
