@@ -5,13 +5,14 @@ reason, where
 
 - the file imports a package that is not installed, itself or by way of `tests/helpers`;
 - a parameter of the test names an engine whose package is not installed ("pt", "tf");
-- the test is marked `needs("pt")`, `needs("tf")` or both: for what follows from neither;
+- the test is marked `needs("pt")`, `needs("tf")` or both, or calls `require`: for what follows from neither;
 - the test's own code imports such a package while it runs. Imports of `blip_core` and `conversion` are no reason: they
   must do without.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +21,12 @@ from typing import Any
 import pytest
 
 from blip_core.engines import ENGINES
+from tests.helpers.frameworks import NEEDED, require
 
 OPTIONAL = [engine.package for engine in ENGINES.values()]
 OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "av", "ray"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 NEUTRAL = tuple(str(Path(__file__).parents[1] / package) for package in ("blip_core", "conversion"))
-skipped: Counter[str] = Counter()
 
 
 def missing_package(error: BaseException | None) -> str | None:
@@ -37,11 +38,6 @@ def missing_package(error: BaseException | None) -> str | None:
     return None
 
 
-def reason(package: str) -> str:
-    skipped[package] += 1
-    return f"needs {package}, which is not installed"
-
-
 class TestFile(pytest.Module):
     """A file of tests that is skipped as a whole where it imports what is not installed."""
 
@@ -50,7 +46,7 @@ class TestFile(pytest.Module):
             return super().collect()
         except self.CollectError as error:
             if package := missing_package(error):
-                pytest.skip(reason(package), allow_module_level=True)
+                pytest.skip(NEEDED.format(package), allow_module_level=True)
             raise
 
 
@@ -68,8 +64,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Any:
     names = [getattr(value, "name", value) for value in parameters]
     names += [name for mark in item.iter_markers("needs") for name in mark.args]
     for name in names:
-        if isinstance(name, str) and name in ENGINES and not ENGINES[name].installed:
-            pytest.skip(reason(ENGINES[name].package))
+        if isinstance(name, str) and name in ENGINES:
+            require(name)
     return (yield from skipping())
 
 
@@ -90,9 +86,12 @@ def skipping() -> Any:
             place = place.tb_next
         if package is None:
             raise
-        pytest.skip(reason(package))
+        pytest.skip(NEEDED.format(package))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for package, count in sorted(skipped.items()):
+    """Say for each package that is not installed how many tests, and whole files of them, were skipped for it."""
+    reasons = (str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    found = (re.search(r"needs (\w+), which is not installed|could not import '(\w+)", reason) for reason in reasons)
+    for package, count in sorted(Counter(match[1] or match[2] for match in found if match).items()):
         terminalreporter.write_line(f"not installed: {package}; skipped for it: {count} tests or files of tests")

@@ -46,6 +46,7 @@ def test_kept_and_dropped(blip, pictures, tmp_path):
     assert all(Path(example.images[0].path).parent == pictures for example in trained)
 
 
+@pytest.mark.needs("pt", "tf")
 @pytest.mark.parametrize("how", [{}, {"beams": 2}])
 def test_frameworks_batches_readers_and_order_agree(models, pictures, tmp_path, how):
     entries = (pictures / "data.jsonl").read_text().splitlines()

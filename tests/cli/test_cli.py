@@ -19,7 +19,7 @@ from blip_core.cli import backend, main
 from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
 from tests.helpers.command_runs import ENVIRONMENT, objects, usage_error
-from tests.helpers.frameworks import FRAMEWORKS, INSTALLED
+from tests.helpers.frameworks import FRAMEWORKS, require
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -349,8 +349,8 @@ def test_usage_errors(arguments, capsys, no_models):
     ],
 )
 def test_errors_are_one_line(models, pictures, capfd, arguments, said):
-    if "pt" in arguments and "pt" not in INSTALLED:
-        pytest.skip("needs torch, which is not installed")
+    if "pt" in arguments:
+        require("pt")
     code = main(["caption", "red.png", "--model", str(models / "caption"), *arguments])
     out, err = capfd.readouterr()
     assert (code, out, len(err.splitlines())) == (1, "", 1)

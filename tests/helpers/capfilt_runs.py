@@ -10,6 +10,7 @@ from blip_core import (
 )
 from blip_core.capfilt import CapFilter, Captioning
 from blip_core.engines import ENGINES, get_engine
+from tests.helpers.frameworks import require
 
 HEADS = {
     "captioner": "BlipForConditionalGeneration",
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(models, framework, captioner="captioner", matcher="filter", **captioning):
+    require(framework)
     engine = get_engine(framework)
     found = []
     for name, head in ((captioner, HEADS["captioner"]), (matcher, HEADS["filter"])):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from blip_core.engines import ENGINES
 from tests.helpers.random_models import numpy
@@ -133,6 +134,15 @@ class TensorFlow:
 FRAMEWORKS = {"pt": PyTorch, "tf": TensorFlow}
 INSTALLED = [name for name in FRAMEWORKS if ENGINES[name].installed]
 """Those that can run here; a test with the name of another one as a parameter is skipped (see tests/conftest.py)."""
+
+
+NEEDED = "needs {}, which is not installed"
+
+
+def require(name: str) -> None:
+    """Skip the test that calls this where an engine is not installed."""
+    if not ENGINES[name].installed:
+        pytest.skip(NEEDED.format(ENGINES[name].package))
 
 
 def losses(output: Any) -> dict[str, float]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.checkpoints import open_checkpoint
+from tests.helpers.frameworks import INSTALLED, require
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "picture", "of", "what", "colour", "is"]
@@ -50,6 +51,7 @@ def make_world(folder: Path) -> Path:
 
 def of(world: Path, task: str, output: str, **more: Any) -> dict[str, Any]:
     """The arguments of a quick run from random weights."""
+    require(more.get("engine") or INSTALLED[0])
     data = world / f"{DATA[task]}.json"
     given = {"task": task, "data": data, "model": world / "new" / "config.json", "output": world / output}
     return {**given, **QUICK, **more}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-import blip_pt
-import blip_pt.text_attention
 from blip_core import BlipConfig, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.inference.attribution import Word, chosen_layer, find_words, patch_grid, peak, strengths, word_maps
 from tests.helpers.colours import PATCH, draw_patches, save_colour_model
 from tests.helpers.frameworks import FRAMEWORKS, PyTorch
+from tests.helpers.lazy_frameworks import blip_pt, torch
 from tests.helpers.random_models import CONFIGS_OF, difference, inputs, numpy, randomized
 from tests.helpers.tensorflow_models import models, to_pt, to_tf
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-import blip_pt
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTokenizer
 from blip_core.checkpoints import open_checkpoint
 from blip_core.cli import main as blip
@@ -20,6 +18,7 @@ from blip_core.hub import SHIPPED, or_shipped, shipped_model
 from blip_core.parameters.models import TRAINING_STATE, training_state
 from docs.examples.shipped import bootstrap, measure, pack
 from tests.helpers.frameworks import PyTorch, TensorFlow
+from tests.helpers.lazy_frameworks import blip_pt, torch
 from tests.helpers.random_models import CONFIGS_OF
 from tests.helpers.tensorflow_models import numpy
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-import torch
 
 from blip_core import BlipConfig, BlipVisionConfig
-from blip_pt.momentum import draw as pt_draw
-from blip_tf.momentum import draw as tf_draw
 from tests.helpers.contrastive_models import CONTRASTIVE, pairs, tiny
 from tests.helpers.frameworks import (
     FRAMEWORKS,
@@ -21,6 +16,7 @@ from tests.helpers.frameworks import (
     question_batch,
     to_tokens,
 )
+from tests.helpers.lazy_frameworks import keras, tf, torch
 from tests.helpers.random_models import CONFIGS_OF, difference, inputs, numpy
 from tests.helpers.tensorflow_models import to_tf
 
@@ -233,6 +229,9 @@ def test_a_queue_of_any_size(framework):
 
 
 def test_negatives_are_never_the_right_pair():
+    from blip_pt.momentum import draw as pt_draw
+    from blip_tf.momentum import draw as tf_draw
+
     weights = np.array([[0, 1, 3], [2, 0, 2], [1e-30, 0, 0]], np.float32)
     for noise in (0.0, 0.24, 0.26, 1.0):  # 1 is what numbers just below it become in float32
         given = np.full(3, noise, np.float32)

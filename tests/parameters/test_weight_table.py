@@ -6,13 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 
-import blip_pt
 from blip_core import BlipConfig
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.matching import match
 from blip_core.parameters.models import parameters
+from tests.helpers.lazy_frameworks import blip_pt, torch
 from tests.helpers.random_models import CONFIGS_OF, HEADS, head_config
 
 CONFIG = CONFIGS_OF["wide"]

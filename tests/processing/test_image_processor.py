@@ -111,8 +111,8 @@ def test_warnings_for_what_looks_wrong():
         BlipImageProcessor()([photo(), deep()])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        BlipImageProcessor()([photo(), cat(), str(PHOTOS / "astronaut.jpg")], return_tensors="pt")
-        BlipImageProcessor()(cat()[..., :1], do_resize=False, do_rescale=False, do_normalize=False, return_tensors="pt")
+        BlipImageProcessor()([photo(), cat(), str(PHOTOS / "astronaut.jpg")], return_tensors="np")
+        BlipImageProcessor()(cat()[..., :1], do_resize=False, do_rescale=False, do_normalize=False, return_tensors="np")
 
 
 def png(width: int, height: int) -> bytes:

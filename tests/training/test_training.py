@@ -14,10 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import torch
 
-import blip_pt
 from blip_core.generation import GenerationConfig
 from blip_core.jobs.one_writer import BusyError, one_writer
 from blip_core.tasks import TASKS
@@ -25,6 +22,7 @@ from blip_core.training import Settings, train
 from blip_core.training.held_out import Validation
 from blip_pt.trainer import choose_device
 from tests.helpers.frameworks import FRAMEWORKS
+from tests.helpers.lazy_frameworks import blip_pt, tf, torch
 from tests.helpers.training_runs import close, losses, make_world, of, weights
 
 ROOT = Path(__file__).parents[2]
