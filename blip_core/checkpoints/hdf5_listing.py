@@ -1,7 +1,7 @@
 """Lists the datasets of an HDF5 file as JSON; run as a program of its own, so that a damaged file ends only that.
 
-libhdf5 follows whatever addresses a file contains and can crash on a damaged one. Here it may: `hdf5.py` starts this
-program with limits on time and memory, checks the list against the file, and reads the numbers by itself.
+libhdf5 follows whatever addresses a file contains and can crash on a damaged one. Here it may: `keras_hdf5.py` starts
+this program with limits on time and memory, checks the list against the file, and reads the numbers by itself.
 """
 
 from __future__ import annotations
