@@ -21,6 +21,7 @@ from blip_core.datasets import clean_caption, open_dataset
 from blip_core.engines import get_engine
 from blip_core.jobs import sharding
 from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, captions, contents, lines, load, same
+from tests.helpers.frameworks import INSTALLED
 
 
 def test_kept_and_dropped(blip, pictures, tmp_path):
@@ -212,7 +213,7 @@ def test_shares_that_are_none(blip, pictures, tmp_path, value, capfd):
 
 
 def test_workers_have_the_models_of_the_run(models, pictures, tmp_path):
-    loaded = load(models, "pt")
+    loaded = load(models, INSTALLED[0])
     with pytest.raises(ValueError, match="other models than the run"):
         Scoring.start(
             lambda: loaded, {**loaded.identity, "filter": "another"}, 8, 4, output_folder.OutputFolder(tmp_path)

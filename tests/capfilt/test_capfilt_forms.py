@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,6 @@ SUFFIXES = {"jsonl": ".jsonl", "parquet": ".parquet", "webdataset": ".tar"}
 
 @pytest.fixture(params=["parquet", "webdataset"])
 def to(request):
-    if request.param == "parquet":
-        pytest.importorskip("pyarrow")
     return request.param
 
 
@@ -48,7 +47,8 @@ def test_shards_are_read_as_they_are(blip, models, pictures, tmp_path, to):
     processor = BlipProcessor.from_pretrained(models / "captioner")
     batches = Batches(dataset, processor, "pretrain", batch_size=4, training=True)
     assert [batch.inputs["pixel_values"].shape for batch in batches.epoch(0)] == [(4, 3, 32, 32)] * 2
-    for form in formats.FORMS:  # and again: what was kept is the input
+    for form in formats.FORMS.keys() - ({"parquet"} if find_spec("pyarrow") is None else set()):
+        # and again: what was kept is the input
         code, counts, err = blip(counts["data"], tmp_path / f"again-{form}", *OPTIONS, "--to", form)
         assert (code, err) == (0, "")
         assert counts["pictures"] == {"kept": 11}

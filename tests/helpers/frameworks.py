@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +141,10 @@ NEEDED = "needs {}, which is not installed"
 
 
 def require(name: str) -> None:
-    """Skip the test that calls this where an engine is not installed."""
-    if not ENGINES[name].installed:
-        pytest.skip(NEEDED.format(ENGINES[name].package))
+    """Skip the test that calls this where a package is not installed: that of an engine, or one by its own name."""
+    package = ENGINES[name].package if name in ENGINES else name
+    if find_spec(package) is None:
+        pytest.skip(NEEDED.format(package))
 
 
 def losses(output: Any) -> dict[str, float]:
