@@ -20,7 +20,6 @@ from blip_core.jobs.one_writer import BusyError, one_writer
 from blip_core.tasks import TASKS
 from blip_core.training import Settings, train
 from blip_core.training.held_out import Validation
-from blip_pt.trainer import choose_device
 from tests.helpers.frameworks import FRAMEWORKS
 from tests.helpers.lazy_frameworks import blip_pt, tf, torch
 from tests.helpers.training_runs import close, losses, make_world, of, weights
@@ -386,6 +385,8 @@ def test_a_second_run_in_a_folder_is_told_who_writes_it(world):
 
 
 def test_every_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    from blip_pt.trainer import choose_device
+
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert choose_device(Settings(device="cuda")) == torch.device("cuda:3")
     assert choose_device(Settings(device="cuda:1")) == torch.device("cuda:1")
