@@ -115,12 +115,6 @@ def is_token_ids(value: Any, empty: bool = False) -> bool:
     return all(is_whole(token) and token >= 0 for token in value)
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """Name what was probably meant: the close ones among `choices`, or all of them where none is close."""
-    choices = list(choices)
-    return ", ".join(difflib.get_close_matches(name, choices) or choices)
-
-
 def setting(
     default: Any, validator: Callable[..., Any], /, *, facts: dict[str, Any] | None = None, **limits: Any
 ) -> Any:
@@ -151,4 +145,5 @@ def check_names(given: Iterable[str], known: Sequence[str], what: str) -> None:
     """Raise `TypeError` for the first keyword that is not among the `known` ones, naming the nearest of these."""
     for name in given:
         if name not in known:
-            raise TypeError(f"{name!r} is no {what}; there is {nearest(name, known)}.")
+            close = difflib.get_close_matches(name, known) or known
+            raise TypeError(f"{name!r} is no {what}; there is {', '.join(close)}.")
