@@ -50,7 +50,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path, remedy: str = "remove it") -> list[dict[str, Any]]:
-    """Read a file of JSON lines. Raises `ValueError` for one that is damaged, with what to do to have it made anew."""
+    """Read a file of JSON lines. Raises `ValueError` for one that is damaged, with what to do."""
     try:
         return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     except ValueError as error:
@@ -69,7 +69,7 @@ def file_version(path: str | os.PathLike[str]) -> Version:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], without: Iterable[str] = ()) -> list[str]:
-    """Say of each fact, but for those named `without`, in which two runs differ what it was and what it is."""
+    """Say how two runs differ: each fact, except those named in `without`, that was something else."""
     return [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted((old.keys() | new.keys()) - set(without))
@@ -103,7 +103,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def to_disk(path: str | Path) -> None:
-    """Let the system write a file, or a folder and all files in it, so that they survive a loss of power."""
+    """Write a file, or a folder and all files in it, through to the disk, so that they survive a loss of power."""
     path = Path(path)
     for part in [*path.iterdir(), path] if path.is_dir() else [path]:
         handle = os.open(part, os.O_RDONLY)
@@ -115,7 +115,7 @@ def to_disk(path: str | Path) -> None:
 
 @contextmanager
 def shared_path(path: Path) -> Iterator[Path]:
-    """`atomic_path` where others write the same: one that is done may clean up what we have not renamed yet."""
+    """`atomic_path` where other processes write the same: one that has finished may remove our temporary file."""
     try:
         with atomic_path(path) as temporary:
             yield temporary

@@ -126,7 +126,7 @@ def generate(
 def advance(
     searches: list[Search], logits: np.ndarray, config: GenerationConfig, processor: LogitsProcessor
 ) -> np.ndarray:
-    """Let every search take one step from logits (rows, vocabulary); return the scores the choice was made by."""
+    """Advance every search by one step from logits (rows, vocabulary); return the scores that decided the tokens."""
     peak = logits.max(axis=1, keepdims=True)  # NaN where any logit is
     if not np.isfinite(peak).all():
         raise ValueError(
@@ -218,7 +218,7 @@ def collect(searches: list[Search], config: GenerationConfig, recorded: list[np.
 
 
 def padded(rows: Sequence[Sequence[float]], filler: float, dtype: type) -> np.ndarray:
-    """Return rows of unlike length as one array, filled up on the right."""
+    """Return rows of different lengths as one array, padded on the right."""
     array: np.ndarray = np.full((len(rows), max(map(len, rows))), filler, dtype)
     for target, row in zip(array, rows, strict=True):
         target[: len(row)] = row

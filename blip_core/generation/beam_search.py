@@ -1,4 +1,4 @@
-"""The search for the texts of one item: what it keeps, and how it takes the next step from the scores of its rows.
+"""Greedy search, sampling and beam search for one item: its state, and one step from the scores of its rows.
 
 An item is one image or prompt; its beams or its samples are rows, as many as the item returns or has beams. A search
 knows nothing of other items, so a text is the same alone and in any batch.
@@ -45,7 +45,7 @@ class Search(ABC):
         self.texts = [Hypothesis(prompt)]
         self.parents: list[int] = []
         self.done = False
-        # A stream of random numbers of its own for each returned text (one for all beams), in every NumPy alike.
+        # Each returned text has its own stream of random numbers (all beams share one), the same in every NumPy.
         streams = range(config.num_return_sequences if config.num_beams == 1 else 1)
         keys = [np.random.SeedSequence(seed, spawn_key=(i,)) for i in streams] if seed is not None else []
         self.noise = [np.random.Generator(np.random.Philox(key)) for key in keys]
@@ -55,7 +55,7 @@ class Search(ABC):
         """Choose the next token of each row.
 
         `scores`: float32 (rows, vocabulary), after all rules. `log_probs`: the same shape, the model's own
-        distribution, or None if nobody asks. Raises `ValueError` where no token is allowed.
+        distribution, or None where it was not asked for. Raises `ValueError` where no token is allowed.
         """
 
     def results(self) -> list[Hypothesis]:
@@ -68,7 +68,7 @@ class Search(ABC):
 
 
 class Chains(Search):
-    """Greedy search and sampling: rows that go their own ways. A finished row waits for the item's others."""
+    """Greedy search and sampling: rows that do not compete. A finished row waits for the others of the item."""
 
     def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
         count = self.config.num_return_sequences
@@ -90,9 +90,9 @@ class Chains(Search):
 class Beams(Search):
     """Beam search and beam sampling.
 
-    Of `num_beams` x (end tokens + 1) candidates the best `num_beams` that do not end go on; those among the first
-    `num_beams` that end are finished, and the best `num_beams` finished ones are kept. Where fewer than `num_beams`
-    can go on, rows with the total -inf fill the item, from which nothing is chosen.
+    Of `num_beams` x (end tokens + 1) candidates the best `num_beams` that do not end are continued. Those that end are
+    finished if they are among the first `num_beams`, and the best `num_beams` finished ones are kept. Where fewer than
+    `num_beams` can be continued, rows with the total -inf fill the item; nothing is chosen from them.
     """
 
     def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
@@ -135,7 +135,7 @@ class Beams(Search):
         return float(total / new_tokens**self.config.length_penalty)
 
     def _enough(self, best: tuple[float, Hypothesis]) -> bool:
-        """Say whether the running beams can be given up: by `early_stopping`, or as they can improve nothing."""
+        """Say whether the search can stop: by `early_stopping`, or as the running beams cannot improve the result."""
         if len(self.finished) < self.config.num_beams:
             return False
         if self.config.early_stopping is True:
@@ -156,7 +156,7 @@ class Beams(Search):
 
 
 def nothing_allowed(tokens: Sequence[int]) -> ValueError:
-    """The error for a text that no token may follow."""
+    """Return the error for a text that no token may follow."""
     return ValueError(
         f"No token may follow {list(tokens)}: bad_words_ids, no_repeat_ngram_size and the least length ban them all; "
         "relax one of these options."

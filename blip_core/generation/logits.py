@@ -1,7 +1,7 @@
-"""What changes the scores of the next token before one is chosen: penalties, bans, temperature, top-k and top-p.
+"""Steps that change the scores of the next token before one is chosen: penalties, bans, temperature, top-k, top-p.
 
-Scores are float32 (vocabulary,), the logits or log-probabilities of one row; every rule works on them in place and
-bans a token by -inf. Meanings and order are those of transformers 4.57.6.
+Scores are float32 (vocabulary,), the logits or log-probabilities of one row; every step changes them in place and
+bans a token with -inf. Meanings and order are those of transformers 4.57.6.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading ahead of a model: threads read the next batch while it works on this one."""
+"""Reading ahead: threads read the next batch while the model works on this one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 READERS = 4
-"""Threads that decode and resize: what a picture takes to read differs, and Pillow runs without Python's lock."""
+"""Threads that decode and resize; Pillow releases Python's lock."""
 
 
 def read_batches(

@@ -1,4 +1,4 @@
-"""What the processors return: a dictionary of lists or tensors that goes straight into a model."""
+"""The result of the processors: a dictionary of lists or tensors, the keywords of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of tokens of many lengths: what truncation keeps of them, and padding to one length."""
+"""Truncation and padding of rows of tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pad_rows(
     multiple_of: int | None,
     side: str,
 ) -> list[list[int]]:
-    """Bring rows to the length of the longest, or with `padding="max_length"` to `max_length`; False leaves them.
+    """Pad rows to the length of the longest, or with `padding="max_length"` to `max_length`; False leaves them.
 
     The length is rounded up to a `multiple_of`; `side`, "right" or "left", is where `fill` goes. A row that is longer
     stays so.

@@ -182,8 +182,8 @@ def scale(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def look_up(values: np.ndarray, planes: np.ndarray) -> np.ndarray:
-    """What each channel's `values` (channels, 256) say of its uint8 plane (channels, height, width), in one pass."""
+    """Map uint8 planes (channels, height, width) through one table for each channel, `values` (channels, 256)."""
     found = np.empty(planes.shape, values.dtype)
     for table, plane, out in zip(values, planes, found, strict=True):
-        np.take(table, plane, out=out, mode="clip")  # no number is out of range; this mode writes without a buffer
+        np.take(table, plane, out=out, mode="clip")  # no index is out of range; this mode writes without a buffer
     return found

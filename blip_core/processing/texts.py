@@ -1,4 +1,4 @@
-"""Texts and token ids as users give them, checked, and decoded text tidied up."""
+"""Validation of texts and token ids, and the clean-up of decoded text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Text = str | Sequence[str]
 """One text, or with `is_split_into_words` the list of its words."""
 
 HALF = re.compile("[\ud800-\udfff]")
-"""Half of a surrogate pair, which a text can hold in Python and nowhere else."""
+"""Half of a surrogate pair: Python strings can hold one, UTF-8 cannot."""
 
 GAPS = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
     f" {ending}": ending for ending in ("n't", "'m", "'s", "'ve", "'re")
@@ -52,7 +52,7 @@ def to_ids(ids: Any) -> list[int]:
 
 
 def close_gaps(text: str) -> str:
-    """Take the spaces away that decoding leaves before punctuation and around apostrophes, in BERT's order."""
+    """Remove the spaces that decoding leaves before punctuation and around apostrophes, in BERT's order."""
     for gap, closed in GAPS.items():
         text = text.replace(gap, closed)
     return text

@@ -26,7 +26,7 @@ from blip_core.validators import check_settings, choice, flag, setting
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 BLIP_TOKENS = {"bos": "[DEC]", "enc": "[ENC]"}
-"""What a decoder's text begins with, and what text encoded together with a picture begins with; added last."""
+"""The first tokens of a decoder's text and of text that is encoded together with a picture; added last."""
 SIDES = ("right", "left")
 TRUNCATIONS = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
@@ -323,7 +323,7 @@ class BlipTokenizer(ConfigMixin):
         return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
 
     def _room(self, how: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
-        """The greatest number of tokens of a row besides the special ones that are added, None for no limit."""
+        """Return how many tokens a row may have besides the special ones that are added; None for no limit."""
         choice("truncation", how, TRUNCATIONS)
         if how in (False, "do_not_truncate"):
             return None
