@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.pytorch_models import make
 from tests.helpers.random_models import difference
-from tests.models.test_pt_models import make
 
 CAPTION, MATCH, ANSWER = "BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipForQuestionAnswering"
 BATCH, LENGTH = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=30)

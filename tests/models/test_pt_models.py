@@ -12,19 +12,8 @@ import torch
 import blip_pt
 from blip_core import BlipConfig, BlipTextConfig
 from blip_pt.nn import ONEDNN, Linear, attention, onednn_can
-from tests.helpers.random_models import CONFIGS_OF, HEADS, difference, head_config, inputs, randomized
-
-
-def make(head: str, name: str = "wide"):
-    torch.manual_seed(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return randomized(getattr(blip_pt, head)(head_config(head, CONFIGS_OF[name])))
-
-
-def tensors(head: str, name: str = "wide") -> dict[str, torch.Tensor]:
-    return {key: torch.from_numpy(value) for key, value in inputs(head, CONFIGS_OF[name]).items()}
-
+from tests.helpers.pytorch_models import make, tensors
+from tests.helpers.random_models import CONFIGS_OF, HEADS, difference
 
 # batches ------------------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import blip_pt
 from blip_core.parameters.models import training_state
 from conversion import convert, inspect_checkpoint
 from tests.helpers.checkpoint_files import ORIGINAL, TRANSFORMERS
+from tests.helpers.pytorch_models import make, tensors
 from tests.helpers.random_models import CONFIGS_OF, HEADS, difference
-from tests.models.test_pt_models import make, tensors
 
 DECODERS = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForPreTraining")
 HEAD = "text_decoder.cls.predictions"

@@ -11,8 +11,8 @@ import torch
 
 from blip_pt import BlipForImageTextRetrieval
 from blip_pt.nn import ACTIVATIONS, onednn_can
+from tests.helpers.pytorch_models import make, tensors
 from tests.helpers.random_models import CONFIGS_OF, difference
-from tests.models.test_pt_models import make, tensors
 
 CAPTION, ANSWER, MATCH = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 NLVR, PRETRAIN, MODEL = "BlipForNLVR", "BlipForPreTraining", "BlipModel"
