@@ -15,11 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from blip_core.capfilt.cap_filter import CapFilter
+from blip_core.capfilt.decisions import Scoring, decide
 from blip_core.capfilt.items import Item, Line, find_items, fingerprint
 from blip_core.capfilt.near import find_near
 from blip_core.capfilt.output_folder import DRY_RUN, OutputFolder
 from blip_core.capfilt.report_page import Summary, write_report
-from blip_core.capfilt.scoring import Scoring, decide
 from blip_core.capfilt.writers import FORMS
 from blip_core.datasets import Dataset
 from blip_core.datasets.spool import group

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from blip_core.capfilt import Captioning, capfilt, output_folder
-from blip_core.capfilt.scoring import Scoring
+from blip_core.capfilt.decisions import Scoring
 from blip_core.datasets import clean_caption, open_dataset
 from blip_core.engines import get_engine
 from blip_core.jobs import sharding
