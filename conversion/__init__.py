@@ -1,4 +1,4 @@
-"""Checkpoints in every format that BLIP was published in: looking into them, converting them, proving them equal."""
+"""Checkpoints of every format that BLIP was published in: inspection, conversion, and parity of the engines."""
 
 from conversion.converter import ConversionReport, convert
 from conversion.inspection import CheckpointReport, inspect_checkpoint

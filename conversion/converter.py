@@ -121,7 +121,7 @@ def convert(
         some = ", ".join(sorted(checkpoint.shapes)[:3])
         raise ValueError(f"{checkpoint.path} holds no BLIP that is known (it has {some}); name its class with head=.")
     if row.heads and head not in row.heads:
-        raise ValueError(f"The original has no {head}; its format takes {', '.join(row.heads)}.")
+        raise ValueError(f"{row.name} cannot hold a {head}; it takes {', '.join(row.heads)}.")
     settings = read_config(head, checkpoint, config)
     settings = settings if image_size is None else with_image_size(settings, image_size)
     resize = image_size is not None or config is not None

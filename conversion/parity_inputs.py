@@ -1,4 +1,4 @@
-"""What is run for a proof of parity: the same pictures and texts, as each kind of model takes them."""
+"""The inputs of a parity check: the same pictures and texts, as each kind of model takes them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def inputs_for(
     images: Sequence[Any] | None,
     texts: Sequence[str] | None,
 ) -> list[Arrays]:
-    """The same pictures and texts for both models, through the processor of each one's framework."""
+    """Return the same pictures and texts for both models, each in the tensors of its engine."""
     config = models[0].model.config
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a vocabulary that is not the model's is dealt with below
+        warnings.simplefilter("ignore")  # about another vocabulary than the model's, for which see `has_tokenizer`
         processor = BlipProcessor.from_pretrained(folder)
     text = getattr(config, "text_config", config)
     vision = getattr(config, "vision_config", config)
@@ -40,20 +40,20 @@ def inputs_for(
     pictures = list(images) if images is not None else drawings()
     if head in WITH_PAIRS and len(pictures) == 1:
         pictures += drawings()[:1]
-    said = list(texts or TEXTS)
-    said = [said[index % len(said)] for index in range(len(pictures))]
-    speaks = getattr(text, "vocab_size", None) == len(processor.tokenizer)
+    given = list(texts or TEXTS)
+    given = [given[index % len(given)] for index in range(len(pictures))]
+    has_tokenizer = getattr(text, "vocab_size", None) == len(processor.tokenizer)
     sides = []
     for model in models:
-        found = model.processed(processor, pictures, said if speaks else None)
-        words = {name: found[name] for name in ("input_ids", "attention_mask")} if speaks else None
+        found = model.processed(processor, pictures, given if has_tokenizer else None)
+        words = {name: found[name] for name in ("input_ids", "attention_mask")} if has_tokenizer else None
         pixels = found["pixel_values"][:, : getattr(vision, "num_channels", 3)]
-        sides.append(_inputs(head, config, pixels if speaks or images is None else pixels[:2], words))
+        sides.append(_inputs(head, config, pixels if has_tokenizer or images is None else pixels[:2], words))
     return sides
 
 
 def _inputs(head: str, config: Any, pixel_values: np.ndarray, texts: Arrays | None) -> Arrays:
-    """What a model's call takes; ids stand in for texts where its vocabulary has no tokenizer."""
+    """Return what a model's call takes; random ids if its vocabulary has no tokenizer."""
     inputs: Arrays = {}
     if not isinstance(config, BlipTextConfig):
         inputs["pixel_values"] = pixel_values
@@ -71,7 +71,7 @@ def _inputs(head: str, config: Any, pixel_values: np.ndarray, texts: Arrays | No
 
 
 def training_inputs(model: ParityModel, inputs: Arrays) -> Arrays:
-    """What the call that gives a loss takes: a matcher with its training state learns from pairs."""
+    """Return what the call that gives a loss takes: a matcher with its training state learns from pairs."""
     if not (model.has_state and hasattr(model.model, "fine_tune")):
         return inputs
     count = len(inputs["input_ids"])
@@ -79,7 +79,7 @@ def training_inputs(model: ParityModel, inputs: Arrays) -> Arrays:
 
 
 def _draws(count: int) -> Arrays:
-    """The choice of negatives, and the share of the momentum encoders in the targets."""
+    """Return the noise that chooses negatives, and the weight of the momentum encoders in the targets."""
     return {"noise": negative_noise(0, 0, count), "alpha": np.array(0.4, np.float32)}
 
 
@@ -92,7 +92,7 @@ def _stand_in(text: BlipTextConfig) -> Arrays:
 
 
 def drawings() -> list[Image.Image]:
-    """Two pictures that are not square and have edges, gradients and noise."""
+    """Return two pictures that are not square and have edges, gradients and noise."""
     noise = np.random.default_rng(1)
     pictures = []
     for height, width in ((150, 220), (240, 170)):

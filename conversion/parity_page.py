@@ -1,4 +1,4 @@
-"""A parity report for people: lines for the terminal, and one page that needs nothing else."""
+"""A parity report as lines for the terminal, or as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from conversion.parity import ParityReport, ParityRow
 
 WIDTH, HEIGHT, MARGIN = 960, 300, 46
 SHOWN = 10
-"""Of the gradients that differ, as many are listed; the JSON has all."""
+"""How many of the gradients that differ are listed; the JSON has all."""
 
 FLOOR = -9.0
-"""Powers of ten: smaller differences are drawn at the bottom."""
+"""A power of ten: smaller differences are drawn at the bottom."""
 
 STACK = re.compile(r"(.+) (?:embedding|(?:layer|block) \d+)$")
 
@@ -28,14 +28,14 @@ svg{width:100%;height:auto}text{font-size:12px;fill:#57606a}text.fail{fill:#c112
 
 
 def shown_rows(report: ParityReport) -> list[ParityRow]:
-    """The rows that a person wants to see: of gradients the worst one, or the worst few of those that failed."""
+    """Return the rows to show: of the gradients only the worst, or the worst few of those that failed."""
     gradients = sorted((row for row in report.rows if row.kind == "gradients"), key=lambda row: -row.relative)
     worst = gradients[:1] + [row for row in gradients[1:SHOWN] if not row.passed]
     return [row for row in report.rows if row.kind != "gradients" or row in worst]
 
 
 def describe_parity(report: ParityReport) -> str:
-    """A report as a table of lines, the verdict at the end."""
+    """Format a report as a table, the verdict at the end."""
     rows = shown_rows(report)
     width = max(len(row.stage) for row in rows)
     lines = [f"{'stage':<{width}}  {'kind':<10}{'absolute':>10}{'relative':>10}{'allowed':>10}"]
@@ -52,7 +52,7 @@ def _number(value: float) -> str:
 
 
 def verdict(report: ParityReport) -> str:
-    """One sentence."""
+    """Return the verdict as one sentence."""
     what = f"{report.head}, {report.dtype}: {report.one} and {report.other}"
     first = report.first_failure
     if first is None:
@@ -61,13 +61,13 @@ def verdict(report: ParityReport) -> str:
 
 
 def page(report: ParityReport) -> str:
-    """A report as a self-contained HTML page with a plot along the depth of the network."""
+    """Format a report as an HTML page with a plot along the depth of the network."""
     kind = "pass" if report.passed else "fail"
     body = [
         f"<h1>Parity of {html.escape(report.head)}</h1><p class={kind}><b>{html.escape(verdict(report))}</b></p>",
         _plot([row for row in report.rows if row.kind == "values"]),
-        "<p>Greatest difference of each stage, relative to its greatest number; the dashed line is what is allowed. "
-        "Of gradients the table has the worst.</p>",
+        "<p>Greatest difference of each stage, relative to its greatest value; the dashed line is the tolerance. "
+        "Of the gradients, the table has the worst.</p>",
         "<table><tr><th>stage<th>kind<th>absolute<th>relative<th>allowed<th>note",
         *(
             f"<tr{'' if row.passed else ' class=fail'}><td>{html.escape(row.stage)}<td>{row.kind}"
@@ -80,7 +80,7 @@ def page(report: ParityReport) -> str:
 
 
 def _plot(rows: list[ParityRow]) -> str:
-    """Points over the stages on a logarithmic scale, the failed ones red and the first of them named."""
+    """Draw the stages on a logarithmic scale; failed ones are red, and the first of them is named."""
     if not rows:
         return ""
     step = (WIDTH - 2 * MARGIN) / max(len(rows) - 1, 1)
@@ -111,7 +111,7 @@ def _plot(rows: list[ParityRow]) -> str:
             f"<rect x={left:.1f} y={MARGIN / 2} width={right - left:.1f} height={HEIGHT - 1.5 * MARGIN:.1f} "
             'fill="#0969da" opacity=.06 />'
         )
-        y = HEIGHT - MARGIN + (34 if index % 2 else 18)  # in two rows, or long names would meet
+        y = HEIGHT - MARGIN + (34 if index % 2 else 18)  # in two rows, or long names would overlap
         shapes.append(f"<text x={(left + right) / 2:.1f} y={y} text-anchor=middle>{html.escape(label)}</text>")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(shapes)}</svg>'
 
@@ -121,7 +121,7 @@ def _line(points: list[tuple[float, float]]) -> str:
 
 
 def _sections(rows: list[ParityRow]) -> list[tuple[str, int, int]]:
-    """Stacks of layers along the plot: name, first row, and the one after the last."""
+    """Return the stacks of layers along the plot: name, first row, and the row after the last."""
     names = [re.sub(r"^patch( embedding)$", r"vision\1", row.stage) for row in rows]
     stacks = [found[1] if (found := STACK.match(name)) else "" for name in names]
     runs = [(label, [index for index, _ in run]) for label, run in groupby(enumerate(stacks), key=lambda item: item[1])]
@@ -129,7 +129,7 @@ def _sections(rows: list[ParityRow]) -> list[tuple[str, int, int]]:
 
 
 def _height(relative: float) -> float:
-    """The y of a difference: 1 and more at the top, `FLOOR` and less at the bottom."""
+    """Return the y of a difference: 1 and more at the top, `FLOOR` and less at the bottom."""
     power = math.log10(relative) if 0 < relative < math.inf else (FLOOR if relative == 0 else 0.0)
     share = (min(max(power, FLOOR), 0.0) - FLOOR) / -FLOOR
     return HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN)

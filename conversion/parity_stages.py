@@ -19,7 +19,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 
 def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and values of everything on the way: embeddings, each block and layer, logits, heads, losses."""
+    """Yield names and values of all stages: embeddings, each layer, logits, heads, losses."""
     pixels = _given(inputs, "pixel_values")
     texts = _given(inputs, "input_ids", "attention_mask")
     embeds: np.ndarray | None = None
@@ -63,7 +63,7 @@ def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np
 
 
 def head_of(model: ParityModel) -> str:
-    """The class of a model, without the framework."""
+    """Return the class of a model, without the prefix of its engine."""
     return type(model.model).__name__.removeprefix("TF")
 
 
@@ -85,7 +85,7 @@ def _layers(first: str, other: str, states: list[np.ndarray]) -> Iterator[tuple[
 
 
 def objective(model: ParityModel) -> str:
-    """The output whose gradient is compared."""
+    """Return the name of the output whose gradient is compared."""
     if model.has_state:
         return "loss"
     return {
@@ -97,7 +97,7 @@ def objective(model: ParityModel) -> str:
 
 
 def generation_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Generated tokens by the kind of search."""
+    """Yield generated tokens by kind of search."""
     if not hasattr(model.model, "generate"):
         return
     given = {name: value for name, value in inputs.items() if name != "labels"}

@@ -103,62 +103,33 @@ FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
         Format(
-            "safetensors",
-            ("model.safetensors",),
-            _is_safetensors,
-            read=f"{HERE}.safetensors_file:read",
-            write=f"{HERE}.safetensors_file:write",
-            arrange=f"{HERE}.safetensors_file:arrange",
-            sharded=True,
+            "safetensors", ("model.safetensors",), _is_safetensors, read=f"{HERE}.safetensors_file:read",
+            write=f"{HERE}.safetensors_file:write", arrange=f"{HERE}.safetensors_file:arrange", sharded=True,
         ),
         Format(
-            "pytorch_model.bin",
-            ("pytorch_model.bin",),
-            _is_torch,
-            read=f"{HERE}.torch_reader:read",
-            write=f"{HERE}.torch_writer:write",
-            arrange=f"{HERE}.torch_writer:arrange",
-            sharded=True,
+            "pytorch_model.bin", ("pytorch_model.bin",), _is_torch, read=f"{HERE}.torch_reader:read",
+            write=f"{HERE}.torch_writer:write", arrange=f"{HERE}.torch_writer:arrange", sharded=True,
         ),
         Format(
-            "tf_model.h5",
-            ("tf_model.h5",),
-            _is_hdf5,
-            read=f"{HERE}.keras_hdf5:read",
-            write=f"{HERE}.keras_hdf5:write_keras2",
-            arrange=f"{HERE}.keras_hdf5:arrange_keras2",
-            read_own=f"{HERE}.keras_hdf5:read_own",
-            refused_types=("bfloat16",),
-            training_state="left out",
+            "tf_model.h5", ("tf_model.h5",), _is_hdf5, read=f"{HERE}.keras_hdf5:read",
+            write=f"{HERE}.keras_hdf5:write_keras2", arrange=f"{HERE}.keras_hdf5:arrange_keras2",
+            read_own=f"{HERE}.keras_hdf5:read_own", refused_types=("bfloat16",), training_state="left out",
         ),
         Format(
-            "weights.h5",
-            ("model.weights.h5", "*.weights.h5"),
-            _is_hdf5,
-            read=f"{HERE}.keras_hdf5:read",
-            write=f"{HERE}.keras_hdf5:write_keras3",
-            read_own=f"{HERE}.keras_hdf5:read_own",
-            training_state="whole",
+            "weights.h5", ("model.weights.h5", "*.weights.h5"), _is_hdf5, read=f"{HERE}.keras_hdf5:read",
+            write=f"{HERE}.keras_hdf5:write_keras3", read_own=f"{HERE}.keras_hdf5:read_own", training_state="whole",
         ),
         Format(
-            "pth",
-            ("model.pth", "*.pth"),
-            _is_torch,
-            read=f"{HERE}.torch_reader:read",
-            write=f"{HERE}.torch_writer:write_original",
-            arrange=f"{HERE}.torch_writer:arrange_original",
-            suffix=".pth",
-            heads=ORIGINAL_HEADS,
-            warn=f"{HERE}.torch_writer:differences_from_original",
+            "pth", ("model.pth", "*.pth"), _is_torch, read=f"{HERE}.torch_reader:read",
+            write=f"{HERE}.torch_writer:write_original", arrange=f"{HERE}.torch_writer:arrange_original",
+            suffix=".pth", heads=ORIGINAL_HEADS, warn=f"{HERE}.torch_writer:differences_from_original",
         ),
         Format(
-            "SavedModel",
-            ("saved_model.pb",),
-            lambda path, start: path.name == "saved_model.pb",
+            "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
             read=f"{HERE}.saved_model:read",
         ),
     )
-}
+}  # fmt: skip
 """The formats by name. In a folder, the first one that is there is opened."""
 
 

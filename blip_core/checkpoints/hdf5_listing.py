@@ -1,7 +1,7 @@
-"""Lists the datasets of an HDF5 file as JSON; run as a program of its own, so that a damaged file ends only that.
+"""A program that lists the datasets of an HDF5 file as JSON, in a process of its own.
 
-libhdf5 follows whatever addresses a file contains and can crash on a damaged one. Here it may: `keras_hdf5.py` starts
-this program with limits on time and memory, checks the list against the file, and reads the numbers by itself.
+libhdf5 follows whatever addresses a file contains and can crash on a damaged one. `keras_hdf5.py` runs this program
+with limits on time and memory, checks the list against the size of the file, and reads the values itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_MEMORY = 2 * 2**30
 
 
 def listing(path: str) -> list[dict[str, Any]]:
-    """Name, shape, type, offset and bytes of every dataset that lies in one piece. Raises `ValueError` for others."""
+    """Return name, shape, type, offset and size of all datasets. Raises `ValueError` if one is not in one piece."""
     datasets: list[dict[str, Any]] = []
     seen: set[Any] = set()
 
@@ -47,10 +47,10 @@ def listing(path: str) -> list[dict[str, Any]]:
 
 
 def describe(name: str, dataset: Any) -> dict[str, Any]:
-    """One dataset."""
+    """Return the entry of one dataset."""
     stored = dataset.get_create_plist()
     if stored.get_external_count() or stored.get_layout() == h5d.VIRTUAL:
-        raise ValueError(f"{name} has its numbers in another file, which is not opened")
+        raise ValueError(f"{name} has its values in another file, which is not opened")
     if stored.get_layout() == h5d.CHUNKED or dataset.get_space().get_simple_extent_type() == h5s.NULL:
         raise ValueError(f"{name} is not stored in one piece, as Keras stores weights")
     dtype = dataset.dtype.str
@@ -66,10 +66,10 @@ def describe(name: str, dataset: Any) -> dict[str, Any]:
 
 
 def limit_memory() -> None:
-    """End this program where a file makes libhdf5 ask for too much."""
+    """Limit the memory of this process, so that a file cannot make libhdf5 take too much."""
     try:
         import resource
-    except ImportError:  # not on this system; the time limit holds everywhere
+    except ImportError:  # not on this system; the limit on time holds everywhere
         return
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
 
@@ -78,7 +78,7 @@ if __name__ == "__main__":
     limit_memory()
     try:
         answer: dict[str, Any] = {"datasets": listing(sys.argv[1])}
-    except Exception as error:  # whatever is wrong with the file is told to the one who asked
+    except Exception as error:  # the caller reports what is wrong with the file
         answer = {"error": str(error) or type(error).__name__}
     print(json.dumps(answer), flush=True)
-    os._exit(0)  # taking NumPy and libhdf5 down again would take a seventh of the whole time
+    os._exit(0)  # an orderly exit of NumPy and libhdf5 would take a seventh of the whole time

@@ -178,7 +178,7 @@ def _allocate(file: h5py.File, name: str, tensor: LazyTensor, layout: str) -> h5
 
 
 def _to_tensorflow(tensor: LazyTensor, layout: str) -> LazyTensor:
-    """The same tensor in TensorFlow's layout."""
+    """Return the same tensor in TensorFlow's layout."""
     if layout not in TO_TENSORFLOW:
         return tensor
     axes = TO_TENSORFLOW[layout]

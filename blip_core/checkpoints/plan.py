@@ -35,7 +35,8 @@ def wanted_parameters(model: str, config: AnyConfig, found: Match, rule: str = "
     wanted = [p for p in found.parameters if rule != "left out" or p.part not in state]
     has_state = model == "BlipForPreTraining" or any(p.part in state for p in wanted)
     if rule == "whole" and has_state and isinstance(config, BlipConfig):
-        wanted += [p for p in training_state(model, config) if p not in wanted]
+        held = {parameter.name for parameter in wanted}
+        wanted += [parameter for parameter in training_state(model, config) if parameter.name not in held]
     return wanted
 
 
@@ -67,7 +68,8 @@ def plan_tensors(
 
 def new_state(wanted: Iterable[Parameter], found: Match) -> list[str]:
     """Label the parts of the training state that the checkpoint lacks, momentum copies aside."""
-    new = [p for p in wanted if p not in found.parameters and _followed(p) == p.name]
+    held = {parameter.name for parameter in found.parameters}
+    new = [p for p in wanted if p.name not in held and _followed(p) == p.name]
     return list(dict.fromkeys(p.part.label for p in new))
 
 

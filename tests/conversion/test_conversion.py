@@ -300,7 +300,7 @@ def test_tied_tensors_that_differ_are_refused(tmp_path):
         ({"to": "onnx"}, "to must be one of safetensors, .*; got 'onnx'"),
         ({"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16; got 'int8'"),
         ({"head": "BlipForAll"}, "head must be one of .*; got 'BlipForAll'"),
-        ({"head": "BlipVisionModel", "to": "pth"}, "The original has no BlipVisionModel"),
+        ({"head": "BlipVisionModel", "to": "pth"}, "pth cannot hold a BlipVisionModel"),
         ({"image_size": 30}, "image_size must be a multiple of patch_size"),
     ],
 )
