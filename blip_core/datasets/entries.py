@@ -1,4 +1,4 @@
-"""From one entry of a file, a dictionary of unknown origin, to an example of a task."""
+"""From one entry of a file, a dictionary that is not trusted, to an example of a task."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
 
 
 def sidecar_entry(sidecars: dict[str, bytes]) -> dict[str, Any]:
-    """Make an entry of what lies beside a picture: the object of its .json, and the lines of its .txt as captions.
+    """Make an entry of the files beside a picture: the object of its .json, and the lines of its .txt as captions.
 
-    Raises `ValueError` where there is neither, or where one is not what it should be.
+    Raises `ValueError` where there is neither, and for one that cannot be read.
     """
     if not sidecars:
         raise ValueError("has neither a .txt nor a .json of the same name")
@@ -71,7 +71,8 @@ def sidecar_entry(sidecars: dict[str, bytes]) -> dict[str, Any]:
         if ".txt" in sidecars:
             lines = sidecars[".txt"].decode("utf-8-sig").splitlines()
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"has a text beside it that cannot be read: {error}") from None
+        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise ValueError(f"has a text beside it that cannot be read: {error}{remedy}") from None
     if not isinstance(entry, dict):
         raise ValueError(f"has a .json that must hold an object, got {entry!r:.80}")
     if ".txt" in sidecars:

@@ -7,7 +7,7 @@ import glob
 import json
 import os
 import re
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -19,27 +19,44 @@ from blip_core.datasets.examples import Dataset, Picture, StoredExamples
 from blip_core.datasets.parquet import MAGIC, read_parquet
 from blip_core.datasets.shards import read_shard
 from blip_core.processing.picture_files import SUFFIXES
+from blip_core.processing.texts import HALF
 from blip_core.tasks import get_task
 
 Source = str | os.PathLike[str]
 Root = Source | Mapping[str, Source] | None
 Item = tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]
-"""What a reader finds: a place in the file, pictures and fields; or a place and what is wrong there."""
+"""What a reader yields: a place in the file, pictures and fields; or a place and what is wrong there."""
+MAX_LINE_BYTES = 2**20
+SAVE = "save it as UTF-8 (a spreadsheet: as CSV UTF-8)"
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
 
 def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root = None) -> Dataset:
-    """Open the examples of one or several files for a task: caption, retrieval, vqa, nlvr or pretrain.
+    """Open the examples of one or several files for a task.
 
-    A path is a JSON array, JSON lines, CSV or Parquet, a folder, or a tar shard; a text may be a pattern of them, with
-    `*` or braces ("train-{0000..0015}.tar"). Pictures that a file names lie in `image_root`, or in the folder of that
-    file, and never outside; without `image_root` absolute paths are taken as they are. `image_root` may be a dictionary
-    of such folders by the entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
+    An entry that cannot be used ends nothing: it is in `problems` of the result. Pictures are looked for but not read.
+    Examples lie in a temporary file, so that memory does not limit their number.
 
-    An entry that cannot be used does not end anything: it is in `problems` of the result. Pictures are looked for but
-    not read. Examples lie in a temporary file, and take no memory that counts. Raises `ValueError` for another task, a
-    file that is no such file, and where not one example can be used, and `OSError` for a path that is missing, a shard
-    that is written to meanwhile, or where temporary files have no room.
+    Args:
+        paths: A JSON array, JSON lines, CSV, Parquet, a folder of pictures with texts beside them, a tar shard, or a
+            list of those. A string may be a pattern, with `*` or braces ("train-{0000..0015}.tar").
+        task: A name in `blip_core.tasks.TASKS`.
+        image_root: The folder of the pictures that a file names, unless given the file's own; pictures outside of it
+            are refused. Without it absolute paths are taken as they are. It may be a dictionary of such folders by the
+            entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
+
+    Returns:
+        The examples in the order of the files, and what is wrong with the rest.
+
+    Raises:
+        ValueError: For an unknown task, a file of another kind, and if not one example can be used.
+        OSError: For a path that is missing, a shard that is written to meanwhile, and if there is no room for the
+            temporary file.
+
+    Example:
+        >>> dataset = open_dataset("captions.jsonl", "caption")  # doctest: +SKIP
+        >>> dataset[0].texts  # doctest: +SKIP
+        ('a cat on a mat',)
     """
     row = get_task(task)
     sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -55,6 +72,8 @@ def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root =
                 if len(found) == 1:
                     raise ValueError(found[0])
                 examples.append(make_example(row, key, *found))
+            except RecursionError:
+                problems.append((key, "is nested too deeply"))
             except ValueError as error:
                 problems.append((key, str(error)))
     examples.flush()
@@ -100,24 +119,26 @@ def _read(file: Path, image_root: Root) -> Iterator[Item]:
     if file.suffix.lower() == ".parquet" or start[:4] == MAGIC:
         return read_parquet(file, _PictureFinder(file.parent, image_root).find)
     if start[:2] == b"\x1f\x8b":
-        raise ValueError(f"{file} is compressed, in which nothing can be found by its place; unpack it with gunzip.")
+        raise ValueError(f"{file} is compressed; entries cannot be found by their place in it: unpack it with gunzip.")
+    if start[:2] in (BOM_UTF16_BE, BOM_UTF16_LE):
+        raise ValueError(f"{file} is UTF-16; {SAVE}.")
     if file.suffix.lower() == ".csv":
         return _read_entries(_rows(file), file, image_root)
     is_array = start.removeprefix(BOM_UTF8).lstrip()[:1] == b"["
-    return _read_entries(_array(file) if is_array else _lines(file), file, image_root)
+    return _read_entries(_array(file) if is_array else _objects(file), file, image_root)
 
 
 def _read_entries(entries: Iterator[tuple[str, Any]], file: Path, image_root: Root) -> Iterator[Item]:
     finder = _PictureFinder(file.parent, image_root)
     for place, entry in entries:
         try:
-            if isinstance(entry, Exception):
-                raise ValueError(f"is not valid {'CSV' if isinstance(entry, csv.Error) else 'JSON'}: {entry}")
+            if isinstance(entry, ValueError):
+                raise entry
             if not isinstance(entry, dict):
                 raise ValueError(f"must be an object, got {entry!r:.80}")
             yield place, finder.find(entry), entry
-        except ValueError as error:
-            yield place, str(error)
+        except (ValueError, RecursionError) as error:
+            yield place, "is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _array(file: Path) -> Iterator[tuple[str, Any]]:
@@ -125,50 +146,79 @@ def _array(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         entries = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not a valid JSON array ({error}); restore it or make it anew.") from None
+        raise ValueError(f"{file} is not a valid JSON array ({error}); correct it or restore it.") from None
     return ((str(number), entry) for number, entry in enumerate(entries))
 
 
-def _lines(file: Path) -> Iterator[tuple[str, Any]]:
-    """Entries, or what is wrong with them, by the number of the line from 1."""
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            line = line.removeprefix(BOM_UTF8) if number == 1 else line
+def _lines(file: Path) -> Iterator[bytes | None]:
+    """The lines of a file, without a byte-order mark; None for one that is too long, of which little is in memory."""
+    with open(file, "rb") as opened:
+        if opened.read(len(BOM_UTF8)) != BOM_UTF8:
+            opened.seek(0)
+        while line := opened.readline(MAX_LINE_BYTES):
+            too_long = len(line) == MAX_LINE_BYTES and line[-1:] != b"\n"
+            while len(line) == MAX_LINE_BYTES and line[-1:] != b"\n":
+                line = opened.readline(MAX_LINE_BYTES)
+            yield None if too_long else line
+
+
+def _objects(file: Path) -> Iterator[tuple[str, Any]]:
+    """Entries of JSON lines, or what is wrong with them, by the number of the line from 1."""
+    for number, line in enumerate(_lines(file), 1):
+        try:
+            if line is None:
+                raise ValueError(f"is longer than {MAX_LINE_BYTES} bytes, which no example needs")
             if line.strip():
-                try:
-                    yield str(number), json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    yield str(number), error
+                yield str(number), json.loads(line)
+        except UnicodeDecodeError as error:
+            yield str(number), ValueError(f"is not UTF-8 ({error}); {SAVE}")
+        except json.JSONDecodeError as error:
+            yield str(number), ValueError(f"is not valid JSON: {error}")
+        except (ValueError, RecursionError) as error:
+            yield str(number), ValueError(str(error))
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     """Rows as dictionaries, or what is wrong with them, by the number of the last line of each from 2."""
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
-        while True:
-            try:
-                if "image" not in (rows.fieldnames or ()):
-                    raise ValueError(f"{file} must have a column named image, got {rows.fieldnames or 'none'!r:.200}.")
-                row = next(rows)
-                yield str(rows.line_num), row
-            except csv.Error as error:
-                yield str(rows.line_num), error
-            except StopIteration:
-                return
+    too_long = "-" * (csv.field_size_limit() + 1) + "\n"  # which the reader refuses
+    rows = csv.reader(
+        (too_long if line is None else line.decode("utf-8", "surrogateescape") for line in _lines(file)), strict=True
+    )
+    heading: list[str] = []
+    while True:
+        try:
+            row = next(rows)
+            if not heading:
+                heading = row
+                if "image" not in heading:
+                    raise ValueError(f"{file} must have a column named image, got {heading or 'none'!r:.200}.")
+            elif len(row) not in (0, len(heading)):
+                quote = "; put a text that holds a comma into double quotes" if len(row) > len(heading) else ""
+                yield str(rows.line_num), ValueError(f"has {len(row)} fields, the heading {len(heading)}{quote}")
+            elif any(HALF.search(text) for name, text in zip(heading, row, strict=False) if name != "image"):
+                yield str(rows.line_num), ValueError(f"is not UTF-8; {SAVE}")
+            elif row:
+                yield str(rows.line_num), dict(zip(heading, row, strict=True))
+        except csv.Error as error:
+            yield str(rows.line_num), ValueError(f"is not valid CSV: {error}")
+        except StopIteration:
+            if not heading:
+                raise ValueError(f"{file} must have a column named image, got none.") from None
+            return
 
 
 class _PictureFinder:
-    """Where the pictures lie that the entries of a JSON file name."""
+    """Find the pictures that the entries of a file name."""
 
     def __init__(self, folder: Path, image_root: Root):
         roots = image_root if isinstance(image_root, Mapping) else {"": image_root or folder}
         self.roots = {kind: os.path.join(os.path.abspath(os.path.expanduser(root)), "") for kind, root in roots.items()}
         self.by_kind = isinstance(image_root, Mapping)
         self.allow_absolute = image_root is None
-        self.names = cache(_names)  # a folder is listed once; asking for each file takes long on a network
+        self.names = cache(_names)  # lists a folder once: a network file system is slow to ask for each file
 
     def find(self, entry: dict[str, Any]) -> tuple[Picture, ...]:
-        """The pictures of an entry, in `image` or `images`. Raises `ValueError` where one is not to be had."""
+        """Return the pictures of an entry, in `image` or `images`. Raises `ValueError` for one that is not there."""
         names = entry["images"] if "images" in entry else [entry.get("image")]
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"image must be the path of a picture, images a list of them, got {names!r:.80}")

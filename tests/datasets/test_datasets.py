@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -253,17 +254,65 @@ def test_pictures_are_turned_as_the_camera_noted(tmp_path):
 
 def test_csv_rows_are_entries(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
-    rows = [b"image,caption,split", b'1.png,"a dog,', b'and a cat",x', b"1.png,caf\xe9,x", b"2.png,gone,x", b"1.png"]
+    rows = [b"image,caption,split", b'1.png,"a dog,', b'and a cat",x', b"1.png,caf\xe9,x", b"2.png,gone,x", b"1.png,,x"]
+    rows += [b"1.png", b"1.png,a dog, and a cat,x", b"", b'1.png,"a "dog"",x', b"1.png,a fox,x"]
     (tmp_path / "data.csv").write_bytes(b"\xef\xbb\xbf" + b"\n".join(rows))
     dataset = open_dataset(tmp_path / "data.csv", "caption")
-    assert [(e.key, e.texts) for e in dataset] == [("data.csv:3", ("a dog,\nand a cat",)), ("data.csv:6", ())]
-    (first, reason), (second, missing) = dataset.problems
-    assert (first, second) == ("data.csv:4", "data.csv:5")
-    assert "no character" in reason
-    assert "does not exist" in missing
+    assert [(e.key, e.texts) for e in dataset] == [
+        ("data.csv:3", ("a dog,\nand a cat",)),
+        ("data.csv:11", ("a fox",)),
+    ]
+    problems = dict(dataset.problems)
+    assert list(problems) == [f"data.csv:{line}" for line in (4, 5, 6, 7, 8, 10)]
+    assert problems["data.csv:4"] == "is not UTF-8; save it as UTF-8 (a spreadsheet: as CSV UTF-8)"
+    assert "does not exist" in problems["data.csv:5"]
+    assert problems["data.csv:6"] == "caption has no words, got ''"
+    assert problems["data.csv:7"] == "has 1 fields, the heading 3"
+    assert problems["data.csv:8"].startswith("has 4 fields, the heading 3; put a text that holds a comma into double")
+    assert problems["data.csv:10"].startswith("is not valid CSV: ")
     (tmp_path / "other.csv").write_text("path,text\n1.png,a dog\n")
     with pytest.raises(ValueError, match=r"other\.csv must have a column named image, got \['path', 'text'\]"):
         open_dataset(tmp_path / "other.csv", "caption")
+    (tmp_path / "none.csv").write_text("")
+    with pytest.raises(ValueError, match=r"none\.csv must have a column named image, got none"):
+        open_dataset(tmp_path / "none.csv", "caption")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_refused_with_what_to_do(tmp_path, name, encoding):
+    (tmp_path / name).write_bytes(f"\ufeff{json.dumps([{'image': '0.png', 'caption': 'a dog'}])}".encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name} is UTF-16; save it as UTF-8"):
+        open_dataset(tmp_path / name, "caption")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_line_that_no_example_needs_is_a_problem_and_takes_no_memory(tmp_path, name):
+    save_pictures(tmp_path, 1)
+    good = b"0.png,a dog\n" if name == "a.csv" else b'{"image": "0.png", "caption": "a dog"}\n'
+    with open(tmp_path / name, "wb") as file:
+        file.write((b"image,caption\n" if name == "a.csv" else b"") + good)
+        for _ in range(64):
+            file.write(b"0.png,a" + b"x" * 2**20 if name == "a.csv" else b"[" * 2**20)
+        file.write(b"\n" + good)
+    tracemalloc.start()
+    data = open_dataset(tmp_path / name, "caption")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(data) == 2
+    assert most < 2**24
+    assert [where for where, _ in data.problems] == [f"{name}:{3 if name == 'a.csv' else 2}"]
+    assert ("field larger" if name == "a.csv" else "is longer than 1048576 bytes") in data.problems[0][1]
+
+
+def test_fields_that_are_nested_deeply(tmp_path):
+    save_pictures(tmp_path, 1)
+    good = '{"image": "0.png", "caption": "a dog"'
+    deep = [f'{good}, "caption": {"[" * depth}{"]" * depth}}}' for depth in (600, 5000, 100_000)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*deep, good + "}"]))
+    data = open_dataset(tmp_path / "a.jsonl", "caption")
+    assert [example.key for example in data] == ["a.jsonl:4"]
+    assert [where for where, _ in data.problems] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
 
 
 def test_no_room_for_temporary_files(tmp_path, monkeypatch):
