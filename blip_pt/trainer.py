@@ -114,7 +114,8 @@ class Trainer:
             inputs |= {"noise": torch.from_numpy(part.noise).to(self.device), "alpha": alpha}
         half = HALF[self.settings.precision]
         with torch.autocast(self.device.type, half) if half else nullcontext():
-            return self.parallel(**inputs)
+            output: Mapping[str, Any] = self.parallel(**inputs)
+        return output
 
     @torch.no_grad()
     def evaluate(self, part: MicroBatch, alpha: float) -> dict[str, float]:

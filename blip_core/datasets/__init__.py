@@ -1,4 +1,4 @@
-"""Data for training and evaluation: examples out of files, augmented pictures, batches for the models."""
+"""Data for training and evaluation: examples from files, augmentation, batches for the models."""
 
 from blip_core.datasets.augmentation import Augmentation
 from blip_core.datasets.batches import Batch, Batches

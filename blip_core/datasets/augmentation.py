@@ -1,4 +1,4 @@
-"""What is changed at random in a picture that is trained on."""
+"""Random changes of the pictures that a model is trained on."""
 
 from __future__ import annotations
 
@@ -14,24 +14,38 @@ from blip_core.processing.pictures import Colour, on_ground
 from blip_core.tasks import get_task
 from blip_core.validators import is_number, number
 
-CELLS = 4  # the grid of an elastic distortion has so many cells along each side
-ERASED = (0.02, 0.2)  # the share of the picture that erasing takes
+CELLS = 4  # of the grid of an elastic distortion, along each side
+ERASED = (0.02, 0.2)  # share of the picture that erasing covers
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed at random in a picture, in this order; the defaults are the original's for all but pre-training.
+    """Random changes of a picture, in this order; the defaults are the original's except in pre-training.
 
-    `crop_scale`, `crop_ratio`: cut a part out, of a share of the area and of width / height in these ranges, and resize
-    it; None resizes the whole. `flip`: the chance to mirror it. `rotate`: by up to so many degrees either way.
-    `scale`: make it smaller or larger by a factor in this range. `translate`: move it by up to this share of the side.
-    `elastic`: bend it by moving the points of a grid; their standard deviation, as a share of the side.
-    `random_background`: the chance that the ground, seen through a transparent picture and around a moved one, is of a
-    random colour. `rand_augment`: number and magnitude (0-10) of RandAugment's operations; None for none. `hue` (of a
-    circle, to 0.5), `saturation`, `brightness`: change by up to this share either way. `erase`: the chance to cover a
-    rectangle of 2 to 20 % with a random colour. An empty list stands for None, which a TOML file lacks.
+    Attributes:
+        crop_scale: Range of the share of the area that a random crop keeps before it is resized; None resizes the whole
+            picture.
+        crop_ratio: Range of the crop's width / height.
+        flip: Probability of mirroring.
+        rotate: Greatest rotation either way, in degrees.
+        scale: Range of a factor of size.
+        translate: Greatest shift, as a share of the side.
+        elastic: Standard deviation of the points of a grid that bends the picture, as a share of the side.
+        random_background: Probability of a random colour behind a transparent picture and around a moved one.
+        rand_augment: Number and magnitude (0 to 10) of RandAugment's operations; None for none.
+        hue: Greatest change either way, as a share of the circle, up to 0.5.
+        saturation: Greatest relative change either way.
+        brightness: The same.
+        erase: Probability of covering a rectangle of 2 to 20 % with a random colour.
 
-    Raises `ValueError` for a value out of its range.
+    An empty list stands for None, which TOML does not have.
+
+    Raises:
+        ValueError: For a value out of its range.
+
+    Example:
+        >>> Augmentation(flip=0.0, rotate=20).rotate
+        20
     """
 
     crop_scale: tuple[float, float] | None = (0.5, 1.0)
@@ -60,7 +74,7 @@ class Augmentation:
         for field in fields(self):
             value, limit = getattr(self, field.name), limits.get(field.name, 1.0)
             if field.type == "float":
-                number(field.name, value, 0, limit)
+                number(field.name, value, least=0, most=limit)
 
     def _set_pair(self, name: str, limit: float) -> None:
         value = getattr(self, name)
@@ -75,7 +89,7 @@ class Augmentation:
 
     @classmethod
     def original(cls, task: str) -> Self:
-        """The original's for a task: pre-training crops from a fifth of the picture on, the others from a half."""
+        """Return the original's augmentation for a task."""
         return cls(crop_scale=get_task(task).crop_scale)
 
     def __call__(
@@ -86,10 +100,18 @@ class Augmentation:
         background: Colour | None = None,
         resample: int = Image.Resampling.BICUBIC,
     ) -> Image.Image:
-        """Change a picture of mode RGB or RGBA; returns RGB of `size` (width, height).
+        """Augment a picture.
 
-        `background` is the colour of the ground where it is not random. Without one, alpha is dropped and what a moved
-        picture uncovers is black.
+        Args:
+            image: Of mode RGB or RGBA.
+            size: Width and height of the result.
+            noise: Determines what is done.
+            background: The colour behind transparent and around moved pictures, where it is not random. Without one,
+                alpha is dropped and the surroundings are black.
+            resample: Pillow's filter for resizing.
+
+        Returns:
+            A picture of mode RGB.
         """
         ground = background
         if self.random_background and noise.random() < self.random_background:
@@ -115,7 +137,7 @@ class Augmentation:
         return image
 
     def _move(self, image: Image.Image, noise: np.random.Generator) -> Image.Image:
-        """Rotate, scale, move and bend in one step; what is uncovered is transparent."""
+        """Rotate, scale, shift and bend in one step; the surroundings are transparent."""
         sides = np.array(image.size, np.float64)
         angle = math.radians(noise.uniform(-self.rotate, self.rotate))
         factor = math.exp(noise.uniform(*np.log(self.scale)))
@@ -143,10 +165,11 @@ class Augmentation:
 def crop_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], noise: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draw a rectangle (left, top, right, bottom) of a share of the area and a width / height in these ranges.
+    """Return a random rectangle (left, top, right, bottom) with a share of the area and a width / height in ranges.
 
-    The share is drawn evenly, the ratio evenly in its logarithm, the place evenly. After ten that do not fit it is the
-    largest in the middle whose ratio is in the range. Source: torchvision's RandomResizedCrop, which the original uses.
+    The share, the logarithm of the ratio and the place are uniformly distributed. After ten rectangles that do not fit
+    it is the largest centred one with a ratio in the range. Source: torchvision's RandomResizedCrop, which the original
+    uses.
     """
     for _ in range(10):
         area = width * height * noise.uniform(*scale)

@@ -1,4 +1,4 @@
-"""Batches for training and for evaluation: examples in, a model's inputs out."""
+"""Batches for training and evaluation: examples in, a model's inputs out."""
 
 from __future__ import annotations
 
@@ -21,44 +21,67 @@ from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
 from blip_core.validators import whole_number
 
-AHEAD = 2  # batches that workers may be ahead of the one that is waited for
+AHEAD = 2  # batches that workers prepare ahead of the one that is waited for
 CHUNK = 8  # examples that a worker takes at once
-TRIES = 100  # examples that are tried in place of one whose picture is broken
+TRIES = 100  # examples to try in place of one whose picture is broken
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """`inputs`: NumPy arrays by the names of the model's arguments. `examples`: what they were made of, in order."""
+    """One batch.
+
+    Attributes:
+        inputs: NumPy arrays by the names of the model's arguments.
+        examples: What they were made from, in order.
+    """
 
     inputs: dict[str, np.ndarray]
     examples: tuple[Example, ...]
 
 
 Row = tuple[Example, str]
-"""An example and its text as it is learned; "" where it has none."""
+"""An example and its cleaned text, "" if it has none."""
 
 
 class Batches:
-    """The batches of each epoch of a data set, the same for both frameworks and any number of workers.
+    """The batches of each epoch of a data set, the same for every engine and any number of workers.
 
-    `training=True` shuffles by `seed` and epoch, draws one text of an example that has several, changes pictures by
-    `augment` (None: not at all), and swaps the pictures of NLVR, with "left" and "right", half of the time. All is
-    drawn by seed, epoch and the example's key, so that it depends on neither order nor batch. Examples that lack what
-    is learned are left out and reported. Otherwise examples come in order, with their first text.
+    In training, examples are shuffled; one text of each is chosen, its picture is augmented, and the two pictures of
+    NLVR are swapped, with "left" and "right", half of the time. All of it is determined by seed, epoch and the
+    example's key, not by order or batch. Examples without a target are left out and reported. Otherwise examples come
+    in order, with their first text.
 
-    `prompt` goes before captions. Texts are cleaned as in the original and cut to `max_text_length` tokens (None: the
-    original's), which holds for answers too; `padding` is the tokenizer's. `background` is a colour ("white",
-    "#ffcc00", (255, 204, 0)) on which transparent pictures are put; None takes the processor's.
+    A picture that cannot be read is reported in `dataset.problems`. In training another example, determined by its key,
+    takes its place, and the rest of the batch stays the same; otherwise the example is left out.
 
-    `workers` threads read and augment, 0 reads in the caller's. `cache` is how many megabytes of read pictures stay in
-    memory. A batch has `batch_size` examples on each of `world_size` ranks; together they are the batch that one rank
-    has with `batch_size * world_size`. `drop_last` leaves out an incomplete last batch (unless given, when training);
-    kept, it is filled from the beginning in training on several ranks, and is short otherwise.
+    Args:
+        dataset: From `open_dataset`.
+        processor: Its image processor must resize pictures to one size.
+        task: The task of the data set, or one that reads the same entries.
+        batch_size: Examples of a batch on each rank.
+        training: Whether to shuffle, choose and augment.
+        seed: Determines everything that is random.
+        augment: How pictures are augmented in training; None leaves them as they are.
+        background: A colour ("white", "#ffcc00", (255, 204, 0)) to put transparent pictures on; None takes the
+            processor's.
+        prompt: What captions begin with.
+        max_text_length: Tokens of a text, of answers too; None for the original's number.
+        padding: As for the tokenizer.
+        workers: Threads that read and augment pictures; 0 does it in the caller's thread.
+        cache: Megabytes of decoded pictures to keep in memory.
+        rank: The number of this process.
+        world_size: How many processes train together. Their batches of `batch_size` are those that one process has
+            with `batch_size * world_size`.
+        drop_last: Whether to leave out an incomplete last batch; unless given, in training. Otherwise it is short, or
+            in training on several ranks filled with examples from the beginning.
 
-    A picture that cannot be read is reported in `dataset.problems`. In training an example that is drawn by its key
-    takes its place; the rest of the batch and all others stay the same. Otherwise it is left out.
+    Raises:
+        ValueError: For an argument that cannot work, and if there are not enough examples.
 
-    Raises `ValueError` for an argument that cannot work and where nothing is left to learn from.
+    Example:
+        >>> batches = Batches(dataset, processor, "caption", 32, training=True)  # doctest: +SKIP
+        >>> next(batches.epoch(0)).inputs["pixel_values"].shape  # doctest: +SKIP
+        (32, 3, 384, 384)
     """
 
     def __init__(
@@ -81,9 +104,10 @@ class Batches:
         world_size: int = 1,
         drop_last: bool | None = None,
     ):
-        numbers = {"batch_size": (batch_size, 1), "seed": (seed, 0), "workers": (workers, 0), "cache": (cache, 0)}
-        for name, (value, least) in {**numbers, "world_size": (world_size, 1), "rank": (rank, 0)}.items():
-            whole_number(name, value, least)
+        whole_number("batch_size", batch_size, least=1)
+        whole_number("world_size", world_size, least=1)
+        for name, value in {"seed": seed, "workers": workers, "cache": cache, "rank": rank}.items():
+            whole_number(name, value)
         if rank >= world_size:
             raise ValueError(f"rank must be less than world_size, {world_size}, got {rank}.")
         self.task = get_task(task)
@@ -127,15 +151,17 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has on each rank; in evaluation the last may have no example for some ranks."""
+        """Batches of an epoch on each rank; in evaluation the last one may be empty on some ranks."""
         whole = self.batch_size * self.world_size
         return len(self.examples) // whole if self.drop_last else -(-len(self.examples) // whole)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from the step `start` on, without reading what lies before.
+        """Yield the batches of an epoch, from step `start` on without reading what lies before.
 
-        A batch of evaluation of which no picture can be read is left out. Raises `OSError` where in training 100
-        pictures in a row cannot be read.
+        In evaluation a batch without a single readable picture is left out.
+
+        Raises:
+            OSError: In training, if 100 pictures in a row cannot be read.
         """
         order = self._order(epoch)
         pool = ThreadPoolExecutor(self.workers, "pictures") if self.workers else None
@@ -164,7 +190,7 @@ class Batches:
     def _begin(
         self, submit: Callable[..., Future[list[Row | None]]], epoch: int, indices: np.ndarray
     ) -> tuple[np.ndarray, list[Future[list[Row | None]]]]:
-        """Let workers fill the pictures of a batch, (batch, pictures, 3, height, width)."""
+        """Start filling the pictures of a batch, float32 (batch, pictures, 3, height, width)."""
         size = self.processor.image_processor.size
         pixels = np.empty((len(indices), self.task.pictures, 3, size["height"], size["width"]), np.float32)
         parts = [slice(i, i + CHUNK) for i in range(0, len(indices), CHUNK)]
@@ -190,7 +216,7 @@ class Batches:
         yield Batch(inputs, examples)
 
     def _prepare(self, epoch: int, index: int, out: np.ndarray) -> Row | None:
-        """Write the pictures of an example, or of one in its place, (pictures, 3, height, width) into `out`."""
+        """Write the pictures of an example, or of one in its place, into `out`, (pictures, 3, height, width)."""
         example = self.examples[index]
         others = None
         for _ in range(TRIES):
@@ -225,7 +251,8 @@ class Batches:
             image = self.augment(image, size, noise, self.background, processor.resample)
         elif self.background is not None:
             image = on_ground(image, self.background)
-        return processor(image)["pixel_values"][0]
+        pixels: np.ndarray = processor(image)["pixel_values"][0]
+        return pixels
 
     def _noise(self, epoch: int, example: Example, purpose: str) -> np.random.Generator:
         text = f"{self.seed} {epoch} {purpose} {example.key}"

@@ -43,8 +43,8 @@ def parse_question(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
         weights = [VISUAL_GENOME_WEIGHT] * len(counts)
     else:
         weights = [count / len(answers) for count in counts.values()]
-    identities = (_identity(entry, name) for name in ("image_id", "question_id"))
-    return Example(key, images, (question,), *identities, tuple(counts), tuple(weights))
+    image_id, question_id = _identity(entry, "image_id"), _identity(entry, "question_id")
+    return Example(key, images, (question,), image_id, question_id, tuple(counts), tuple(weights))
 
 
 def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:

@@ -1,4 +1,4 @@
-"""What a data set consists of: examples, the pictures they name, and what was wrong with the rest."""
+"""What a data set consists of: examples, their pictures, and what is wrong with the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, overload
+from typing import Any
 
 from PIL import Image
 
@@ -18,14 +18,19 @@ MAX_PICTURE_BYTES = 2**28
 
 
 class ChangedError(OSError):
-    """A shard is no longer what it was when it was opened, so that nothing is found by its place."""
+    """A shard was changed after it was opened, so that places in it are no longer right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that is not read yet: a file, or the `size` bytes at `offset` of a tar shard, there called `member`.
+    """A picture that is not read yet: a file, or `size` bytes at `offset` of a tar shard.
 
-    `version` is that of the shard in which the place was found.
+    Attributes:
+        path: The file or shard.
+        member: The picture's name in the shard, "" for a file.
+        offset: Where it begins in the shard, in bytes.
+        size: Its length in the shard, in bytes.
+        version: The version of the shard for which these hold.
     """
 
     path: str
@@ -36,22 +41,24 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """The path, of a picture in a shard with the member's name behind it."""
+        """The path; of a picture in a shard, "PATH:MEMBER"."""
         return f"{self.path}:{self.member}" if self.member else self.path
 
     def load(self) -> Image.Image:
-        """Read the picture, turned upright as its camera noted; its mode stays.
+        """Read the picture and turn it upright by its EXIF orientation, in its own mode.
 
-        Raises `OSError` where it is missing or broken, `ChangedError` where its shard is another one now, `ValueError`
-        where it has too many pixels, each naming it.
+        Raises:
+            OSError: If it is missing or broken; `ChangedError` if its shard was changed.
+            ValueError: If it has too many pixels.
         """
         return load_image(self.read(), name=self.name) if self.member else load_image(self.path)
 
     def read(self) -> bytes:
-        """The bytes of the picture.
+        """Return the encoded bytes of the picture.
 
-        Raises `OSError` where there are none, `ChangedError` where the shard is another one now, `ValueError` for more
-        than 256 MB.
+        Raises:
+            OSError: If it is missing; `ChangedError` if its shard was changed.
+            ValueError: If it has more than 256 MB.
         """
         data = self._read()
         if self.version:
@@ -67,7 +74,7 @@ class Picture:
 
 
 def check_version(path: str | os.PathLike[str], version: Version) -> None:
-    """Raise `ChangedError` where a file has another version by now; called after reading, it misses no change."""
+    """Raise `ChangedError` where a file has another version now; called after reading, this misses no change."""
     try:
         now = file_version(path)
     except OSError:
@@ -81,12 +88,17 @@ def check_version(path: str | os.PathLike[str], version: Version) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One line of a data set, checked for its type; texts are as the file has them.
+    """One entry of a data set, validated. What an entry lacks, as in files for testing, is None or empty.
 
-    `key` names it, "captions.json:17" or "photos:sub/cat.jpg", and is unique in the data set. `images` is one picture,
-    for NLVR two. `texts` is one or more captions, the question, or the sentence. Examples of the same picture have the
-    same `image_id`. `answers` are different answers to the question, each with one of `weights`. `label` is 1 where
-    the sentence is true, else 0. What a file for testing lacks is None or empty.
+    Attributes:
+        key: Its name, unique in the data set: "captions.json:17" or "photos:sub/cat.jpg".
+        images: One picture; for NLVR two.
+        texts: One or more captions, the question, or the sentence, as the file has them.
+        image_id: The same for examples of the same picture.
+        question_id: Of VQA.
+        answers: Different answers to the question.
+        weights: The weight of each answer in the loss.
+        label: 1 where the sentence is true, else 0.
     """
 
     key: str
@@ -100,28 +112,24 @@ class Example:
 
 
 class StoredExamples(Sequence[Example]):
-    """Examples in a temporary file, of which one is made anew each time that it is asked for."""
+    """Examples in a temporary file; indexing reads one from it."""
 
     def __init__(self) -> None:
         self._rows = Spool()
         self._kinds: list[type[Picture]] = []
 
     def append(self, example: Example) -> None:
-        """Add an example, before one is asked for. Raises `OSError` where there is no room."""
+        """Add an example; only before the first is read. Raises `OSError` on a full disk."""
         self._rows.append(self._to_row(example))
 
     def flush(self) -> None:
-        """End adding. Raises `OSError` where there is no room."""
+        """Write the last examples to the file. Raises `OSError` on a full disk."""
         self._rows.flush()
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self._to_example(row) for row in self._rows[index]]
         return self._to_example(self._rows[index])
@@ -150,7 +158,13 @@ def _as_tuple(value: Any) -> Any:
 
 
 class Dataset(Sequence[Example]):
-    """The examples of one or several files, in their order, and `problems`: what could not be used, and why."""
+    """The examples of one or several files, in order.
+
+    Attributes:
+        task: The task that they were opened for.
+        examples: The sequence of them, which may lie on disk.
+        problems: Place and reason of what cannot be used; reading pictures adds to it.
+    """
 
     def __init__(self, task: str, examples: Sequence[Example], problems: Sequence[tuple[str, str]] = ()):
         self.task = task
@@ -162,18 +176,14 @@ class Dataset(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: Any) -> Any:
         return list(self.examples[index]) if isinstance(index, slice) else self.examples[index]
 
     def __iter__(self) -> Iterator[Example]:
         return iter(self.examples)
 
     def tell_problems(self, name: str, known: int = 0) -> str:
-        """What of the data set, called `name`, cannot be used, but for the first `known` problems; "" where all can."""
+        """Return a sentence on the problems of data called `name` after the first `known`, "" if there are none."""
         new = self.problems[known:]
         return f"{len(new)} entries of {name} cannot be used; the first, {new[0][0]}: {new[0][1]}" if new else ""
 

@@ -1,8 +1,8 @@
-"""Parquet files, read in place: texts when they are opened, a picture when its turn comes.
+"""Parquet files, read in place: texts when a file is opened, each picture when it is needed.
 
-A file lies in row groups, each in pages. Texts are read some rows at a time, pictures row by row, so that never more
-than a page of pictures is in memory. What a file says of itself is not trusted: a few bytes can stand for very many
-texts, which is why these stay references to their dictionary until their length is known.
+A file consists of row groups, and these of pages. Texts are read some rows at a time, pictures row by row, so that at
+most one page of pictures is in memory. The metadata is not trusted: a few bytes can decode to very many texts, which
+therefore stay references to their dictionary until their length is known.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blip_core.datasets.examples import Picture, check_version
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
 from blip_core.files import Version, file_version
 
 MAGIC = b"PAR1"
-MAX_ROW_BYTES = 2**20  # of the texts of a row, as in other shards
-FEW = 2**20  # values that a file of any size may hold; one of more must have a byte for each
-ROWS = 256  # whose texts are read at once
-PAGE = 2**16  # bytes that are read from the file at once
-PASSED, PASSED_BYTES = 256, 2**26  # pictures that stay in memory after they were passed by
+MAX_ROW_BYTES = 2**20  # of the texts of a row, as in tar shards
+MEAN_TEXT_BYTES = 2**16  # of a row group whose texts are decoded at all
+FEW = 2**20  # values that a file of any size may hold; with more it must have a byte for each
+ROWS = 256  # rows whose texts are read at once
+PAGE = 2**16  # bytes read from the file at once
+PASSED, PASSED_BYTES = 256, 2**26  # skipped pictures that stay in memory
 OPEN = 4  # files that stay open
 
 FIELDS = ("image_id", "question", "question_id", "answer", "sentence", "label", "dataset", "images")
 CAPTIONS = ("caption", "captions", "text")
 IMAGES = ("image", "jpg", "jpeg", "png", "webp")
-"""Names of the column of pictures, the first that there is: ours and Hugging Face's, and those of img2dataset."""
+"""Possible names of the column of pictures, tried in order: ours and Hugging Face's, and those of img2dataset."""
 
 
 def import_pyarrow() -> Any:
-    """The module `pyarrow.parquet`. Raises `ValueError` where it is not installed."""
+    """Return the module `pyarrow.parquet`. Raises `ValueError` where it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -43,7 +44,7 @@ def import_pyarrow() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ParquetPicture(Picture):
-    """A picture that is not read yet, in row `row` of row group `group`; `column` is the path of its bytes."""
+    """A picture in row `row` of row group `group`; `column` is the path of the column of its bytes."""
 
     column: str = ""
     group: int = 0
@@ -55,7 +56,7 @@ class ParquetPicture(Picture):
             data = _open(self.path, self.column, self.version).read(self.group, self.row)
             if data is None:
                 raise ValueError("its bytes are missing")
-        except Exception as error:  # pyarrow raises more than errors of its own for files that make no sense
+        except Exception as error:  # pyarrow raises errors of many types for invalid files
             check_version(self.path, self.version)
             raise OSError(f"{self.name} cannot be read: {error}") from error
         return data
@@ -66,9 +67,10 @@ def read_parquet(
 ) -> Iterator[tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]]:
     """Yield the rows of a file as (number from 0, pictures, fields), and its problems as (number, reason).
 
-    The column of pictures holds their bytes, or paths that `find` finds as in an entry of JSON, or is a structure of
-    `bytes` and `path` as Hugging Face's, in which bytes come first. Where the file is damaged, what lies before counts.
-    Raises `ValueError` for what is no such file or lacks that column, `ChangedError` where it is written to meanwhile.
+    The column of pictures holds their bytes, or paths for `find` as in JSON, or structures of `bytes` and `path` as
+    Hugging Face's, of which bytes are preferred. Of a damaged file, what lies before the damage is used.
+    Raises `ValueError` for a file of another kind, without that column or with cells that are too large, and
+    `ChangedError` where it is written to meanwhile.
     """
     pq = import_pyarrow()
     version = file_version(path)
@@ -92,6 +94,13 @@ def read_parquet(
         for claim in _claims(file.metadata, {stored, *(leaf.path for leaf in texts)}):
             if not 0 <= claim <= max(version[0], FEW):
                 raise ValueError(f"{path} says that it has {claim} values in {version[0]} bytes, which cannot be used.")
+        for mean, paths in ((MEAN_TEXT_BYTES, {leaf.path for leaf in texts}), (MAX_PICTURE_BYTES, {stored})):
+            for chunk in _chunks(file.metadata, paths):
+                if chunk.total_uncompressed_size > max(mean * chunk.num_values, PASSED_BYTES):
+                    raise ValueError(
+                        f"{path} has {chunk.num_values} values of {chunk.path_in_schema} in "
+                        f"{chunk.total_uncompressed_size} bytes, too many to read; leave out the largest."
+                    )
     number = 0
     columns = [leaf.path for leaf in texts]
     shared = [leaf.path for leaf in texts if leaf.physical_type == "BYTE_ARRAY"]
@@ -122,19 +131,24 @@ def read_parquet(
 
 
 def _claims(metadata: Any, columns: set[str]) -> Iterator[int]:
-    """How many rows there are, and how many values each row group has in these columns, as the file says."""
+    """The numbers of rows and of values of each row group in these columns that the metadata state."""
     yield metadata.num_rows
+    yield from (chunk.num_values for chunk in _chunks(metadata, columns))
+
+
+def _chunks(metadata: Any, columns: set[str]) -> Iterator[Any]:
+    """The metadata of these columns in each row group."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         chunks = map(group.column, range(group.num_columns))
-        yield from (chunk.num_values for chunk in chunks if chunk.path_in_schema in columns)
+        yield from (chunk for chunk in chunks if chunk.path_in_schema in columns)
 
 
 def _is_text(leaf: Any) -> bool:
-    return leaf.logical_type.type == "STRING"
+    return bool(leaf.logical_type.type == "STRING")
 
 
 def _all_missing(group: Any, column: str) -> bool:
-    """Say whether a row group is known to hold no value of a column."""
+    """Tell whether a row group is known to have no value of a column."""
     found = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column)
     return bool(found.is_stats_set and found.statistics.null_count == found.num_values)
 
@@ -156,7 +170,7 @@ def _entries(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, An
 
 
 def _size(values: Any) -> int:
-    """About how many bytes the values of a batch or an array are in Python."""
+    """Estimate how many bytes the values of a batch or an array take in Python."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -169,7 +183,7 @@ def _size(values: Any) -> int:
         return 8 * len(values) + (pc.sum(lengths).as_py() or 0)
     if pa.types.is_nested(values.type):
         return 8 * len(values) + _size(values.flatten())
-    return values.nbytes
+    return int(values.nbytes)
 
 
 def _to_text(value: Any) -> Any:
@@ -187,9 +201,9 @@ def _open(path: str, column: str, version: Version) -> _Pictures:
 
 
 class _Pictures:
-    """The column of pictures of a file, read on from where it was read last; threads may share it.
+    """The column of pictures of a file, read sequentially; threads may share it.
 
-    Some of those that were passed by stay, for threads that come for them a little later.
+    Some skipped pictures stay in memory for threads that ask for them a little later.
     """
 
     def __init__(self, path: str, column: str):
@@ -202,7 +216,7 @@ class _Pictures:
         self.room = PASSED_BYTES
 
     def read(self, group: int, row: int) -> bytes | None:
-        """The bytes of a picture, None where they are missing."""
+        """Return the bytes of a picture, None where they are missing."""
         with self.lock:
             if (group, row) in self.passed:
                 return self.passed[group, row]
@@ -217,7 +231,7 @@ class _Pictures:
                     value = next(self.rows)
                 except StopIteration:
                     raise ValueError("the row group has fewer rows than it says") from None
-                data = value["bytes"] if isinstance(value, dict) else value
+                data: bytes | None = value["bytes"] if isinstance(value, dict) else value
                 self._keep(self.next, data)
                 self.next = (group, self.next[1] + 1)
             return data

@@ -1,4 +1,4 @@
-"""Pictures read for training: their transparency kept or dropped, small ones kept in memory."""
+"""Pictures read for training, with a cache in memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from blip_core.processing.pictures import to_rgb
 
 
 class PictureLoader:
-    """Read pictures as RGB, or where `keep_alpha` and they are transparent as RGBA; threads may share it.
+    """Read pictures as RGB, or with `keep_alpha` as RGBA if they are transparent; threads may share it.
 
-    Up to `megabytes` of read pictures stay in memory, those that came first: each epoch reads all, so that none is
-    worth more than another.
+    Up to `megabytes` of decoded pictures are cached, those that came first: each epoch reads all once, so that
+    replacing some would not help.
     """
 
     def __init__(self, megabytes: int, keep_alpha: bool):
@@ -24,13 +24,13 @@ class PictureLoader:
         self.lock = threading.Lock()
 
     def __call__(self, picture: Picture) -> Image.Image:
-        """The picture, not to be changed. Raises `OSError` and `ValueError` as `Picture.load` does."""
+        """Return the picture, which the caller must not change; raises what `Picture.load` does."""
         if (kept := self.kept.get(picture)) is not None:
             return kept
         image = picture.load()
         transparent = self.keep_alpha and image.has_transparency_data
         image = image.convert("RGBA") if transparent else to_rgb(image, picture.name)
-        size = 4 * image.width * image.height  # Pillow's, of RGB too
+        size = 4 * image.width * image.height  # Pillow uses four bytes a pixel for RGB, too
         with self.lock:
             if size <= self.room and picture not in self.kept:
                 self.room -= size

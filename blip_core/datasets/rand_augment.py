@@ -1,7 +1,7 @@
 """RandAugment as BLIP uses it: a few of ten operations on 8-bit RGB, all of one magnitude.
 
-Source: the original's `RandomAugment(2, 5)`, which is written with OpenCV. Its operations are those of Pillow but for
-the geometric ones, whose pixels lie at whole coordinates and whose edges blend into the grey around the picture.
+Source: the original's `RandomAugment(2, 5)`, which uses OpenCV. Its operations are the same as Pillow's except for the
+geometric ones: there pixel centres have integer coordinates, and edges blend into the grey around the picture.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rotate(image: Image.Image, degrees: float) -> Image.Image:
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
     """Take each pixel (column, row) from a x + b y + c, d x + e y + f, bilinearly, with grey all around."""
     a, b, c, d, e, f = matrix
-    # Pillow's pixels have their middles at halves. The border of two pixels makes edges blend into the grey.
+    # Pillow's pixel centres are at halves. The border of two pixels makes edges blend into the grey.
     c, f = c + (1 - a - b) / 2 + 2, f + (1 - d - e) / 2 + 2
     framed = ImageOps.expand(image, 2, GREY)
     return framed.transform(
@@ -64,7 +64,7 @@ def _sharpness(image: Image.Image, strength: float, sign: int) -> Image.Image:
 
 
 def _enhancement(strength: float) -> float:
-    """From 0.1 to 1.9; in the middle, at the original's magnitude of 5, it is 1 and changes nothing."""
+    """A factor from 0.1 to 1.9; at the original's magnitude of 5 it is 1 and changes nothing."""
     return strength * 1.8 + 0.1
 
 
@@ -80,4 +80,4 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "TranslateY": lambda image, strength, sign: translate(image, 0, sign * strength * 10),
     "Rotate": lambda image, strength, sign: rotate(image, sign * strength * 30),
 }
-"""By the original's names. A picture, the magnitude from 0 to 1 and a direction, 1 or -1, give the changed picture."""
+"""By the original's names: (picture, magnitude from 0 to 1, direction 1 or -1) -> picture."""

@@ -1,7 +1,7 @@
-"""Tar shards in the form of WebDataset, read in place: members of one base name are an example.
+"""Tar shards in WebDataset's form, read in place: members with the same base name are an example.
 
-The headers of a shard are read once, for where each member lies; nothing is extracted. A header is not trusted: links
-and devices are passed over, and a member must lie inside the file.
+The headers of a shard are read once, to find where each member lies; nothing is extracted. Headers are not trusted:
+links and devices are ignored, and a member must lie inside the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_HEADER_BYTES = 2**20  # a block of a header is 512 bytes; a long name or a s
 
 
 class _Headers:
-    """A file as `tarfile` reads it, which would read a header of any size that the header gives."""
+    """A file for `tarfile`, which by itself would read a header of any size that the header states."""
 
     def __init__(self, file: IO[bytes]):
         self.tell, self.seek, self.file = file.tell, file.seek, file
@@ -38,9 +38,9 @@ class _Headers:
 def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]]:
     """Yield the examples of a shard as (base name, pictures, fields), and its problems as (name, reason).
 
-    A member is called by its base name up to the first dot of the last part, and by what follows: a picture's suffix,
-    .txt (a caption on each line) or .json (the fields). Other members are passed over. Where the shard is cut off or
-    damaged, what lies before counts. Raises `ChangedError` where it is written to meanwhile.
+    A member's base name ends at the first dot of its last path component; what follows tells its kind: a picture's
+    suffix, .txt (a caption on each line) or .json (the fields). Other members are ignored. Of a shard that is cut off
+    or damaged, what lies before is used. Raises `ChangedError` where it is written to meanwhile.
     """
     version = file_version(path)
     pictures, texts = Spool(), Spool()  # key, name or suffix, offset and size of each
@@ -81,13 +81,13 @@ def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str,
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int | str, int]]:
-    """Yield name, offset and size of each plain file; or a name and a reason in the offset's place."""
+    """Yield name, offset and size of each regular file; for a problem, a name and the reason instead of the offset."""
     end = os.fstat(file.fileno()).st_size
     last = -1
     try:
         with tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2) as tar:  # type: ignore[call-overload]
             while (member := tar.next()) is not None:
-                tar.members = []  # it would keep them all
+                tar.members = []  # tarfile would keep all in memory
                 if member.offset <= last:
                     raise tarfile.ReadError("a header leads back")
                 last = member.offset
@@ -101,5 +101,5 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int | str, int]]:
             file.seek(tar.offset)
             if any(file.read(tarfile.BLOCKSIZE)):  # an archive ends with empty blocks, or at least with the file
                 raise tarfile.ReadError(f"no header at byte {tar.offset}")
-    except Exception as error:  # tarfile raises more than errors of its own for headers that make no sense
+    except Exception as error:  # tarfile raises errors of many types for invalid headers
         yield "", f"the shard is damaged; what lies before is used ({error})", 0

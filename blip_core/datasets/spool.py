@@ -1,4 +1,4 @@
-"""Room for what there is of each of very many examples: a temporary file, and numbers of those of the same key."""
+"""A disk-backed list of JSON values, and grouping of very many keys."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
-BUFFER = 2**16  # bytes that are written at once
+BUFFER = 2**16  # bytes
 
 
 class Spool(Sequence[Any]):
-    """Values that JSON can hold, in a temporary file without a name; memory has 8 bytes for each.
+    """A list of JSON values in an anonymous temporary file, with 8 bytes of memory for each.
 
-    Tuples come back as lists. What is read once is not added to; threads and forked processes may read. Raises
+    Tuples come back as lists. Append everything before reading; then threads and forked processes may read. Raises
     `OSError` where the file cannot be written.
     """
 
     def __init__(self) -> None:
         self._ends = array("Q", [0])
-        self._waiting = bytearray()  # to be written
+        self._waiting = bytearray()  # not written yet
         self._lock = threading.Lock()
         with _room():
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # as long as the object
@@ -44,11 +44,7 @@ class Spool(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         number = range(len(self))[index]
         if isinstance(number, range):
             return [self[one] for one in number]
@@ -57,7 +53,7 @@ class Spool(Sequence[Any]):
         return json.loads(self._read(self._ends[number], self._ends[number + 1] - self._ends[number]))
 
     def flush(self) -> None:
-        """Write what is not written yet, as reading does, too."""
+        """Write buffered values to the file; reading does so, too."""
         with self._lock, _room():
             while self._waiting:
                 del self._waiting[: self._file.write(self._waiting)]
@@ -72,21 +68,21 @@ class Spool(Sequence[Any]):
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """Say of what cannot be written what it is and what to do."""
+    """Turn an error of writing into one that says what to do."""
     try:
         yield
     except OSError as error:
         raise OSError(
-            f"The listing of the input cannot be written to a temporary file: {error.strerror or error}. Make room, or "
-            "name a folder that has some in the variable TMPDIR."
+            f"The list of examples cannot be written to a temporary file: {error.strerror or error}. Make room, or set "
+            "the variable TMPDIR to a folder on another disk."
         ) from error
 
 
 def group(keys: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Put the same keys together, in the order of the first of each; 40 bytes of memory for each while it lasts.
+    """Group equal keys, in the order in which each first appears; takes 40 bytes of memory for each key.
 
-    Returns `order`, numbers of keys, and `starts`, of groups in it with its end as the last: group g is
-    `order[starts[g] : starts[g + 1]]`, rising. Keys are the same where their `repr` is.
+    Returns `order`, indices of keys, and `starts`: group g has the keys `order[starts[g] : starts[g + 1]]`, ascending.
+    Keys are equal where their `repr` is.
     """
     digests = bytearray()
     for key in keys:
@@ -96,7 +92,7 @@ def group(keys: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     halves = halves[order]
     new = np.ones(len(order), bool)
     new[1:] = (halves[1:] != halves[:-1]).any(axis=1)
-    firsts = np.empty_like(order)  # for each number the first of the same
+    firsts = np.empty_like(order)  # for each key the index of the first that equals it
     firsts[order] = order[new][np.cumsum(new) - 1]
     order = np.argsort(firsts, kind="stable")
     return order, np.append(np.flatnonzero(np.diff(firsts[order], prepend=-1)), len(order))

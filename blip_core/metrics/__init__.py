@@ -1,4 +1,4 @@
-"""What results are judged by: captions, answers, retrieval. NumPy and the standard library alone."""
+"""Metrics of captions, answers and retrieval, with NumPy and the standard library only."""
 
 from blip_core.metrics.answers import answer_accuracy, normalize_answer
 from blip_core.metrics.captions import CaptionScores, bleu, caption_scores, cider

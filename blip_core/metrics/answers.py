@@ -19,18 +19,21 @@ CONTRACTED = (
     "why'll why're why's won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're "
     "you've"
 )
-# Each may lack one of its apostrophes; the last one is the other way round, as in the official table.
+# One apostrophe may be missing in each; the last one is the other way round, as in the official table.
 CONTRACTIONS = {
     word[:i] + word[i + 1 :]: word for word in CONTRACTED.split() for i, letter in enumerate(word) if letter == "'"
 } | {"somebody'd": "somebodyd"}
 
 
 def normalize_answer(answer: str) -> str:
-    """An answer without punctuation, articles and capitals, with digits for numbers, and contractions written as such.
+    """Return an answer in lower case without punctuation and articles, with digits for numbers and with apostrophes.
 
-    A mark of punctuation goes without a space in its place where it stands beside one, or where a comma stands between
-    digits; otherwise a space takes its place. A period goes unless a digit follows. Source: the `VQAEval` of the
-    challenge, its quirks included.
+    A punctuation mark beside a space, or anywhere if a comma stands between digits, is removed; otherwise it becomes a
+    space. A period is removed unless a digit follows. Source: the `VQAEval` of the challenge, its quirks included.
+
+    Example:
+        >>> normalize_answer("The two dogs, I dont know.")
+        "2 dogs i don't know"
     """
     answer = re.sub(r"[\n\t]", " ", answer).strip()
     between_digits = re.search(r"\d,\d", answer)
@@ -43,13 +46,23 @@ def normalize_answer(answer: str) -> str:
 
 
 def answer_accuracy(answer: str, given: Sequence[str], counts: Sequence[float] | None = None) -> float:
-    """How well an answer agrees with those that people gave, 0 to 1.
+    """Return how well an answer agrees with those that people gave, 0 to 1.
 
     Each person in turn is left out, and the answer is worth a third for each of the others who gave it, at most 1; the
-    result is the mean. `counts` says how many people gave each answer, one unless given. Where all agree, answers are
-    compared as they are, and normalized otherwise. Source: the `VQAEval` of the challenge.
+    result is the mean. Where all people agree, answers are compared as they are, otherwise normalized. Source: the
+    `VQAEval` of the challenge.
 
-    Raises `ValueError` where nobody gave an answer.
+    Args:
+        answer: The model's answer.
+        given: Answers of people.
+        counts: How many people gave each answer; one unless given.
+
+    Raises:
+        ValueError: If nobody gave an answer.
+
+    Example:
+        >>> answer_accuracy("dog", ["dog", "puppy"], counts=[2, 8])
+        0.6
     """
     counts = [1.0] * len(given) if counts is None else list(counts)
     people = sum(counts)
@@ -61,7 +74,7 @@ def answer_accuracy(answer: str, given: Sequence[str], counts: Sequence[float] |
     if len(set(given)) > 1:
         given, answer = [normalize_answer(text) for text in given], normalize_answer(answer)
     same = sum(count for text, count in zip(given, counts, strict=True) if text == answer)
-    without_one = max(same - 1, 0)  # who is left out is one of those who gave it
+    without_one = max(same - 1, 0)  # where a person who gave it is left out
     return (same * min(without_one / 3, 1) + (people - same) * min(same / 3, 1)) / people
 
 

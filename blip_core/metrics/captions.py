@@ -20,7 +20,13 @@ SIGMA = 6.0
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """`bleu` holds BLEU-1 to BLEU-4 of all captions together, 0 to 1. `cider` is the mean of `ciders`, 0 to 10 each."""
+    """Scores of captions.
+
+    Attributes:
+        bleu: BLEU-1 to BLEU-4 of all captions together, 0 to 1.
+        cider: The mean of `ciders`.
+        ciders: CIDEr of each caption, 0 to 10.
+    """
 
     bleu: tuple[float, ...]
     cider: float
@@ -30,7 +36,12 @@ class CaptionScores:
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
     """Score captions against one or more references each, after the official tokenization.
 
-    Raises `ValueError` where there are no captions, or a caption has no references.
+    Raises:
+        ValueError: If there are no captions, or a caption has no references.
+
+    Example:
+        >>> round(caption_scores(["a cat", "a dog"], [["a cat"], ["the dog"]]).bleu[0], 6)
+        0.75
     """
     words = [ptb_tokens(caption) for caption in captions]
     given = [[ptb_tokens(text) for text in texts] for texts in references]
@@ -39,9 +50,10 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
-    """BLEU-1 to BLEU-4 of all captions together, 0 to 1, with the length of the closest reference (of two the shorter).
+    """Return BLEU-1 to BLEU-4 of all captions together, 0 to 1; captions and references are lists of words.
 
-    Source: Papineni et al. 2002, with pycocoevalcap's tiny numbers in place of zeros.
+    The brevity penalty takes the length of the closest reference, of two the shorter. Source: Papineni et al. 2002,
+    with pycocoevalcap's tiny numbers in place of zeros.
     """
     _check(captions, references)
     tiny, small = 1e-15, 1e-9
@@ -65,10 +77,10 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tu
 
 
 def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """CIDEr of each caption, 0 to 10: how alike it is to its references in the words that few pictures share.
+    """Return CIDEr of each caption, 0 to 10: similarity to its references, in which rare sequences of words count more.
 
-    How rare a sequence of words is comes from the references given, so the score of one picture depends on the others,
-    and that of a single picture is 0. Source: Vedantam et al. 2015; this is the CIDEr-D of pycocoevalcap's `Cider`.
+    How rare they are is counted over the given references, so the score of one picture depends on the others, and that
+    of a single picture is 0. Source: Vedantam et al. 2015; this is the CIDEr-D of pycocoevalcap's `Cider`.
     """
     _check(captions, references)
     appearances: Counter[Words] = Counter()

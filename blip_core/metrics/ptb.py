@@ -83,7 +83,7 @@ _RULES = [
 
 
 def ptb_tokens(caption: str) -> list[str]:
-    """The tokens of a caption, in small letters, without punctuation."""
+    """Return the tokens of a caption, in lower case, without punctuation."""
     tokens: list[str] = []
     chunks = caption.translate(_SAME).split()
     for chunk, after in zip_longest(chunks, chunks[1:], fillvalue=""):
@@ -96,10 +96,10 @@ def ptb_tokens(caption: str) -> list[str]:
 
 @lru_cache(2**16)
 def _chunk_tokens(chunk: str) -> tuple[str, ...]:
-    """The tokens of what stands between two spaces; captions have few different ones."""
+    """The tokens of a part between two spaces; captions have few different ones, so they are cached."""
     tokens, at = [], 0
     while at < len(chunk):
-        reach, end = at, at + 1  # what no rule knows, such as a pictograph, is passed over
+        reach, end = at, at + 1  # what matches no rule, such as an emoji, is skipped
         for rule in _RULES:
             if match := rule.match(chunk, at):
                 length = match.end("ahead") if "ahead" in rule.groupindex else match.end()

@@ -10,11 +10,21 @@ LIMITS = (1, 5, 10)
 def recalls(
     ranked: Sequence[Sequence[int]], right: Sequence[Collection[int]], limits: Sequence[int] = LIMITS
 ) -> dict[int, float]:
-    """Recall@k for each k: the share of queries, 0 to 1, with a right answer among their k best.
+    """Return recall@k for each k: the share of queries, 0 to 1, with a right candidate among their k best.
 
-    `ranked` holds for each query the numbers of its candidates, best first; `right` the numbers of those that are
-    right, of which the best one counts. Source: the original's evaluation.
-    Raises `ValueError` where there are no queries.
+    Source: the original's evaluation.
+
+    Args:
+        ranked: For each query the indices of its candidates, best first.
+        right: For each query the indices of the right candidates, of which the best one counts.
+        limits: The values of k.
+
+    Raises:
+        ValueError: If there are no queries.
+
+    Example:
+        >>> recalls([[2, 0, 1], [1, 2, 0]], [{0}, {1}], limits=(1, 2))
+        {1: 0.5, 2: 1.0}
     """
     if not len(ranked):
         raise ValueError("There are no queries to count.")

@@ -320,7 +320,7 @@ def test_no_room_for_temporary_files(tmp_path, monkeypatch):
     path = write_entries(tmp_path / "a.json", [{"image": "0.png", "caption": "a dog"}])
     with open("/dev/full", "wb", buffering=0) as full:
         monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
-        with pytest.raises(OSError, match=r"temporary file: No space left on device. Make room, or name .* TMPDIR"):
+        with pytest.raises(OSError, match=r"temporary file: No space left on device. Make room, or set .* TMPDIR"):
             open_dataset(path, "caption")
     monkeypatch.undo()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))

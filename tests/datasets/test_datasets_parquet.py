@@ -205,3 +205,17 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r'pip install "blip-duo\[parquet\]"'):
         open_dataset(tmp_path / "a.parquet", "caption")
+
+
+@pytest.mark.parametrize("column", ["image", "caption"])
+def test_a_cell_that_is_too_large_is_refused_before_it_is_read(tmp_path, column):
+    table = {"image": [PICTURES[0]], "caption": [b"a dog"]} | {column: [bytes(300_000_000)]}
+    path = tmp_path / "a.parquet"
+    columns = {name: pa.array(values, pa.binary()) for name, values in table.items()}
+    pq.write_table(pa.table(columns), path, compression="zstd", use_dictionary=False, write_statistics=False)
+    assert path.stat().st_size < 100_000
+    pool = pa.default_memory_pool()
+    most = pool.max_memory()
+    with pytest.raises(ValueError, match=rf"has 1 values of {column} in 300\d+ bytes, too many to read; leave out"):
+        open_dataset(path, "caption")
+    assert pool.max_memory() <= max(most, 2**27)
