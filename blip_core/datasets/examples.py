@@ -81,8 +81,8 @@ def check_version(path: str | os.PathLike[str], version: Version) -> None:
         now = None
     if now != version:
         raise ChangedError(
-            f"{os.fspath(path)} {'changed' if now else 'vanished'} while it was read; put it back as it was, or begin "
-            "anew when nothing writes to it any more."
+            f"{os.fspath(path)} {'changed' if now else 'vanished'} while it was read; restore it, or begin again "
+            "when nothing writes to it any more."
         )
 
 
