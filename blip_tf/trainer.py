@@ -143,6 +143,8 @@ class Trainer:
 
     def _local(self, part: MicroBatch, alpha: float) -> Any:
         """A batch as tensors, cut up for the replicas of this process, each with what its loss is the mean over."""
+        if hasattr(self.model, "check_beginning") and "labels" in part.inputs:
+            self.model.check_beginning(tf.constant(part.inputs["input_ids"]))  # a traced call cannot look at values
         parts = [_tensors(piece, alpha) for piece in split(part, self.start.task, self.replicas)]
         if self.replicas == 1:
             return parts[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,3 +125,16 @@ def test_every_task_has_what_it_names():
             assert function is None or callable(function.resolve()), task.name
         assert task.preset is not None
         assert task.preset.exists()
+
+
+@pytest.mark.parametrize("engine", ["pt", "tf"])
+def test_texts_that_begin_wrongly_are_told_in_training(world, engine, monkeypatch):
+    def without_dec(*given):
+        made = inputs(*given)
+        made["input_ids"][:, 0] = 2  # [CLS]
+        return made
+
+    monkeypatch.setitem(TASKS, "count", replace(COUNT, inputs=without_dec))
+    run = {"data": world / "counts.json", "model": world / "new" / "config.json", "engine": engine}
+    with pytest.warns(UserWarning, match=r"texts that do not begin with \[DEC\]"):
+        train("count", output=world / f"cls-{engine}", **run, **{**QUICK, "max_steps": 1})
