@@ -87,10 +87,12 @@ class Loader:
     def __call__(self) -> CapFilter:
         """Raises `ValueError` or `OSError` where a model cannot be had or lacks its head."""
         from blip_core.capfilt import CapFilter
+        from blip_core.inference import Captioner, Matcher
 
         args = argparse.Namespace(**vars(self))
         captioner, matcher = Backend(CAPTIONER, args, "captioner"), Backend(MATCHER, args, "filter")
-        return CapFilter(captioner.model, captioner.processor, matcher.model, matcher.processor, self.captioning)
+        uses = Captioner(captioner.model, captioner.processor), Matcher(matcher.model, matcher.processor)
+        return CapFilter(*uses, self.captioning)
 
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Batch, Batches, Dataset, Example
-from blip_core.engines import engine_of
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
 
@@ -66,13 +65,6 @@ class Evaluation:
     counted: dict[str, int]
     entries: list[dict[str, Any]]
     problems: list[tuple[str, str]]
-
-
-def check_model(model: Any, task: str) -> None:
-    """Refuse a model of another head."""
-    head = get_task(task).head
-    if not engine_of(model).has_head(model, head):
-        raise ValueError(f"Evaluation of {task} needs a {head}, got {type(model).__name__}.")
 
 
 def complete(dataset: Dataset, task: str, problems: list[tuple[str, str]]) -> list[Example]:

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Dataset
-from blip_core.engines import engine_of
 from blip_core.evaluation.common import (
     ALONE,
     Evaluation,
     Processes,
     Progress,
     by_picture,
-    check_model,
     complete,
     read_pictures,
 )
+from blip_core.inference import Matcher
+from blip_core.inference.loaded_model import split
 from blip_core.metrics import recalls
 from blip_core.metrics.recall import LIMITS
 from blip_core.processing.processor import BlipProcessor
@@ -56,29 +56,24 @@ def evaluate_retrieval(
     `processes` are those that evaluate together, each of which gets the whole result.
     Raises `ValueError` for a model of another head, and where nothing can be compared.
     """
-    check_model(model, "retrieval")
+    matcher = Matcher(model, processor)
     whole_number("rerank", rerank)
     problems = list(dataset.problems)
     groups = {group[0].key: group for group in by_picture(complete(dataset, "retrieval", problems))}
     firsts = [group[0] for group in groups.values()]
 
     keys: list[str] = []
-    parts = [np.empty((0, model.config.image_text_hidden_size), np.float32)]  # of one without pictures, too
+    parts = [np.empty((0, matcher.width), np.float32)]  # of one without pictures, too
     for batch in read_pictures(firsts, processor, "retrieval", batch_size, background, problems, progress, processes):
-        with engine_of(model).no_gradients(model):
-            parts.append(
-                engine_of(model).to_numpy(
-                    model.get_image_features(engine_of(model).to_tensor(batch.inputs["pixel_values"], model))
-                )
-            )
+        parts.append(matcher.item_features(batch.inputs["pixel_values"][:, None], batch_size))
         keys += [example.key for example in batch.examples]
     read = [groups[key][0] for key in processes.join(keys)]
     pictures = np.concatenate(processes.join_arrays(np.concatenate(parts).astype(np.float32)))  # (N, width)
     owned = [[text for example in groups[first.key] for text in example.texts] for first in read]
     texts = [text for group in owned for text in group]
     owners = [number for number, group in enumerate(owned) for _ in group]
-    matcher = _Matcher(model, processor, texts, TEXTS * batch_size)
-    features = matcher.features(processes)  # (M, width)
+    tokenized = _Texts(matcher, texts, TEXTS * batch_size)
+    features = tokenized.features(processes)  # (M, width)
 
     depth = max(rerank, *LIMITS)
     to_texts, text_scores = _nearest(pictures, features, depth)
@@ -89,16 +84,13 @@ def evaluate_retrieval(
         picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
         numbers = {first.key: number for number, first in enumerate(read)}
         for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress, processes):
-            with engine_of(model).no_gradients(model):
-                states = model.vision_model(
-                    engine_of(model).to_tensor(batch.inputs["pixel_values"], model)
-                ).last_hidden_state
+            states = matcher.encode(batch.inputs["pixel_values"])
             for row, example in enumerate(batch.examples):
                 number = numbers[example.key]
                 places = wanting[number]
                 pairs = np.concatenate([own[number], places // picture_logits.shape[1]])
                 wanted, inverse = np.unique(pairs, return_inverse=True)  # each pair once, whoever wants it
-                logits = matcher.match(states[row : row + 1], wanted)[inverse]
+                logits = tokenized.match(states[row : row + 1], wanted)[inverse]
                 text_logits[number], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
         text_logits = np.maximum.reduce(processes.join_arrays(text_logits))  # each process has the rows of its pictures
         picture_logits = np.maximum.reduce(processes.join_arrays(picture_logits))
@@ -128,45 +120,34 @@ def evaluate_retrieval(
     return Evaluation("retrieval", metrics, {"pictures": len(read), "texts": len(texts)}, entries, problems)
 
 
-class _Matcher:
-    """The texts of a data set, tokenized once, and what the model makes of them."""
+class _Texts:
+    """The texts of a data set, tokenized once; the model gets `size` of like lengths at a time."""
 
-    def __init__(self, model: Any, processor: BlipProcessor, texts: Sequence[str], size: int):
-        limit = {"truncation": True, "max_length": get_task("retrieval").max_length}
-        cleaned = [get_task("retrieval").clean(text) for text in texts]
-        tokens = processor(text=cleaned, padding_side="right", return_tensors="np", **limit)
-        self.ids, self.mask = tokens["input_ids"], tokens["attention_mask"]
-        self.lengths = self.mask.sum(axis=1)
-        self.model, self.size = model, size
+    def __init__(self, matcher: Matcher, texts: Sequence[str], size: int):
+        task = get_task("retrieval")
+        self.tokens = matcher.tokens([task.clean(text) for text in texts], task.max_length)
+        self.lengths = self.tokens["attention_mask"].sum(axis=1)
+        self.matcher, self.size = matcher, size
 
     def features(self, processes: Processes) -> np.ndarray:
         """L2-normalised features (M, width), float32."""
         order = np.argsort(self.lengths, kind="stable")
-        found = [np.empty((0, self.model.config.image_text_hidden_size), np.float32)]
-        with engine_of(self.model).no_gradients(self.model):
-            for rows in self._parts(order[processes.own(len(order))]):
-                found.append(engine_of(self.model).to_numpy(self.model.get_text_features(**self._inputs(rows))))
-        features = np.concatenate(processes.join_arrays(np.concatenate(found).astype(np.float32)))
+        found = [np.empty((0, self.matcher.width), np.float32)]
+        for rows in split(order[processes.own(len(order))], self.size):
+            found.append(self.matcher.text_features(self._rows(rows)))
+        features = np.concatenate(processes.join_arrays(np.concatenate(found)))
         return features[np.argsort(order, kind="stable")]
 
-    def match(self, embeds: Any, wanted: np.ndarray) -> np.ndarray:
+    def match(self, states: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """The logits of a match of one picture's embeddings (1, T, W) with these texts, float32."""
-        order = wanted[np.argsort(self.lengths[wanted], kind="stable")]
         logits = np.empty(len(self.lengths), np.float32)
-        for rows in self._parts(order):
-            with engine_of(self.model).no_gradients(self.model):
-                logits[rows] = engine_of(self.model).to_numpy(
-                    self.model(image_embeds=embeds, **self._inputs(rows)).itm_score
-                )[:, 1]
+        for rows in split(wanted[np.argsort(self.lengths[wanted], kind="stable")], self.size):
+            logits[rows] = self.matcher.match(states, self._rows(rows))[:, 1]
         return logits[wanted]
 
-    def _parts(self, order: np.ndarray) -> list[np.ndarray]:
-        return [order[at : at + self.size] for at in range(0, len(order), self.size)]
-
-    def _inputs(self, rows: np.ndarray) -> dict[str, Any]:
+    def _rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         longest = self.lengths[rows].max()
-        inputs = {"input_ids": self.ids[rows, :longest], "attention_mask": self.mask[rows, :longest]}
-        return {name: engine_of(self.model).to_tensor(array, self.model) for name, array in inputs.items()}
+        return {name: array[rows, :longest] for name, array in self.tokens.items()}
 
 
 def _nearest(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

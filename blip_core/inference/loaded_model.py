@@ -10,7 +10,10 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
+from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.loading import find_head
 from blip_core.engines import engine_of, get_engine
+from blip_core.hub import or_shipped, shipped_model
 from blip_core.inference.identity import identity
 from blip_core.jobs.read_ahead import read_batches
 from blip_core.processing.picture_files import is_source
@@ -18,6 +21,13 @@ from blip_core.processing.processor import BlipProcessor
 from blip_core.validators import whole_number
 
 Output = TypeVar("Output")
+USES = {
+    "BlipForConditionalGeneration": "Captioner (blip caption)",
+    "BlipForQuestionAnswering": "Answerer (blip answer)",
+    "BlipForImageTextRetrieval": "Matcher (blip match, classify, explain, search)",
+    "BlipForNLVR": "blip evaluate nlvr",
+}
+"""What each head is used by."""
 
 
 class LoadedModel:
@@ -65,10 +75,11 @@ class LoadedModel:
 
         Raises:
             OSError: Where the model cannot be found or read.
-            ValueError: For a checkpoint that lacks a part of the model, for an engine that is not installed, and for a
-                device that the engine does not have.
+            ValueError: For a checkpoint of another head or without a part of the model, for an engine that is not
+                installed, and for a device that the engine does not have.
         """
         chosen = get_engine(engine)
+        cls.check_head(name, revision)
         processor = BlipProcessor.from_pretrained(name, revision=revision)
         model_class = chosen.model_class(cls.head)
         device = device or chosen.default_device()
@@ -81,6 +92,21 @@ class LoadedModel:
             except UserWarning as warning:
                 raise ValueError(f"The model does not fit a {cls.__name__}: {warning}") from None
         return cls(model, processor)
+
+    @classmethod
+    def check_head(cls, name: str | Path | None, revision: str | None = None) -> None:
+        """Refuse a checkpoint of another head, which may hold all the parts and still give nonsense.
+
+        What is pre-trained holds the heads of captioning and of matching, each of which is cut out.
+        """
+        if shipped_model(cls.head) == (path := or_shipped(name, cls.head)):
+            return
+        stored = find_head(open_checkpoint(path, revision=revision))
+        cut_out = ("BlipForConditionalGeneration", "BlipForImageTextRetrieval")
+        if stored in (None, cls.head) or (stored == "BlipForPreTraining" and cls.head in cut_out):
+            return
+        use = USES.get(stored or "", "blip train, or convert --head to cut a part out")
+        raise ValueError(f"The model does not fit a {cls.__name__}: {path} holds a {stored}; use {use}.")
 
     @cached_property
     def identity(self) -> str:
@@ -119,6 +145,9 @@ class LoadedModel:
 
     def _tensor(self, array: np.ndarray) -> Any:
         return self.engine.to_tensor(np.ascontiguousarray(array), self.model)
+
+    def _array(self, tensor: Any) -> np.ndarray:
+        return self.engine.to_numpy(tensor).astype(np.float32, copy=False)
 
     def _vision(self, pixels: np.ndarray) -> Any:
         """The output of the vision encoder as a tensor."""

@@ -162,9 +162,6 @@ class Matcher(LoadedModel):
             return texts
         return self.tokens([texts] if isinstance(texts, str) else texts)
 
-    def _array(self, tensor: Any) -> np.ndarray:
-        return self.engine.to_numpy(tensor).astype(np.float32, copy=False)
-
 
 def _cut(frames: np.ndarray, items: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Cut what was made of all frames, (all frames, ...), into what belongs to each item."""

@@ -53,6 +53,7 @@ def ours(system: str, folder: Path, number: int, of: int) -> None:
     from blip_core import BlipProcessor
     from blip_core.capfilt import CapFilter, Captioning, capfilt
     from blip_core.datasets import open_dataset
+    from blip_core.inference import Captioner, Matcher
     from blip_core.jobs.sharding import Share
     from blip_pt import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
@@ -68,7 +69,7 @@ def ours(system: str, folder: Path, number: int, of: int) -> None:
     processor = BlipProcessor.from_pretrained(CACHE / "captioner")
     captioner = BlipForConditionalGeneration.from_pretrained(CACHE / "captioner").eval()
     matcher = BlipForImageTextRetrieval.from_pretrained(CACHE / "matcher").eval()
-    models = Timed(captioner, processor, matcher, processor, Captioning())
+    models = Timed(Captioner(captioner, processor), Matcher(matcher, processor), Captioning())
     models.shared = system == "shared"  # random weights are drawn alike
     models.identity  # noqa: B018  # a property that is computed once
     answer("ready")

@@ -45,6 +45,7 @@ def measure(pictures: int) -> None:
     from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
     from blip_core.capfilt import CapFilter, Captioning, capfilt
     from blip_core.datasets import open_dataset
+    from blip_core.inference import Captioner, Matcher
     from blip_pt import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -52,7 +53,7 @@ def measure(pictures: int) -> None:
     config = BlipConfig.from_text_vision_configs(text, vision, image_text_hidden_size=8)
     models = [kind(config).eval() for kind in (BlipForConditionalGeneration, BlipForImageTextRetrieval)]
     processor = BlipProcessor(BlipImageProcessor(size=32), BlipTokenizer())
-    loaded = CapFilter(models[0], processor, models[1], processor, Captioning(beams=1))
+    loaded = CapFilter(Captioner(models[0], processor), Matcher(models[1], processor), Captioning(beams=1))
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "data.tar", pictures)
         dataset = open_dataset(Path(folder) / "data.tar", "caption")

@@ -19,6 +19,7 @@ from blip_core.capfilt import Captioning, capfilt, output_folder
 from blip_core.capfilt.decisions import Scoring
 from blip_core.datasets import clean_caption, open_dataset
 from blip_core.engines import get_engine
+from blip_core.inference.loaded_model import LoadedModel
 from blip_core.jobs import sharding
 from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, captions, contents, lines, load, same
 from tests.helpers.frameworks import INSTALLED
@@ -73,12 +74,12 @@ def test_scores_and_captions_are_those_of_the_models(models, pictures, framework
     read = loaded.read(picture)
     (found,), _ = loaded([read], [["a red dog", "a cat"]])
     pixels = engine.to_tensor(
-        loaded.captioner_processor(images=picture.path, return_tensors="np")["pixel_values"], loaded.captioner
+        loaded.captioner.processor(images=picture.path, return_tensors="np")["pixel_values"], loaded.captioner.model
     )
-    prompt = loaded.captioner_processor(text="a picture of", return_tensors="np")["input_ids"]
-    tokens = loaded.captioner.generate(
+    prompt = loaded.captioner.processor(text="a picture of", return_tensors="np")["input_ids"]
+    tokens = loaded.captioner.model.generate(
         pixel_values=pixels,
-        input_ids=engine.to_tensor(prompt, loaded.captioner),
+        input_ids=engine.to_tensor(prompt, loaded.captioner.model),
         seed=Captioning(seed=3).item_seed(read.digest),
         do_sample=True,
         top_p=0.9,
@@ -86,13 +87,15 @@ def test_scores_and_captions_are_those_of_the_models(models, pictures, framework
         min_new_tokens=1,
         max_new_tokens=16,
     )
-    text = loaded.captioner_processor.batch_decode(tokens, skip_special_tokens=True)[0]
+    text = loaded.captioner.processor.batch_decode(tokens, skip_special_tokens=True)[0]
     assert found[2].caption == clean_caption(text.removeprefix("a picture of").strip())
     assert found[2].source == "synthetic"
     for one in found:
-        inputs = loaded.matcher_processor(text=one.caption, return_tensors="np")
-        values = {name: engine.to_tensor(inputs[name], loaded.matcher) for name in ("input_ids", "attention_mask")}
-        no, yes = engine.to_numpy(loaded.matcher(pixel_values=pixels, **values).itm_score)[0]
+        inputs = loaded.matcher.processor(text=one.caption, return_tensors="np")
+        values = {
+            name: engine.to_tensor(inputs[name], loaded.matcher.model) for name in ("input_ids", "attention_mask")
+        }
+        no, yes = engine.to_numpy(loaded.matcher.model(pixel_values=pixels, **values).itm_score)[0]
         assert one.score == pytest.approx(1 / (1 + np.exp(no - yes)), abs=1e-4)
 
 
@@ -101,13 +104,13 @@ def test_scores_and_captions_are_those_of_the_models(models, pictures, framework
 def test_each_picture_is_encoded_once(models, pictures, framework, names, encoders, monkeypatch, tmp_path):
     loaded, encoded = load(models, framework, *names), []
 
-    def count(model, pixels):
+    def count(use, pixels):
         encoded.append(len(pixels))
-        return encode(model, pixels)
+        return encode(use, pixels)
 
-    encode = loaded._encode
-    monkeypatch.setattr(loaded, "_encode", count)
-    for model in (loaded.captioner, loaded.matcher):
+    encode = LoadedModel.encode
+    monkeypatch.setattr(LoadedModel, "encode", count)
+    for model in (loaded.captioner.model, loaded.matcher.model):
         monkeypatch.setattr(model, "encode_image", refuse_pixels(model.encode_image))
     capfilt(open_dataset(pictures / "data.jsonl", "caption"), loaded, tmp_path / "out")
     assert sum(encoded) == 11 * encoders

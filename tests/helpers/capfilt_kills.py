@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class NoModels(CapFilter):
 
     def __init__(self, pause=0.0):
         self.captioning = Captioning()
-        self.captioner_processor = self.matcher_processor = lambda images, return_tensors: {"pixel_values": [0]}
+        self.captioner = self.matcher = SimpleNamespace(processor=lambda images, return_tensors: {"pixel_values": [0]})
         self.shared = True
         self.pause = pause
 

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from blip_core import (
-    BlipProcessor,
-)
 from blip_core.capfilt import CapFilter, Captioning
-from blip_core.engines import ENGINES, get_engine
+from blip_core.engines import ENGINES
+from blip_core.inference import Captioner, Matcher
 from tests.helpers.frameworks import require
 
 HEADS = {
@@ -23,12 +21,9 @@ ROOT = Path(__file__).parents[2]
 
 def load(models, framework, captioner="captioner", matcher="filter", **captioning):
     require(framework)
-    engine = get_engine(framework)
-    found = []
-    for name, head in ((captioner, HEADS["captioner"]), (matcher, HEADS["filter"])):
-        found += [engine.model_class(head).from_pretrained(models / name)]
-        found += [BlipProcessor.from_pretrained(models / name)]
-    return CapFilter(*found, Captioning(**captioning))
+    uses = [Captioner.from_pretrained(models / captioner, engine=framework)]
+    uses += [Matcher.from_pretrained(models / matcher, engine=framework)]
+    return CapFilter(*uses, Captioning(**captioning))
 
 
 def lines(output, kind):

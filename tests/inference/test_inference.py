@@ -4,6 +4,8 @@ import doctest
 import importlib
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,34 @@ def test_a_model_of_another_head_is_refused(load, kind, engine):
     model = load(other, engine).model
     with pytest.raises(ValueError, match=f"{kind.__name__} needs a {kind.head}, got {type(model).__name__}"):
         kind(model, load(other, engine).processor)
+
+
+@engines
+@pytest.mark.parametrize(
+    ("kind", "stored", "said"),
+    [
+        (Captioner, "answer", "holds a BlipForQuestionAnswering; use Answerer (blip answer)"),
+        (Captioner, "match", "holds a BlipForImageTextRetrieval; use Matcher"),
+        (Answerer, "caption", "use Captioner (blip caption)"),
+        (Answerer, "pretrain", "holds a BlipForPreTraining"),
+        (Matcher, "answer", "use Answerer"),
+        (Explainer, "caption", "does not fit a Explainer"),
+    ],
+)
+def test_a_checkpoint_of_another_head_is_refused(checkpoints, tmp_path, engine, kind, stored, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        kind.from_pretrained(checkpoints / stored, engine=engine)
+    config = json.loads((checkpoints / stored / "config.json").read_text())
+    shutil.copytree(checkpoints / stored, tmp_path / "unnamed")  # by its tensors alone
+    (tmp_path / "unnamed" / "config.json").write_text(json.dumps({**config, "architectures": None}))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        kind.from_pretrained(tmp_path / "unnamed", engine=engine)
+
+
+@pytest.mark.parametrize("kind", [Captioner, Matcher])
+def test_a_head_is_cut_out_of_a_pre_trained_model(checkpoints, pictures, kind):
+    use = kind.from_pretrained(checkpoints / "pretrain")
+    assert use(pictures[0], **CALLS[kind]).error is None
 
 
 def test_errors_come_before_pictures_are_read(load, pictures, monkeypatch):

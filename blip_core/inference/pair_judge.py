@@ -1,0 +1,29 @@
+"""Judging sentences about two pictures (NLVR)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from blip_core.inference.answer_tries import probabilities
+from blip_core.inference.loaded_model import LoadedModel
+
+
+class PairJudge(LoadedModel):
+    """Say whether sentences about two pictures each are true."""
+
+    head = "BlipForNLVR"
+
+    def __call__(self, pixels: np.ndarray, tokens: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Judge sentences.
+
+        Args:
+            pixels: Prepared pictures, float32 (sentences, 2, 3, height, width).
+            tokens: The `tokens` of the sentences.
+
+        Returns:
+            The probability that each is true, float64 (sentences,).
+        """
+        output = self._call(self.model, {"pixel_values": pixels, **tokens})
+        return probabilities(self._array(output.logits))[:, 1]
