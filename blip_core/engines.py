@@ -74,15 +74,18 @@ class Engine:
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         """Turn a tensor into an array; half precision becomes float32."""
-        return self.backend.to_numpy(tensor)
+        array: np.ndarray = self.backend.to_numpy(tensor)
+        return array
 
     def no_gradients(self, model: Any) -> AbstractContextManager[Any]:
         """Open a context in which the model neither drops anything out nor keeps anything for a backward pass."""
-        return self.backend.no_gradients(model)
+        context: AbstractContextManager[Any] = self.backend.no_gradients(model)
+        return context
 
     def default_device(self) -> str:
         """Name the device that models are put on unless users choose: a GPU where there is one."""
-        return self.backend.default_device()
+        device: str = self.backend.default_device()
+        return device
 
     def check_device(self, name: str) -> None:
         """Raise `ValueError` for a device that this engine does not have here, saying which it has."""
@@ -90,14 +93,16 @@ class Engine:
 
     def precision(self, model: Any) -> str:
         """Name the type that a model computes in, such as "float32" or "bfloat16"."""
-        return self.backend.precision(model)
+        precision: str = self.backend.precision(model)
+        return precision
 
     def weights(self, model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the published name and float32 array of each weight whose name begins so, the same in every engine.
 
         Arrays are in PyTorch's layout. What only training needs (momentum encoders, queues) is left out.
         """
-        return self.backend.weights(model, beginnings)
+        weights: Iterator[tuple[str, np.ndarray]] = self.backend.weights(model, beginnings)
+        return weights
 
 
 ENGINES: dict[str, Engine] = {}

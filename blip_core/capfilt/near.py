@@ -49,4 +49,5 @@ def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]
 def _normalize(rows: np.ndarray) -> np.ndarray:
     """Rows as float32 of length 1, which float16 has rounded; those of zeros stay."""
     rows = rows.astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return rows
