@@ -4,7 +4,7 @@ Everything is collected in any environment. A test or a whole file is skipped, w
 reason, where
 
 - the file imports a package that is not installed, itself or by way of `tests/helpers`;
-- a parameter of the test names an engine ("pt", "tf") or a form of files ("parquet") whose package is not installed;
+- a parameter of the test names an engine ("pt", "blip_pt") or a form of files ("parquet") whose package is missing;
 - the test is marked `needs("pt")`, `needs("tf")` or both, or calls `require`: for what follows from neither;
 - the test's own code imports such a package while it runs. Imports of `blip_core` and `conversion` are no reason: they
   must do without.
@@ -26,7 +26,7 @@ from tests.helpers.frameworks import NEEDED, require
 OPTIONAL = [engine.package for engine in ENGINES.values()]
 OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "av", "ray"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
-FORMS = {"parquet": "pyarrow"}
+NAMED = {**{engine.module: engine.name for engine in ENGINES.values()}, "parquet": "pyarrow"}
 NEUTRAL = tuple(str(Path(__file__).parents[1] / package) for package in ("blip_core", "conversion"))
 
 
@@ -65,8 +65,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Any:
     names = [getattr(value, "name", value) for value in parameters]
     names += [name for mark in item.iter_markers("needs") for name in mark.args]
     for name in names:
-        if isinstance(name, str) and (name in ENGINES or name in FORMS):
-            require(FORMS.get(name, name))
+        if isinstance(name, str) and (name in ENGINES or name in NAMED):
+            require(NAMED.get(name, name))
     return (yield from skipping())
 
 
