@@ -12,10 +12,11 @@ from blip_core import (
 from blip_pt.answering import BlipForQuestionAnswering
 from blip_pt.captioning import BlipForConditionalGeneration
 from blip_pt.contrastive import BlipModel
+from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.nlvr import BlipForNLVR
 from blip_pt.pretraining import BlipForPreTraining
 from blip_pt.retrieval import BlipForImageTextRetrieval
-from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
+from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
 __all__ = [

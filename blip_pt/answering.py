@@ -26,8 +26,9 @@ from blip_core.inference.answer_tries import Texts, check_answers
 from blip_pt.base import evaluating
 from blip_pt.decoding import prepare, search
 from blip_pt.image_model import BlipImageModel, begin_with
+from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.scoring import rank_answers, score_texts, token_lists
-from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
+from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
 

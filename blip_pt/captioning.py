@@ -26,9 +26,9 @@ from blip_pt.base import evaluating
 from blip_pt.decoding import prepare, search
 from blip_pt.explaining import attention_maps
 from blip_pt.image_model import BlipImageModel, begin_with
+from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.nn import is_tracing, wide
 from blip_pt.scoring import score_texts, token_lists
-from blip_pt.text import BlipTextLMHeadModel
 from blip_pt.vision import BlipVisionModel
 
 

@@ -19,7 +19,8 @@ from blip_core.generation.prompts import Prompts, prepare_prompts
 from blip_pt.nn import additive_mask, causal_mask, over_heads, to_array
 
 if TYPE_CHECKING:
-    from blip_pt.text import BlipTextLMHeadModel, TextLayer
+    from blip_pt.language_model import BlipTextLMHeadModel
+    from blip_pt.text import TextLayer
 
 
 class LayerCache:

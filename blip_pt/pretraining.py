@@ -12,9 +12,10 @@ from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
 from blip_pt.distributed import mean_over_processes
 from blip_pt.image_model import begin_with
+from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.momentum import BlipMomentumModel, pair_ids
 from blip_pt.nn import Linear
-from blip_pt.text import BlipTextLMHeadModel, BlipTextModel
+from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
 
 FLOOR = 1e-4  # added to the probabilities by which negatives are chosen

@@ -9,8 +9,8 @@ from torch import Tensor
 from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
 from blip_core.inference import answer_tries as core
 from blip_core.inference.answer_tries import Texts, Trie, texts_of
+from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.nn import wide
-from blip_pt.text import BlipTextLMHeadModel
 
 
 class TrieReader:

@@ -1,4 +1,4 @@
-"""The text transformer (BERT with cross-attention), as encoder and as decoder with a language-modelling head.
+"""The text transformer (BERT with cross-attention).
 
 Shapes: B texts, L tokens, W width, H heads, D = W / H, V vocabulary, S encoder states (image tokens) of B' pictures.
 One picture may serve several texts: the texts of a picture lie next to each other, and B is a multiple of B'.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blip_core import BlipTextConfig, BlipTextLMOutput, BlipTextOutput
-from blip_core.checks import check_ids, check_labels, check_mask, check_states, check_texts, text_source
+from blip_core import BlipTextConfig, BlipTextOutput
+from blip_core.checks import check_ids, check_mask, check_states, check_texts, text_source
 from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
 from blip_pt.decoding import LayerCache, TextCache
 from blip_pt.nn import (
@@ -27,7 +27,6 @@ from blip_pt.nn import (
     causal_mask,
     is_tracing,
     over_heads,
-    wide,
 )
 from blip_pt.text_attention import TextAttention, TextOutput
 
@@ -252,120 +251,3 @@ class BlipTextModel(BlipPreTrainedModel):
         if self.pooler is not None:
             output.pooler_output = self.pooler(output.last_hidden_state)
         return output
-
-
-class LMTransform(nn.Module):
-    """What the states (..., W) go through before the projection to the vocabulary."""
-
-    __call__: Callable[..., Tensor]
-
-    def __init__(self, config: BlipTextConfig):
-        super().__init__()
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(activated(self.dense, x, self.activation))
-
-
-class LMPredictions(nn.Module):
-    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings, its bias the one here."""
-
-    __call__: Callable[..., Tensor]
-
-    def __init__(self, config: BlipTextConfig):
-        super().__init__()
-        self.bias = nn.Parameter(torch.empty(config.vocab_size))
-        self.transform = LMTransform(config)
-        self.decoder = Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.transform(x))
-
-
-class LMHead(nn.Module):
-    """The language-modelling head: states (..., W) -> logits (..., V)."""
-
-    __call__: Callable[..., Tensor]
-
-    def __init__(self, config: BlipTextConfig):
-        super().__init__()
-        self.predictions = LMPredictions(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.predictions(x)
-
-
-class BlipTextLMHeadModel(BlipPreTrainedModel):
-    """The text decoder: predicts each next token. Source: the original's `BertLMHeadModel`.
-
-    `shared` is an encoder from which it has everything but its self-attention and its head, as in pre-training.
-    """
-
-    config: BlipTextConfig
-    __call__: Callable[..., BlipTextLMOutput]
-
-    def __init__(self, config: BlipTextConfig, *, shared: BlipTextModel | None = None, initialize: bool = True):
-        super().__init__(config)
-        self.bert = BlipTextModel(config, add_pooling_layer=False, shared=shared, initialize=False)
-        self.cls = LMHead(config)
-        self.tie_weights()
-        if initialize:
-            self.initialize()
-
-    def tie_weights(self) -> None:
-        """Let the projection to the vocabulary have the word embeddings as its weight."""
-        head = self.cls.predictions
-        head.decoder.weight, head.decoder.bias = self.bert.embeddings.word_embeddings.weight, head.bias
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        is_decoder: bool = True,
-        reduction: str = "mean",
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> BlipTextLMOutput:
-        """Predict the next token at each position; further arguments as of `BlipTextModel.forward`.
-
-        Args:
-            labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here.
-            reduction: The loss is the mean over tokens ("mean"), their sum ("sum"), or each text's sum (B,) ("none").
-
-        Returns:
-            `logits` (B, L, V) and, with labels, `loss`: cross-entropy with `config.label_smoothing`.
-        """
-        output = self.bert(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            is_decoder,
-            output_hidden_states,
-            output_attentions,
-        )
-        logits = self.cls(output.last_hidden_state)
-        return BlipTextLMOutput(
-            loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            cross_attentions=output.cross_attentions,
-        )
-
-
-def next_token_loss(logits: Tensor, labels: Tensor, label_smoothing: float, reduction: str) -> Tensor:
-    """Cross-entropy of each token (B, L) under the logits (B, L, V) of the position before it, in float32."""
-    check_labels(labels.shape, logits.shape[:2], reduction)
-    predicted, target = wide(logits[:, :-1]).flatten(0, 1), labels[:, 1:].flatten()
-    loss = F.cross_entropy(predicted, target, reduction=reduction, label_smoothing=label_smoothing)
-    return loss.view(labels.shape[0], -1).sum(1) if reduction == "none" else loss

@@ -30,10 +30,11 @@ from blip_core import (
 from blip_tf.answering import TFBlipForQuestionAnswering
 from blip_tf.captioning import TFBlipForConditionalGeneration
 from blip_tf.contrastive import TFBlipModel
+from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nlvr import TFBlipForNLVR
 from blip_tf.pretraining import TFBlipForPreTraining
 from blip_tf.retrieval import TFBlipForImageTextRetrieval
-from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
+from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
 __all__ = [

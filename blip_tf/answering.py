@@ -26,9 +26,10 @@ from blip_core.checks import answer_groups, check_labels, check_one_answer_each,
 from blip_core.inference.answer_tries import Texts, check_answers
 from blip_tf.decoding import prepare, search
 from blip_tf.image_model import TFBlipImageModel, begin_with
+from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nn import sizes
 from blip_tf.scoring import rank_answers, score_texts, token_lists
-from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
+from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
 

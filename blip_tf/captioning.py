@@ -25,9 +25,9 @@ from blip_core.inference.attribution import chosen_layer
 from blip_tf.decoding import prepare, search
 from blip_tf.explaining import attention_maps
 from blip_tf.image_model import TFBlipImageModel, begin_with
+from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nn import sizes, wide
 from blip_tf.scoring import score_texts, token_lists
-from blip_tf.text import TFBlipTextLMHeadModel
 from blip_tf.vision import TFBlipVisionModel
 
 

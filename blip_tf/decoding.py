@@ -19,7 +19,7 @@ from blip_core.generation.prompts import Prompts, prepare_prompts
 from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes, to_array
 
 if TYPE_CHECKING:
-    from blip_tf.text import TFBlipTextLMHeadModel
+    from blip_tf.language_model import TFBlipTextLMHeadModel
 
 KeysValues = tuple[Tensor, Tensor]
 BLOCK = 32  # capacities are multiples of it, so that few shapes come up

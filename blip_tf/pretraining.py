@@ -14,9 +14,10 @@ from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
 from blip_tf.distributed import mean_over_processes
 from blip_tf.image_model import begin_with
+from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.momentum import TFBlipMomentumModel, pair_ids
 from blip_tf.nn import Linear
-from blip_tf.text import TFBlipTextLMHeadModel, TFBlipTextModel
+from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
 
 FLOOR = 1e-4  # added to the probabilities by which negatives are chosen

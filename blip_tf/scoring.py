@@ -9,8 +9,8 @@ from tensorflow import Tensor
 from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
 from blip_core.inference import answer_tries as core
 from blip_core.inference.answer_tries import Texts, Trie, texts_of
+from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nn import wide
-from blip_tf.text import TFBlipTextLMHeadModel
 
 
 class TrieReader:
