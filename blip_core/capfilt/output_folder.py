@@ -77,7 +77,8 @@ class OutputFolder:
         """
         path = self._features(shard)
         try:
-            return np.load(path, allow_pickle=False)
+            features: np.ndarray = np.load(path, allow_pickle=False)
+            return features
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}); remove scored/{shard}.jsonl and kept/{self._kept(shard).name} to "

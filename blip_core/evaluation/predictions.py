@@ -58,7 +58,7 @@ def evaluate_captions(
     for batch in read_pictures(firsts, processor, "caption", batch_size, background, problems, progress, processes):
         written = captioner.write({"pixel_values": batch.inputs["pixel_values"]}, **how)
         keys += [example.key for example in batch.examples]
-        captions += [caption.text for caption in written]
+        captions += [caption.text or "" for caption in written]
     keys, captions = processes.join(keys), processes.join(captions)
     references = [[text for example in groups[key] for text in example.texts] for key in keys]
     scores = caption_scores(captions, references)

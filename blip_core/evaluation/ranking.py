@@ -143,7 +143,8 @@ class _Texts:
         logits = np.empty(len(self.lengths), np.float32)
         for rows in split(wanted[np.argsort(self.lengths[wanted], kind="stable")], self.size):
             logits[rows] = self.matcher.match(states, self._rows(rows))[:, 1]
-        return logits[wanted]
+        result: np.ndarray = logits[wanted]
+        return result
 
     def _rows(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         longest = self.lengths[rows].max()

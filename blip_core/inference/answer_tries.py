@@ -123,7 +123,8 @@ def score_texts(items: int, texts: Texts, config: BlipTextConfig, read: Reader) 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """The probabilities (..., N) of sum 1 that log-probabilities or logits stand for, float64: their softmax."""
     weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    result: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
+    return result
 
 
 def check_answers(texts: Texts, k: int, config: BlipTextConfig) -> None:

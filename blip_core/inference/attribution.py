@@ -101,4 +101,5 @@ def peak(heat: np.ndarray, size: tuple[int, int]) -> tuple[float, float]:
 def strengths(maps: np.ndarray) -> np.ndarray:
     """How much each map (words, rows, columns) stands out, from 0 to 1, that of the strongest word."""
     ranges = maps.max(axis=(1, 2)) - maps.min(axis=(1, 2))
-    return ranges / ranges.max() if ranges.max() > 0 else ranges
+    result: np.ndarray = ranges / ranges.max() if ranges.max() > 0 else ranges
+    return result

@@ -25,7 +25,7 @@ class Classifier(Matcher):
         'fox'
     """
 
-    def __call__(  # type: ignore[override]  # other arguments
+    def __call__(  # other arguments than a Matcher's
         self,
         pictures: Any,
         labels: Sequence[str],
@@ -79,4 +79,5 @@ class Classifier(Matcher):
     def _matching(self, states: np.ndarray, labels: Sequence[str], templates: Sequence[str], size: int) -> np.ndarray:
         """The probability that a picture and each of these labels match, the mean over the templates."""
         logits = [self.match(states, label_texts(part, templates)) for part in split(labels, size)]
-        return probabilities(np.concatenate(logits))[:, 1].reshape(len(labels), -1).mean(axis=1)
+        result: np.ndarray = probabilities(np.concatenate(logits))[:, 1].reshape(len(labels), -1).mean(axis=1)
+        return result

@@ -39,7 +39,8 @@ def colours() -> np.ndarray:
     ]) @ (cones @ lab) ** 3  # fmt: skip
     linear = linear.clip(0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return (srgb.T * 255).round().astype(np.uint8)
+    result: np.ndarray = (srgb.T * 255).round().astype(np.uint8)
+    return result
 
 
 def contrast(heat: np.ndarray) -> np.ndarray:

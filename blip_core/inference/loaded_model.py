@@ -123,7 +123,8 @@ class LoadedModel:
             OSError: For a file that is missing or not a picture.
             ValueError: For what is not a picture.
         """
-        return self.processor(images=picture, return_tensors="np")["pixel_values"][0]
+        result: np.ndarray = self.processor(images=picture, return_tensors="np")["pixel_values"][0]
+        return result
 
     def encode(self, pixels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Encode prepared pictures (B, 3, height, width), for any number of texts about them.
@@ -132,14 +133,14 @@ class LoadedModel:
             Image embeddings, float32 (B, image tokens, vision width).
         """
         with self.engine.no_gradients(self.model):
-            return self.engine.to_numpy(self._vision(np.stack(pixels)))
+            return self.engine.to_numpy(self._vision(np.stack(list(pixels))))
 
     def tokens(self, texts: Sequence[str], max_length: int | None = None) -> dict[str, np.ndarray]:
         """Tokenize texts, padded on the right to the longest: `input_ids` and `attention_mask`, int64 (texts, length).
 
         Texts of more than `max_length` tokens are cut; without it, the model refuses those that are too long.
         """
-        cut = {"truncation": max_length is not None, "max_length": max_length}
+        cut: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
         found = self.processor(text=list(texts), padding=True, padding_side="right", return_tensors="np", **cut)
         return {name: found[name] for name in ("input_ids", "attention_mask")}
 

@@ -85,10 +85,12 @@ class Matcher(LoadedModel):
         """
         found = [np.empty((0, self.width), np.float32)]
         for batch in read_batches([pictures] if is_one(pictures) else pictures, batch_size, self.read):
+            items = []
             for _, pixels in batch:
                 if isinstance(pixels, Exception):
                     raise pixels
-            found.append(self.item_features([pixels[None] for _, pixels in batch], batch_size))
+                items.append(pixels[None])
+            found.append(self.item_features(items, batch_size))
         return np.concatenate(found)
 
     def text_features(self, texts: Texts) -> np.ndarray:
@@ -108,7 +110,8 @@ class Matcher(LoadedModel):
     @property
     def width(self) -> int:
         """The number of values of a feature, F."""
-        return self.model.config.image_text_hidden_size
+        result: int = self.model.config.image_text_hidden_size
+        return result
 
     @cached_property
     def features_identity(self) -> str:
@@ -144,17 +147,18 @@ class Matcher(LoadedModel):
         """Return the L2-normalised features, float32 (B, F), of image embeddings (B, T, W)."""
         return self._array(self._call(self.model.get_image_features, {"image_embeds": states}))
 
-    def item_features(self, items: Sequence[np.ndarray], batch_size: int = 8) -> np.ndarray:
+    def item_features(self, items: Sequence[np.ndarray] | np.ndarray, batch_size: int = 8) -> np.ndarray:
         """Encode items, `batch_size` frames at a time -> L2-normalised features, float32 (items, F)."""
         with self.engine.no_gradients(self.model):
-            states = (self._vision(frames) for frames in split(np.concatenate(items), batch_size))
+            states = (self._vision(frames) for frames in split(np.concatenate(list(items)), batch_size))
             projected = np.concatenate([self._array(self.model.vision_proj(part[:, 0])) for part in states])
         means = np.stack([part.mean(axis=0) for part in _cut(projected, items)])
-        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        result: np.ndarray = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        return result
 
     def item_states(self, items: Sequence[np.ndarray], batch_size: int = 8) -> list[np.ndarray]:
         """Encode items, `batch_size` frames at a time -> the image embeddings (1, n T, W) of each, for `match`."""
-        states = np.concatenate([self.encode(frames) for frames in split(np.concatenate(items), batch_size)])
+        states = np.concatenate([self.encode(frames) for frames in split(np.concatenate(list(items)), batch_size)])
         return [part.reshape(1, -1, states.shape[-1]) for part in _cut(states, items)]
 
     def _tokens(self, texts: Texts) -> Mapping[str, np.ndarray]:
@@ -163,6 +167,6 @@ class Matcher(LoadedModel):
         return self.tokens([texts] if isinstance(texts, str) else texts)
 
 
-def _cut(frames: np.ndarray, items: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _cut(frames: np.ndarray, items: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
     """Cut what was made of all frames, (all frames, ...), into what belongs to each item."""
     return np.split(frames, np.cumsum([len(item) for item in items])[:-1])

@@ -18,8 +18,8 @@ def picture_name(picture: Any) -> str | None:
     if isinstance(picture, str | os.PathLike):
         name = os.fsdecode(picture)
         return None if name.startswith("data:") else name
-    name = getattr(picture, "filename", None) or getattr(picture, "name", None)  # of PIL images; of open files
-    return name if isinstance(name, str) else None
+    found = getattr(picture, "filename", None) or getattr(picture, "name", None)  # of PIL images; of open files
+    return found if isinstance(found, str) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,8 @@ class FolderEncoder:
         processor = self.matcher.processor
         turn = processor.image_processor.apply_exif_orientation
         frames = sample_frames(os.path.join(self.folder, name), self.frames, turn)
-        return processor(images=frames, return_tensors="np")["pixel_values"]
+        result: np.ndarray = processor(images=frames, return_tensors="np")["pixel_values"]
+        return result
 
     def features(self, names: Iterable[str]) -> Iterator[list[tuple[str, Encoded | Exception]]]:
         """Yield each name of a batch with its feature, or with what is wrong with it."""

@@ -116,4 +116,5 @@ def frame_from(container: Any, stream: Any, time: int) -> Image.Image:
             break
     if frame is None:
         raise EOFError("it ends before its last frames")
-    return frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)
+    result: Image.Image = frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)
+    return result
