@@ -82,7 +82,7 @@ class BlipMomentumModel(BlipImageModel):
             copy.copy_(own)
         noise = np.random.default_rng(int(torch.randint(2**62, ())))
         for parameter in training_state(model_name(type(self)), self.config):
-            if "_m." not in parameter.name:
+            if parameter.followed == parameter.name:
                 self.get_tensor(parameter.name).copy_(to_torch(initial_value(parameter, self.config, noise)))
 
     def initialize(self) -> None:

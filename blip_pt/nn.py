@@ -206,6 +206,11 @@ def to_array(x: Tensor | np.ndarray) -> np.ndarray:
     return (x.float() if x.is_floating_point() else x).numpy()
 
 
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """In training, set elements to 0 at random and scale up the others."""
+    return F.dropout(x, rate) if training and rate else x
+
+
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth: in training, drop the residual x (B, T, W) of some pictures and scale up the others'."""
     if not training or not rate:

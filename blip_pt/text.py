@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blip_core import BlipTextConfig, BlipTextOutput
 from blip_core.checks import check_ids, check_mask, check_states, check_texts, text_source
@@ -25,6 +24,7 @@ from blip_pt.nn import (
     activated,
     additive_mask,
     causal_mask,
+    dropout,
     is_tracing,
     over_heads,
 )
@@ -44,7 +44,7 @@ class TextEmbeddings(nn.Module):
     def forward(self, inputs: Tensor, position_ids: Tensor) -> Tensor:
         words = self.word_embeddings(inputs) if inputs.ndim == 2 else inputs.to(self.word_embeddings.weight.dtype)
         x = self.LayerNorm(words + self.position_embeddings(position_ids))  # (B, L, W)
-        return F.dropout(x, self.hidden_dropout, self.training)
+        return dropout(x, self.hidden_dropout, self.training)
 
 
 class TextIntermediate(nn.Module):

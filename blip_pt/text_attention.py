@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blip_core import BlipTextConfig
-from blip_pt.nn import LayerNorm, Linear, attention, merge_heads, split_heads
+from blip_pt.nn import LayerNorm, Linear, attention, dropout, merge_heads, split_heads
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -56,7 +55,7 @@ class TextOutput(nn.Module):
         self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(residual + F.dropout(self.dense(x), self.hidden_dropout, self.training))
+        return self.LayerNorm(residual + dropout(self.dense(x), self.hidden_dropout, self.training))
 
 
 class TextAttention(nn.Module):
@@ -96,7 +95,7 @@ class PairOutput(nn.Module):
         first, second = self.dense0(first), self.dense1(second)
         merge = self.merge_layer
         x = (first + second) / 2 if merge is None else merge(torch.cat([first, second], dim=-1))
-        return self.LayerNorm(residual + F.dropout(x, self.hidden_dropout, self.training))
+        return self.LayerNorm(residual + dropout(x, self.hidden_dropout, self.training))
 
 
 class PairAttention(nn.Module):

@@ -82,7 +82,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
             copy.assign(raw(own))
         noise = np.random.default_rng(random_seed())
         for parameter in training_state(model_name(type(self)), self.config):
-            if "_m." not in parameter.name:
+            if parameter.followed == parameter.name:
                 self.get_parameter(parameter.name).assign(initial_value(parameter, self.config, noise))
 
     def initialize(self) -> None:

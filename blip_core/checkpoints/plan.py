@@ -52,7 +52,7 @@ def plan_tensors(
     """
     planned, used = [], set()
     for parameter in wanted:
-        source = found.sources.get(parameter.name) or found.sources.get(_followed(parameter))
+        source = found.sources.get(parameter.name) or found.sources.get(parameter.followed)
         if source is None:
             dtype = np.dtype(np.int64 if parameter.row.init in INTEGERS else np.float32)
             read = partial(_initial, parameter, config, seed)
@@ -69,7 +69,7 @@ def plan_tensors(
 def new_state(wanted: Iterable[Parameter], found: Match) -> list[str]:
     """Label the parts of the training state that the checkpoint lacks, momentum copies aside."""
     held = {parameter.name for parameter in found.parameters}
-    new = [p for p in wanted if p.name not in held and _followed(p) == p.name]
+    new = [p for p in wanted if p.name not in held and p.followed == p.name]
     return list(dict.fromkeys(p.part.label for p in new))
 
 
@@ -80,11 +80,6 @@ def cast(tensor: LazyTensor, dtype: np.dtype) -> LazyTensor:
     return replace(tensor, dtype=dtype, read=partial(_cast, tensor, dtype))
 
 
-def _followed(parameter: Parameter) -> str:
-    """The name of the weight that a momentum copy follows; its own name for any other."""
-    return parameter.name.replace("_m.", ".", 1)
-
-
 def _read(checkpoint: Checkpoint, source: str, parameter: Parameter, again: bool) -> np.ndarray:
     array = checkpoint[source]
     if array.shape != parameter.shape:
@@ -93,7 +88,7 @@ def _read(checkpoint: Checkpoint, source: str, parameter: Parameter, again: bool
 
 
 def _initial(parameter: Parameter, config: AnyConfig, seed: int) -> np.ndarray:
-    noise = np.random.default_rng((seed, zlib.crc32(_followed(parameter).encode())))
+    noise = np.random.default_rng((seed, zlib.crc32(parameter.followed.encode())))
     return initial_value(parameter, config, noise)
 
 

@@ -50,11 +50,11 @@ def initial_value(parameter: Parameter, config: AnyConfig, noise: np.random.Gene
 def initial_values(rows: Sequence[Parameter], config: AnyConfig, seed: int) -> Iterator[tuple[Parameter, np.ndarray]]:
     """Yield the initial values of a new model's parameters; momentum copies begin as the weights that they follow."""
     noise = np.random.default_rng(seed)
-    drawn: dict[str, np.ndarray] = {}
-    copied = {row.followed for row in rows}
+    values: dict[str, np.ndarray] = {}
+    copied = {row.followed for row in rows if row.followed != row.name}
     for parameter in rows:
-        followed = drawn.get(parameter.followed or "")
-        value = initial_value(parameter, config, noise) if followed is None else followed
+        known = values.get(parameter.followed)
+        value = initial_value(parameter, config, noise) if known is None else known
         if parameter.name in copied:
-            drawn[parameter.name] = value
+            values[parameter.name] = value
         yield parameter, value

@@ -179,9 +179,9 @@ class Parameter:
     layer: int | None
 
     @property
-    def followed(self) -> str | None:
-        """The name of the weight that this one follows, if it is of a momentum encoder."""
-        return self.name.replace("_m.", ".", 1) if "_m." in self.name else None
+    def followed(self) -> str:
+        """The name of the weight that a momentum copy follows; its own name for any other."""
+        return self.name.replace("_m.", ".", 1)
 
     @property
     def axes(self) -> tuple[int, ...]:

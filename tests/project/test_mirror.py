@@ -81,7 +81,6 @@ ONLY_TENSORFLOW = {
     **{f"trainer.py Trainer.{name}": STEP for name in (
         "_run", "_everywhere", "_first", "_local", "_gradients", "_add", "_apply", "_losses", "_mean",
     )},
-    "nn.py dropout": "PyTorch has it",
 }  # fmt: skip
 
 FRAMEWORKS = {"torch", "nn", "F", "dist", "pytree", "tf", "keras", "optree", "raw", "sizes"}
