@@ -45,7 +45,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
     def check_beginning(self, input_ids: Tensor) -> None:
         """Warn of texts to train on that do not begin with `[DEC]`; not in a graph, which knows no values."""
         bos = self.config.text_config.bos_token_id
-        if not tf.is_symbolic_tensor(input_ids) and bool(tf.reduce_any(input_ids[:, 0] != bos)):
+        if tf.executing_eagerly() and bool(tf.reduce_any(input_ids[:, 0] != bos)):
             warn_of_beginning(bos)
 
     def call(
