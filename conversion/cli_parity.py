@@ -6,7 +6,7 @@ import argparse
 
 from blip_core.checkpoints.plan import DTYPES
 from blip_core.cli.arguments import add_checkpoint_arguments, add_engine_option
-from blip_core.cli.backend import import_quietly
+from blip_core.cli.load_model import import_quietly
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import json_line
 from blip_core.engines import get_engine

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
-from blip_core.cli.arguments import add_length_arguments, generation_options
-from blip_core.cli.backend import Backend
-from blip_core.cli.lists import read_list, told_apart
-from blip_core.cli.pairs import Work, add_pair_arguments, run_pairs
+from blip_core.cli.arguments import add_length_arguments, add_pair_arguments, generation_options
+from blip_core.cli.lists import read_list
+from blip_core.cli.load_model import load
 from blip_core.cli.parser import CommandParser
-from blip_core.inference.answer_tries import probabilities
-
-HEAD = "BlipForQuestionAnswering"
+from blip_core.cli.picture_results import Row, print_results
+from blip_core.inference import Answer, Answerer
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -34,55 +31,33 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Answer questions about pictures; returns the exit code."""
     options = {"num_beams": args.beams, "min_new_tokens": args.min_tokens, "max_new_tokens": args.max_tokens}
-    if args.choices is None:
-        generate = generation_options(parser, **options)
-        return run_pairs(args, HEAD, lambda backend, questions: in_own_words(backend, questions, generate, args.scores))
-    if any(value is not None for value in options.values()):
-        parser.error("argument --choices: goes with none of --beams, --min-tokens and --max-tokens")
-    if args.choices == args.image == "-":
-        parser.error("argument --choices: standard input cannot be the pictures' list, too")
-    choices = read_list("--choices", args.choices)
-    return run_pairs(args, HEAD, lambda backend, questions: from_list(backend, questions, choices, args.scores))
+    generation = generation_options(parser, **options)
+    choices = None
+    if args.choices is not None:
+        if any(value is not None for value in options.values()):
+            parser.error("argument --choices: goes with none of --beams, --min-tokens and --max-tokens")
+        if args.choices == args.image == "-":
+            parser.error("argument --choices: standard input cannot be the pictures' list, too")
+        choices = read_list("--choices", args.choices)
+
+    def work(pictures: list[str]) -> Iterator[Exception | list[Row]]:
+        answerer, size = load(Answerer, args), args.batch_size
+        if choices is None:
+            results = answerer(pictures, args.texts, batch_size=size, **generation)
+        else:
+            results = answerer.choose(pictures, args.texts, choices, batch_size=size)
+        for answers in results:
+            yield answers[0].error or [as_row(answer, args.scores) for answer in answers]
+
+    return print_results(args, [args.image], work)
 
 
-def in_own_words(backend: Backend, questions: list[Any], options: dict[str, Any], with_scores: bool) -> Work:
-    """Generate the answers, with these keywords of `generate`."""
-
-    def work(embeds: Any) -> Iterator[tuple[dict[str, Any], str]]:
-        for texts, tokens in questions:
-            output = backend.model.generate(image_embeds=embeds, **tokens, **options)
-            for question, (answer, scores) in zip(texts, backend.texts(output), strict=True):
-                entry = {"question": question, "answer": answer}
-                confidence = f" ({scores['confidence']:.3f})" if with_scores else ""
-                yield entry | scores if with_scores else entry, f"{question} {answer}{confidence}"
-
-    return work
-
-
-def from_list(backend: Backend, questions: list[Any], choices: list[str], with_scores: bool) -> Work:
-    """Take the likeliest of the choices, all scored exactly; with scores, list all of them by their probability.
-
-    The probability is that among the choices: the softmax of the log-probabilities of the whole answers.
-    """
-    choices = told_apart(choices, backend.processor)
-    encoded = backend.tokens(choices)
-    answers = {"answer_ids": encoded["input_ids"], "answer_attention_mask": encoded["attention_mask"]}
-
-    def work(embeds: Any) -> Iterator[tuple[dict[str, Any], str]]:
-        for texts, tokens in questions:
-            log_probs = backend.engine.to_numpy(
-                backend.model.score_texts(image_embeds=embeds, **tokens, **answers).log_probs
-            )
-            for question, row in zip(texts, log_probs, strict=True):
-                order = (-row).argsort(kind="stable")
-                entry: dict[str, Any] = {"question": question, "answer": choices[order[0]]}
-                if not with_scores:
-                    yield entry, f"{question} {entry['answer']}"
-                    continue
-                shares = probabilities(row)
-                entry["choices"] = [
-                    {"answer": choices[i], "probability": float(shares[i]), "log_prob": float(row[i])} for i in order
-                ]
-                yield entry, "\n".join(f"{question} {choices[i]} ({shares[i]:.3f})" for i in order)
-
-    return work
+def as_row(answer: Answer, with_scores: bool) -> Row:
+    """An answer for JSON and for people; with scores how sure the model is, or all choices, the likeliest first."""
+    said = {"question": answer.question, "answer": answer.text}
+    if not with_scores:
+        return said, [f"{answer.question} {answer.text}"]
+    if answer.choices is None:
+        return said | answer.scores(), [f"{answer.question} {answer.text} ({answer.confidence:.3f})"]
+    lines = [f"{answer.question} {choice['answer']} ({choice['probability']:.3f})" for choice in answer.choices]
+    return {**said, "choices": answer.choices}, lines

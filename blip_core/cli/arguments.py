@@ -49,6 +49,16 @@ def add_engine_arguments(group: Any) -> None:
     )
 
 
+def add_pair_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
+    """Add the picture, the texts, under the name `texts`, and what all commands have."""
+    parser.add_argument("image", metavar="IMAGE", help="a file, a folder, a 'pattern*.jpg', or - for a list on stdin")
+    parser.add_argument(
+        "texts", nargs="+", metavar=texts, type=words, help=f"one {texts.lower()} or more, each in quotes"
+    )
+    add_result_arguments(parser, batch=f"{texts.lower()}s")
+    add_model_arguments(parser)
+
+
 def add_length_arguments(parser: argparse.ArgumentParser) -> None:
     """How a text is searched for: beams and length."""
     parser.add_argument("--beams", type=whole(1), metavar="N", help="beam search with N beams (1: greedy)")

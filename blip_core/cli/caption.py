@@ -21,7 +21,7 @@ from blip_core.cli.arguments import (
     scale_argument,
     whole,
 )
-from blip_core.cli.caption_folder import Captioner, fill_folder, tell
+from blip_core.cli.caption_folder import Writer, fill_folder, tell
 from blip_core.cli.find_pictures import find_pictures
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
@@ -107,7 +107,7 @@ def caption(
     todo: list[str], args: argparse.Namespace, options: dict[str, Any], targets: list[Target], report: Report
 ) -> None:
     """Caption the pictures of `todo` batch by batch."""
-    for batch in Captioner(args, options)(todo):
+    for batch in Writer(args, options)(todo):
         good = [entry for entry in batch if "error" not in entry]
         failed: dict[str, OSError] = {}
         for target in targets:

@@ -7,18 +7,16 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from blip_core.cli.backend import Backend, for_workers
+from blip_core.cli.find_pictures import absolute
+from blip_core.cli.load_model import for_workers, load
 from blip_core.cli.report import Report, say_missing
 from blip_core.cli.targets import Entry
 from blip_core.files import read_lines, write_lines
-from blip_core.generation.prompts import prompt_tokens
-from blip_core.inference.identity import identity
-from blip_core.jobs.read_ahead import in_one_line, read_batches
+from blip_core.inference import Caption, Captioner
 from blip_core.jobs.sharding import (
     SHARD_SIZE,
     OnRay,
@@ -34,91 +32,69 @@ from blip_core.jobs.sharding import (
 )
 
 RUN = "caption.json"
-FACTS = (
-    "prompt",
-    "beams",
-    "min_tokens",
-    "max_tokens",
-    "no_repeat_ngram",
-    "sample",
-    "top_p",
-    "top_k",
-    "num_captions",
-    "repetition_penalty",
-    "length_penalty",
-    "bad_words",
-    "temperature",
-    "seed",
-    "prefix",
-    "suffix",
-    "scores",
+TEXT_OPTIONS = (
+    *("prompt", "beams", "min_tokens", "max_tokens", "no_repeat_ngram", "repetition_penalty", "length_penalty"),
+    *("num_captions", "bad_words", "sample", "top_p", "top_k", "temperature", "seed", "prefix", "suffix", "scores"),
 )
 """The arguments that captions in a folder follow from, beside the pictures and the model."""
 
 
-class Captioner:
-    """A model that says what pictures show, as the arguments say."""
+class Writer:
+    """A captioner, called as the arguments say."""
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any]):
-        self.args, self.options = args, options
-        self.backend = Backend("BlipForConditionalGeneration", args)
+        self.args, self.captioner = args, load(Captioner, args)
+        self.options = options
+        if args.bad_words:
+            ids = self.captioner.processor.tokenizer(args.bad_words)["input_ids"]
+            self.options = options | {"bad_words_ids": [word[1:-1] for word in ids]}
 
     def __call__(self, paths: Sequence[str]) -> Iterator[list[Entry]]:
         """An entry for each picture, batch by batch; it has `error` where the picture cannot be read."""
-        for batch in read_batches(paths, self.args.batch_size, self.backend.read_picture):
-            texts = self._write([picture for _, picture in batch if not isinstance(picture, Exception)])
-            yield [
-                {"image": path, **({"error": in_one_line(picture)} if isinstance(picture, Exception) else next(texts))}
-                for path, picture in batch
-            ]
+        args = self.args
+        found = self.captioner(paths, prompt=args.prompt, batch_size=args.batch_size, seed=args.seed, **self.options)
+        while batch := list(islice(found, args.batch_size)):
+            yield [{"image": caption.picture, **self._entry(caption)} for caption in batch]
 
-    def _write(self, pictures: Sequence[np.ndarray]) -> Iterator[Entry]:
-        if pictures:
-            args, backend = self.args, self.backend
-            given = args.prompt is not None
-            prompt = {"prompt_ids": prompt_tokens(args.prompt, backend.processor)} if given else {}
-            pixels = backend.tensor(np.stack(pictures))
-            tokenizer, options = backend.processor.tokenizer, self.options
-            if args.bad_words:
-                options = options | {"bad_words_ids": [tokenizer(word).input_ids[1:-1] for word in args.bad_words]}
-            output = backend.model.generate(pixel_values=pixels, **prompt, **options, seed=args.seed)
-            found, count = backend.texts(output, whole=given), self.options["num_return_sequences"]
-            for i in range(0, len(found), count):
-                captions = [args.prefix + text + args.suffix for text, _ in found[i : i + count]]
-                several = {"captions": captions} if count > 1 else {}
-                yield {"caption": captions[0], **several, **(found[i][1] if args.scores else {})}
+    def _entry(self, caption: Caption) -> Entry:
+        found = caption.to_dict()
+        if "error" in found:
+            return {"error": found["error"]}
+        texts = [self.args.prefix + str(one.text) + self.args.suffix for one in (caption, *caption.others)]
+        several = {"captions": texts} if caption.others else {}
+        return {"caption": texts[0], **several, **(caption.scores() if self.args.scores else {})}
 
 
 def tell(entry: Entry, report: Report) -> None:
     """Report what became of a picture."""
     if "error" in entry:
         report.problem(entry["image"], entry["error"])
-    else:
-        confidence = f" ({entry['confidence']:.3f})" if "confidence" in entry else ""
-        captions = entry.get("captions", [entry["caption"]])
-        report.result(entry, *(f"{entry['image']}: {caption}{confidence}" for caption in captions))
-        report.finished()
+        return
+    confidence = f" ({entry['confidence']:.3f})" if "confidence" in entry else ""
+    captions = entry.get("captions", [entry["caption"]])
+    report.result(entry, *(f"{entry['image']}: {caption}{confidence}" for caption in captions))
+    report.finished()
 
 
 def fill_folder(
     pictures: list[str], args: argparse.Namespace, options: dict[str, Any], how: OnRay | None, report: Report
 ) -> None:
     """Caption this process's share of the shards into the folder `args.output`, and report all of that share."""
-    paths, folder = [os.path.abspath(path) for path in pictures], Path(args.output).absolute()
+    paths, folder = [absolute(path) for path in pictures], Path(args.output).expanduser().absolute()
     args = for_workers(args)
-    captioner = Captioner(args, options)
-    model = identity(captioner.backend.model, captioner.backend.processor)
-    size = args.shard_size or SHARD_SIZE
-    facts = {name: getattr(args, name) for name in FACTS} | {"model": model, "shard_size": size, "pictures": len(paths)}
+    writer = Writer(args, options)
+    model, size = writer.captioner.identity, args.shard_size or SHARD_SIZE
+    facts = {name: getattr(args, name) for name in TEXT_OPTIONS}
     digest = hashlib.blake2b(os.fsencode("\0".join(paths)), digest_size=16)
-    begin_run(folder, RUN, {**facts, "input": digest.hexdigest()})
+    run = {"model": model, "shard_size": size, "pictures": len(paths), "input": digest.hexdigest()}
+    begin_run(folder, RUN, facts | run)
     shards = cut(paths, size)
     mine = (args.shards or Share()).take(shards)
     todo = [shard for shard in mine if not shard_file(folder, shard).exists()]
-    start: Callable[[], Work[Shard[str]]] = partial(partial, write_shard, captioner, folder)
+    start: Callable[[], Work[Shard[str]]] = partial(partial, write_shard, writer, folder)
     if how:
         start = partial(start_elsewhere, args, options, folder, model)
-        del captioner  # the workers need the memory
+        del writer  # the workers need the memory
     with report.progress(sum(len(shard.items) for shard in todo)):
         for count in work_through(todo, start, how):
             report.step(count)
@@ -136,17 +112,17 @@ def fill_folder(
 
 def start_elsewhere(args: argparse.Namespace, options: dict[str, Any], folder: Path, model: str) -> Work[Shard[str]]:
     """Begin in a process of its own, with a model that must be that of the run."""
-    captioner = Captioner(args, options)
-    check_worker(identity(captioner.backend.model, captioner.backend.processor), model)
-    return partial(write_shard, captioner, folder)
+    writer = Writer(args, options)
+    check_worker(writer.captioner.identity, model)
+    return partial(write_shard, writer, folder)
 
 
-def write_shard(captioner: Captioner, folder: Path, shard: Shard[str]) -> Iterator[int]:
+def write_shard(writer: Writer, folder: Path, shard: Shard[str]) -> Iterator[int]:
     """Caption a shard that is not there; yields how many more pictures are done."""
     path = shard_file(folder, shard)
     if not path.exists():
         found: list[Entry] = []
-        for entries in captioner(shard.items):
+        for entries in writer(shard.items):
             found += entries
             yield len(entries)
         with writing(folder):

@@ -6,10 +6,7 @@ import codecs
 import os
 import re
 import sys
-import warnings
 from pathlib import Path
-
-from blip_core.processing.processor import BlipProcessor
 
 LONGEST = 4096
 """Bytes of the longest path that systems take; what is longer between two NUL bytes is no list of names."""
@@ -62,22 +59,3 @@ def decode_list(data: bytes, what: str) -> list[str]:
     if strange:
         raise ValueError(f"{what} is neither text with a name per line nor separated by NUL bytes; save it as UTF-8.")
     return [os.fsdecode(name) for name in names if name.strip()]
-
-
-def told_apart(texts: list[str], processor: BlipProcessor) -> list[str]:
-    """The texts without those that are the same to the model as an earlier one, such as "Yes" after "yes".
-
-    Warns of what is left out; raises `ValueError` for a text of which the model reads nothing.
-    """
-    first: dict[tuple[int, ...], str] = {}
-    left_out = []
-    for text, ids in zip(texts, processor(text=texts)["input_ids"], strict=True):
-        if len(ids) == 2:
-            raise ValueError(f"{text!r} has no letter that the model reads; leave it out.")
-        if first.setdefault(tuple(ids), text) != text:
-            left_out.append((text, first[tuple(ids)]))
-    if left_out:
-        text, same = left_out[0]
-        more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
-        warnings.warn(f"{text!r} is left out{more}: to the model it is the same as {same!r}.", stacklevel=2)
-    return list(first.values())

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from blip_core.cli.arguments import add_engine_option, whole
-from blip_core.cli.backend import import_quietly, shipped
+from blip_core.cli.load_model import import_quietly, shipped
 from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
 from blip_core.tasks import TASKS, get_task

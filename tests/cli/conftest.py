@@ -8,7 +8,8 @@ from PIL import Image
 
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.checkpoints.saving import write_pretrained
-from blip_core.cli import backend, main
+from blip_core.cli import main
+from blip_core.inference.loaded_model import LoadedModel
 from blip_core.parameters.models import parameters
 
 HEADS = {
@@ -61,7 +62,7 @@ def blip(models, capfd):
 def no_models(monkeypatch):
     """Fail if anything loads a model."""
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("a model was loaded though nothing was to be done")
 
-    monkeypatch.setattr(backend.Backend, "__init__", refuse)
+    monkeypatch.setattr(LoadedModel, "from_pretrained", refuse)

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from blip_core import BlipProcessor, BlipTokenizer
-from blip_core.cli import backend, main
+from blip_core.cli import main
 from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
+from blip_core.inference.loaded_model import LoadedModel
+from blip_core.inference.text_writer import TextWriter
 from tests.helpers.command_runs import ENVIRONMENT, objects, usage_error
 from tests.helpers.frameworks import FRAMEWORKS, require
 
@@ -75,8 +77,8 @@ def test_match_is_what_the_model_says(blip, models, pictures):
 
 def test_a_picture_is_encoded_once_for_all_its_texts(blip, pictures, monkeypatch):
     calls = []
-    embeds = backend.Backend.embeds
-    monkeypatch.setattr(backend.Backend, "embeds", lambda self, picture: calls.append(1) or embeds(self, picture))
+    encode = LoadedModel.encode
+    monkeypatch.setattr(LoadedModel, "encode", lambda self, pixels: calls.extend(pixels) or encode(self, pixels))
     assert blip("match", ".", "one", "two", "three", "--batch-size", "2")[0] == 1  # bad.jpg
     assert blip("answer", "red.png", "one?", "two?", "three?", "--batch-size", "2", "--max-tokens", "3")[0] == 0
     assert len(calls) == 3 + 1
@@ -265,16 +267,16 @@ def test_a_failing_model_leaves_an_output_to_be_overwritten_whole(blip, pictures
 
 def test_interrupt(blip, pictures, monkeypatch):
     """What was finished is kept, nothing else is there, and the next run does the rest."""
-    write = backend.Backend.texts
+    write = TextWriter._generate
     calls = []
 
-    def interrupted(self, output, **options):
+    def interrupted(self, inputs, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return write(self, output, **options)
+        return write(self, inputs, **options)
 
-    monkeypatch.setattr(backend.Backend, "texts", interrupted)
+    monkeypatch.setattr(TextWriter, "_generate", interrupted)
     arguments = ["caption", *pictures, "--batch-size", "1", "--output", "all.csv", "--sidecar", ".txt"]
     code, _, err = blip(*arguments)
     assert (code, err) == (130, "blip: interrupted\n")
@@ -376,7 +378,7 @@ def test_out_of_memory(blip, pictures, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(backend.Backend, "texts", fail)
+    monkeypatch.setattr(TextWriter, "_generate", fail)
     code, _, err = blip("caption", "red.png")
     assert (code, len(err.splitlines())) == (1, 1)
     assert "--batch-size" in err

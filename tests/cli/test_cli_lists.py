@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from blip_core import BlipProcessor
-from blip_core.cli import backend
+from blip_core.inference.loaded_model import LoadedModel
 from tests.helpers.command_runs import objects, usage_error
 from tests.helpers.frameworks import FRAMEWORKS
 
@@ -174,7 +174,7 @@ def test_other_types(blip, models, choices, framework, dtype):
 
 def test_labels_are_encoded_once(blip, models, choices, monkeypatch):
     calls = []
-    tokens = backend.Backend.tokens
-    monkeypatch.setattr(backend.Backend, "tokens", lambda self, texts: calls.append(len(texts)) or tokens(self, texts))
+    tokens = LoadedModel.tokens
+    monkeypatch.setattr(LoadedModel, "tokens", lambda self, texts: calls.append(len(texts)) or tokens(self, texts))
     assert blip("classify", "red.png", "blue.png", "green.png", "--labels", choices, model=models / "match")[0] == 0
     assert calls == [len(CHOICES)]

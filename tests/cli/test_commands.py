@@ -9,6 +9,7 @@ import pytest
 
 from blip_core.cli import commands, main, parser
 from blip_core.engines import ENGINES, Engine, register
+from tests.helpers.command_runs import ENVIRONMENT
 
 HELP = [
     [],
@@ -69,7 +70,7 @@ def test_what_needs_no_command_imports_none(words):
         "import sys\nfrom blip_core.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print('modules', sorted({'numpy', 'PIL', 'huggingface_hub', 'tqdm', 'conversion'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stdout.endswith("modules []\n"), done.stderr
 
 
@@ -102,12 +103,15 @@ def test_without_the_package_conversion_the_others_work(tmp_path):
     start = "import sys; sys.modules['conversion'] = None; from blip_core.cli import main; "
     for name in ("inspect", "convert", "parity"):
         done = subprocess.run(
-            [sys.executable, "-c", f"{start}sys.exit(main(['{name}', 'x', 'y']))"], capture_output=True, text=True
+            [sys.executable, "-c", f"{start}sys.exit(main(['{name}', 'x', 'y']))"],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
         )
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
         assert f"`blip {name}` needs the package 'conversion', which is not installed" in done.stderr
     code = f"{start}from blip_core.cli.commands import COMMANDS as rows; [rows[name].load() for name in {OURS}]"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_explain_in_plain_words(blip):
         (["photo.png", TEXT, "-o", "maps.png", "--layer", "-1"], 2, "at least 0"),
         (["photo.png", TEXT, "-o", "maps.png", "--method", "lime"], 2, "lime"),
         (["photo.png", TEXT, "-o", "maps.png", "--layer", "2"], 2, "--layer 2 is the last one"),
-        (["photo.png", TEXT, "-o", "maps.png", "--layer", "3"], 1, "layers 0 to 2, got layer 3"),
+        (["photo.png", TEXT, "-o", "maps.png", "--layer", "3"], 2, "layers 0 to 2, got --layer 3"),
         (["photo.png", "?!", "-o", "maps.png"], 1, "no words"),
         (["photo.png", "dog " * 511, "-o", "maps.png"], 1, "513 tokens"),
         (["none.png", TEXT, "-o", "maps.png"], 1, "none.png"),

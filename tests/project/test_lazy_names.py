@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 import blip_core
+from tests.helpers.command_runs import ENVIRONMENT
 
 
 def test_import_loads_no_library():
     code = "import sys, blip_core.cli; print(sorted({'numpy', 'PIL', 'huggingface_hub'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT).stdout == "[]\n"
+    )
 
 
 def test_every_public_name_is_found_and_seen_by_type_checkers():
