@@ -16,18 +16,17 @@ from blip_core.cli.arguments import (
     share,
     whole,
 )
-from blip_core.cli.backend import Backend
+from blip_core.cli.load_model import load
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line, say_missing
 from blip_core.datasets import open_dataset
 from blip_core.engines import get_engine
+from blip_core.inference import Captioner, Matcher
 from blip_core.jobs.read_ahead import READERS
 from blip_core.jobs.sharding import SHARD_SIZE, Share
 
 if TYPE_CHECKING:
     from blip_core.capfilt import CapFilter, Captioning
-
-CAPTIONER, MATCHER = "BlipForConditionalGeneration", "BlipForImageTextRetrieval"
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -87,12 +86,9 @@ class Loader:
     def __call__(self) -> CapFilter:
         """Raises `ValueError` or `OSError` where a model cannot be had or lacks its head."""
         from blip_core.capfilt import CapFilter
-        from blip_core.inference import Captioner, Matcher
 
         args = argparse.Namespace(**vars(self))
-        captioner, matcher = Backend(CAPTIONER, args, "captioner"), Backend(MATCHER, args, "filter")
-        uses = Captioner(captioner.model, captioner.processor), Matcher(matcher.model, matcher.processor)
-        return CapFilter(*uses, self.captioning)
+        return CapFilter(load(Captioner, args, "captioner"), load(Matcher, args, "filter"), self.captioning)
 
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:

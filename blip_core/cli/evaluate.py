@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from blip_core.cli.arguments import add_length_arguments, add_model_arguments, generation_options, whole
-from blip_core.cli.backend import Backend
+from blip_core.cli.load_model import load_head
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line
 from blip_core.datasets import open_dataset
@@ -73,13 +73,13 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         parser.error(f"argument --output: must end in .json, got {args.output!r}")
     options = task_options(args, parser, task)
     dataset = open_dataset(args.data, task.name, args.image_root)
-    backend = Backend(task.head, args)
+    loaded = load_head(task.head, args)
     pictures = len(dataset) if task.pictures > 1 else len(by_picture(dataset))
     total = pictures * (2 if options.get("rerank") else 1)
     with tqdm(total=total, unit="picture", disable=None) as bar:
         result = task.evaluate(
-            backend.model,
-            backend.processor,
+            loaded.model,
+            loaded.processor,
             dataset,
             batch_size=args.batch_size,
             background=args.background,
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     summary = {
         "task": task.name,
         "model": args.model or "shipped",
-        "engine": backend.engine.name,
+        "engine": loaded.engine.name,
         "counted": result.counted,
     }
     summary |= {"left_out": len(result.problems), "metrics": result.metrics}

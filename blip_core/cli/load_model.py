@@ -41,6 +41,11 @@ def load(kind: type[Model], args: argparse.Namespace, option: str = "model") -> 
         raise ValueError(ours) from None
 
 
+def load_head(head: str, args: argparse.Namespace) -> LoadedModel:
+    """Load a model of a head by its class's name, such as that of a task."""
+    return load(type("Model", (LoadedModel,), {"head": head}), args)
+
+
 def shipped(head: str) -> str:
     """Where the model in the package lies, for a command without `--model`; says on standard error what it is."""
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all

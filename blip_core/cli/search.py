@@ -15,7 +15,7 @@ from blip_core.cli.arguments import (
     scale_argument,
     whole,
 )
-from blip_core.cli.backend import Backend, for_workers
+from blip_core.cli.load_model import for_workers, load
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
 from blip_core.inference.matcher import Matcher
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     if args.videos and find_spec("av") is None and any(map(is_video_file, collection.stamps)):
         raise ValueError('--videos: video files need PyAV; pip install "blip-duo[video]", or av.')
     options = {"index": args.index, "rebuild": args.rebuild, "frames": args.frames, "batch_size": args.batch_size}
-    with Searcher(load_matcher(args), collection, **options) as searcher:
+    with Searcher(load(Matcher, args), collection, **options) as searcher:
         # Before the pictures of the folder, which may take hours: queries that cannot be understood.
         features = searcher.queries(texts, args.image)
         if args.shards or how:
@@ -88,12 +88,6 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     return report.exit_code(summary=bool(report.done))
 
 
-def load_matcher(args: argparse.Namespace) -> Matcher:
-    """Load the model that the arguments name."""
-    backend = Backend(Matcher.head, args)
-    return Matcher(backend.model, backend.processor)
-
-
 def update(searcher: Searcher, report: Report) -> None:
     """Encode what is new or changed."""
     stamps, folder = searcher.collection.stamps, searcher.collection.folder
@@ -110,7 +104,7 @@ def encode_parts(searcher: Searcher, args: argparse.Namespace, how: OnRay | None
     mine, done = searcher.shards(args.shards or Share(), args.shard_size or SHARD_SIZE)
     report.skipped += done
     with report.progress(sum(len(shard.items) for shard in mine)):
-        for count in searcher.encode_parts(mine, how, partial(load_matcher, for_workers(args))):
+        for count in searcher.encode_parts(mine, how, partial(load, Matcher, for_workers(args))):
             report.step(count)
     for line in (line for shard in mine for line in searcher.parts.read(shard.name)):
         if "error" not in line:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
 from blip_core.checkpoints.saving import write_pretrained
-from blip_core.cli import backend, main
+from blip_core.cli import main
 from blip_core.inference import Matcher
 from blip_core.parameters.models import parameters
 from blip_core.search import sample_frames
@@ -308,7 +308,7 @@ def test_nothing_to_search_in(blip, photos, monkeypatch):
     def refuse(*_):
         raise AssertionError("a model was loaded though there is nothing to search")
 
-    monkeypatch.setattr(backend.Backend, "__init__", refuse)
+    monkeypatch.setattr(Matcher, "from_pretrained", refuse)
     Path("empty/below").mkdir(parents=True)
     shutil.copy("photos/red.png", "empty/below")
     code, _, err = blip("red", "empty")

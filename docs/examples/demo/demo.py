@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from blip_core import BlipProcessor
-from blip_core.cli.backend import quiet
+from blip_core.cli.load_model import quiet
 from blip_core.datasets import clean_caption
 from blip_core.engines import get_engine
 
