@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 WIDTH = 78
 """Characters in a line of text; the options below it are fitted to the terminal by `argparse`."""
+
+PATHS = ("CHECKPOINT", "DATA", "DESTINATION", "FILE", "FOLDER", "IMAGE", "MODEL", "PATH", "SOURCE")
+"""The metavars, or names, of arguments that are paths."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -33,11 +37,19 @@ class CommandParser(argparse.ArgumentParser):
         line = " ".join(message.split()).rstrip(".")
         self.exit(2, f"blip: error: {line}; {self.prog} --help explains\n")
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]  # one signature for all of its overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         # Before argparse, which would first complain of a required option that was only misspelt.
         if args is not None and self._subparsers is None:
             self._refuse_unknown(args)
         return super().parse_known_args(args, namespace)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Read a value; in what is a path by its metavar, ~ is the home folder, which shells leave in `--model=~/x`."""
+        if str(action.metavar or action.dest).upper().split(".")[0] in PATHS:
+            arg_string = os.path.expanduser(arg_string)
+        return super()._get_value(action, arg_string)
 
     def _refuse_unknown(self, words: Iterable[str]) -> None:
         known = self._option_string_actions

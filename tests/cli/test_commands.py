@@ -150,3 +150,14 @@ def test_engines_are_those_of_the_registry(monkeypatch, capsys):
         del ENGINES["numpy"]
     assert "argument --engine: invalid choice: 'jax'" in refused(["caption", "a.png", "--engine", "jax"], capsys)
     assert "--framework" not in shown_help(["caption"], monkeypatch, capsys)
+
+
+def test_the_home_folder_is_known_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    found = parser.CommandParser(prog="blip x")
+    found.add_argument("text", metavar="TEXT")
+    found.add_argument("--font", metavar="FILE.ttf")
+    commands.COMMANDS["search"].load().add_arguments(other := parser.CommandParser(prog="blip search"))
+    assert vars(found.parse_args(["~/a", "--font=~/b"])) == {"text": "~/a", "font": "/home/ada/b"}
+    args = other.parse_args(["red", "~/photos", "--model=~/m", "--index", "~"])
+    assert (args.folder, args.model, args.index) == ("/home/ada/photos", "/home/ada/m", "/home/ada")
