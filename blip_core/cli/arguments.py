@@ -59,7 +59,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
     add_model_arguments(parser)
 
 
-def add_length_arguments(parser: argparse.ArgumentParser) -> None:
+def add_length_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """How a text is searched for: beams and length."""
     parser.add_argument("--beams", type=whole(1), metavar="N", help="beam search with N beams (1: greedy)")
     parser.add_argument("--min-tokens", type=whole(0), metavar="N", help="at least N new tokens")
@@ -107,7 +107,7 @@ def on_ray(args: argparse.Namespace, parser: argparse.ArgumentParser) -> OnRay |
     return None
 
 
-def whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], Any]:
     """A parser of whole numbers of at least `least`."""
     return _number(int, lambda value: value >= least, f"a whole number of at least {least}")
 
@@ -119,17 +119,17 @@ def words(text: str) -> str:
     return text
 
 
-def probability(text: str) -> float:
+def probability(text: str) -> Any:
     """Parse a number above 0 and up to 1."""
     return _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")(text)
 
 
-def share(text: str) -> float:
+def share(text: str) -> Any:
     """Parse a number from 0 to 1."""
     return _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")(text)
 
 
-def positive(text: str) -> float:
+def positive(text: str) -> Any:
     """Parse a number above 0."""
     return _number(float, lambda value: 0 < value < math.inf, "a number above 0")(text)
 

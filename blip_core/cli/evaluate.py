@@ -102,7 +102,9 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
 
 def task_options(args: argparse.Namespace, parser: CommandParser, task: Task) -> dict[str, Any]:
     """The keywords that the evaluation of a task has beside the common ones."""
-    options = {name: getattr(args, name) for name in ("prompt", "rerank") if name in task.evaluation_options}
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in ("prompt", "rerank") if name in task.evaluation_options
+    }
     if getattr(args, "choices", None) is not None:
         if given := [name for name in ("beams", "min_tokens", "max_tokens") if getattr(args, name) is not None]:
             parser.error(f"argument --{given[0].replace('_', '-')}: answers are not generated with --choices")

@@ -26,7 +26,7 @@ def find_pictures(arguments: Iterable[str], recursive: bool) -> tuple[list[str],
     problems: dict[str, str] = {}
     passed: Counter[str] = Counter()
     for argument in _listed(arguments):
-        paths = []
+        paths: list[str] = []
         for match in _matches(argument):
             inside = os.path.isdir(match)
             paths += files_inside(match, recursive, problems=problems, passed=passed) if inside else [match]

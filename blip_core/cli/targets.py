@@ -110,10 +110,10 @@ class OutputFile:
             self._lock = self._lock.pop_all()
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             if self.overwrite and self._file.exists():
-                if kind is None:
+                if error[0] is None:
                     os.replace(self._file, self.path)
                 else:
                     self._file.unlink()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from blip_core.cli.arguments import add_engine_option, whole
 from blip_core.cli.load_model import import_quietly, shipped
@@ -11,7 +13,7 @@ from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
 from blip_core.tasks import TASKS, get_task
 
-OWN = {
+OWN: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "epochs": ("N", whole(1), "passes over the data"),
     "batch_size": ("N", whole(1), "examples per step on each device"),
     "learning_rate": ("RATE", float, "the highest learning rate"),
