@@ -72,8 +72,8 @@ class TextLayer(nn.Module):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
         self.crossattention: Any = crossattention
-        self.intermediate = TextIntermediate(config) if shared is None else shared.intermediate
-        self.output = TextOutput(config, config.intermediate_size) if shared is None else shared.output
+        self.intermediate: TextIntermediate = TextIntermediate(config) if shared is None else shared.intermediate
+        self.output: TextOutput = TextOutput(config, config.intermediate_size) if shared is None else shared.output
 
     def forward(
         self,
@@ -164,7 +164,7 @@ class BlipTextModel(BlipPreTrainedModel):
         initialize: bool = True,
     ):
         super().__init__(config)
-        self.embeddings = TextEmbeddings(config) if shared is None else shared.embeddings
+        self.embeddings: TextEmbeddings = TextEmbeddings(config) if shared is None else shared.embeddings
         self.encoder = TextEncoder(self.make_layer(index, shared) for index in range(config.num_hidden_layers))
         self.pooler = TextPooler(config) if add_pooling_layer else None
         if initialize:

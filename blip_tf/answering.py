@@ -57,7 +57,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         input_ids: Tensor,
         attention_mask: Tensor | None,
         training: bool = False,
-        **outputs: bool,
+        **outputs: Any,
     ) -> tuple[BlipVisionOutput, Tensor]:
         """Encode pictures, and questions (B, L) grounded in them, as states (B, L, W)."""
         texts = (self.text_encoder, input_ids, attention_mask)
@@ -137,7 +137,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             weights = tf.repeat(1 / counts, counts) if answer_weights is None else answer_weights
         else:
             counts, weights = answer_groups(answer_counts, answer_weights, questions, answers)
-        outputs = {
+        outputs: dict[str, Any] = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
         vision, question = self.encode_question(

@@ -82,7 +82,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         Raises:
             ValueError: If arguments do not fit the model or each other; before anything is computed.
         """
-        outputs = {
+        outputs: dict[str, Any] = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
         if input_ids is None:

@@ -7,6 +7,7 @@ output, may stand in place of `pixel_values` (B or 1, 3, height, width).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -27,7 +28,7 @@ class TFBlipImageModel(TFBlipPreTrainedModel):
 
     def check_pictures(
         self, pixel_values: Tensor | None, image_embeds: Tensor | None, interpolate_pos_encoding: bool
-    ) -> int | None:
+    ) -> Any:
         """Return how many pictures there are, or raise `ValueError` for such as the model cannot take."""
         source, vision = image_source(pixel_values, image_embeds), self.config.vision_config
         if image_embeds is None:

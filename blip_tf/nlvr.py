@@ -6,6 +6,8 @@ may stand in place of `pixel_values` (B, 2, 3, height, width).
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
@@ -74,7 +76,7 @@ class TFBlipForNLVR(TFBlipImageModel):
             ValueError: If pictures are not pairs, or labels are not classes of the texts.
         """
         input_ids = given_texts(input_ids)
-        outputs = {
+        outputs: dict[str, Any] = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
         texts = input_ids.shape[0]

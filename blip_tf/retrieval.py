@@ -101,7 +101,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
                 noise,
                 training,
             )
-        outputs = {
+        outputs: dict[str, Any] = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
         texts: Any = (self.text_encoder, input_ids, attention_mask)

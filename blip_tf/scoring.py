@@ -33,7 +33,7 @@ class TrieReader:
         found = tf.gather_nd(log_probs, np.stack([trie.parents, trie.tokens], axis=-1))
         return found.numpy(), tf.gather(tf.reduce_mean(log_probs, axis=-1), trie.parents).numpy()
 
-    def first(self, texts: list[list[int]]) -> np.ndarray:
+    def first(self, texts: Texts) -> np.ndarray:
         """The log-probabilities (B, texts) of the texts' first tokens."""
         bos = self.decoder.config.bos_token_id
         start = tf.fill((self.states.shape[0], 1), tf.constant(bos, tf.int64))

@@ -104,10 +104,11 @@ def test_the_core_loads_no_framework(package):
     [
         ("import blip_tf", {"KERAS_BACKEND": "torch"}, "it runs on 'torch'; set KERAS_BACKEND=tensorflow"),
         ("import blip_tf", {"KERAS_BACKEND": "jax"}, "it runs on 'jax'; set KERAS_BACKEND=tensorflow"),
-        (
+        pytest.param(
             "import os, keras; os.environ['KERAS_BACKEND'] = ''; import blip_tf",
             {"KERAS_BACKEND": "torch"},
             "it runs on 'torch'; set KERAS_BACKEND=tensorflow",
+            marks=pytest.mark.needs("pt"),
         ),
         (blocking({"tensorflow"}, "import blip_tf"), {}, "TensorFlow, which is not installed: pip install tensorflow"),
     ],
