@@ -11,7 +11,7 @@ from typing import TextIO
 import blip_core
 from blip_core.cli.commands import COMMANDS
 from blip_core.cli.interrupts import CODE, end_on_interrupt
-from blip_core.cli.parser import CommandParser, nearest
+from blip_core.cli.parser import CommandParser, nearest_word
 
 STREAMS = ("stdin", "stdout", "stderr")
 OURS = ("blip_core", "blip_pt", "blip_tf", "conversion")
@@ -65,7 +65,7 @@ def run_command(words: Sequence[str]) -> int:
     parser.parse_known_args(words[:1])  # ends for --help, --version and unknown options
     if not words:
         parser.error("name a command")
-    parser.error(f"there is no command {words[0]!r}{nearest(words[0], COMMANDS)}")
+    parser.error(f"there is no command {words[0]!r}{nearest_word(words[0], COMMANDS)}")
 
 
 def open_streams() -> None:

@@ -58,10 +58,10 @@ class CommandParser(argparse.ArgumentParser):
             if word == "--":
                 return
             if word.startswith("--") and " " not in name and not any(option.startswith(name) for option in known):
-                self.error(f"there is no option {name}{nearest(name, known)}")
+                self.error(f"there is no option {name}{nearest_word(name, known)}")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest_word(word: str, known: Iterable[str]) -> str:
     """What to say after an unknown word: the known one that is spelt most alike, or nothing."""
     found = difflib.get_close_matches(word, list(known), 1)
     return f", the nearest is {found[0]}" if found else ""
