@@ -107,8 +107,9 @@ def convert(
         ValueError: The source is damaged or does not fit, or options do not go together.
 
     Example:
-        >>> convert("captioner", "keras", to="tf_model.h5").head                          # doctest: +SKIP
-        'BlipForConditionalGeneration'
+        >>> from blip_core.hub import shipped_model
+        >>> convert(shipped_model(), "keras", to="tf_model.h5").head
+        'BlipForPreTraining'
     """
     target = Path(destination).expanduser()
     row = _find_format(to, target)

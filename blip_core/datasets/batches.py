@@ -79,9 +79,12 @@ class Batches:
         ValueError: For an argument that cannot work, and if there are not enough examples.
 
     Example:
-        >>> batches = Batches(dataset, processor, "caption", 32, training=True)  # doctest: +SKIP
-        >>> next(batches.epoch(0)).inputs["pixel_values"].shape  # doctest: +SKIP
-        (32, 3, 384, 384)
+        >>> from blip_core.datasets import Picture
+        >>> examples = [Example("1", (Picture("tests/data/emoji/1f98a.png"),), ("a fox",))]
+        >>> dataset, processor = Dataset("caption", examples), BlipProcessor()
+        >>> batches = Batches(dataset, processor, "caption", 1, training=True, background="white")
+        >>> next(batches.epoch(0)).inputs["pixel_values"].shape
+        (1, 3, 384, 384)
     """
 
     def __init__(

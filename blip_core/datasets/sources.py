@@ -54,9 +54,10 @@ def open_dataset(paths: Source | Sequence[Source], task: str, image_root: Root =
             temporary file.
 
     Example:
-        >>> dataset = open_dataset("captions.jsonl", "caption")  # doctest: +SKIP
-        >>> dataset[0].texts  # doctest: +SKIP
-        ('a cat on a mat',)
+        >>> entry = {"image": "tests/data/emoji/1f98a.png", "caption": "a fox"}
+        >>> _ = Path("captions.jsonl").write_text(json.dumps(entry))
+        >>> open_dataset("captions.jsonl", "caption")[0].texts
+        ('a fox',)
     """
     row = get_task(task)
     sources = [paths] if isinstance(paths, str | os.PathLike) else list(paths)

@@ -24,7 +24,7 @@ class Explainer(Matcher):
         >>> found = explainer("tests/data/emoji/1f98a.png", "orange fox")
         >>> found.words, found.maps.shape
         (('orange', 'fox'), (2, 8, 8))
-        >>> found.draw().save("fox.png")                                          # doctest: +SKIP
+        >>> found.draw().save("fox.png")
     """
 
     def __call__(  # type: ignore[override]  # other arguments

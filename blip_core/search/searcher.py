@@ -45,7 +45,9 @@ class Searcher:
     Example:
         >>> from blip_core import Searcher
         >>> with Searcher.from_pretrained(folder="tests/data/emoji", index="index") as searcher:
-        ...     hits = searcher(["a fox"], top=3)[0]                                  # doctest: +SKIP
+        ...     hits = searcher(["a fox"], top=3)[0]
+        >>> len(hits)
+        3
     """
 
     def __init__(

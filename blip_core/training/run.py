@@ -11,7 +11,7 @@ from typing import Any
 from blip_core.datasets import Batches, Dataset, open_dataset
 from blip_core.engines import get_engine
 from blip_core.generation.prompts import prompt_tokens
-from blip_core.jobs.one_writer import one_writer
+from blip_core.jobs.writer_lock import one_writer
 from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
@@ -89,7 +89,11 @@ def train(
         OSError: For files that are missing or cannot be written, and where another process trains in the folder.
 
     Example:
-        >>> train("caption", "photos/", "base", "my-captioner", epochs=3, learning_rate=2e-5)  # doctest: +SKIP
+        >>> from blip_core.hub import shipped_model
+        >>> entry = '{"image": "tests/data/emoji/1f98a.png", "caption": "a fox"}'
+        >>> _ = Path("captions.jsonl").write_text(entry)
+        >>> train("caption", "captions.jsonl", shipped_model(), "my-captioner", epochs=1, batch_size=1).step
+        1
     """
     if settings is not None and (options or config is not None):
         raise ValueError("Give all settings, or a config and single ones, not both.")

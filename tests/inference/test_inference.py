@@ -1,6 +1,5 @@
 """Captioner, Answerer, Matcher, Classifier and Explainer, in each engine that is installed."""
 
-import doctest
 import importlib
 import io
 import json
@@ -276,11 +275,3 @@ def test_names_are_imported_when_they_are_used():
     for name in ("Captioner", "Answerer", "Matcher", "Classifier", "Explainer"):
         assert name in blip_core.__all__
         assert getattr(blip_core, name) is getattr(importlib.import_module("blip_core.inference"), name)
-
-
-@pytest.mark.parametrize("name", ["captioner", "answerer", "matcher", "classifier", "explainer"])
-def test_examples_of_docstrings(name, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    result = doctest.testmod(importlib.import_module(f"blip_core.inference.{name}"))
-    assert result.attempted
-    assert not result.failed
