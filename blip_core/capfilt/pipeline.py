@@ -17,7 +17,7 @@ from tqdm import tqdm
 from blip_core.capfilt.cap_filter import CapFilter
 from blip_core.capfilt.decisions import Scoring, decide
 from blip_core.capfilt.items import Item, Line, find_items, fingerprint
-from blip_core.capfilt.near import find_near
+from blip_core.capfilt.near_duplicates import find_near
 from blip_core.capfilt.output_folder import DRY_RUN, OutputFolder
 from blip_core.capfilt.report_page import Summary, write_report
 from blip_core.capfilt.writers import FORMS
@@ -25,6 +25,7 @@ from blip_core.datasets import Dataset
 from blip_core.datasets.spool import group
 from blip_core.jobs.read_ahead import READERS
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, cut, work_through, writing
+from blip_core.tasks import get_task
 from blip_core.validators import choice, number, whole_number
 
 WHOLE = Share()
@@ -87,7 +88,7 @@ def capfilt(
     number("near_duplicates", near_duplicates, above=0, most=1, optional=True)
     choice("to", to, FORMS)
     FORMS[to].check()
-    if dataset.task not in ("caption", "pretrain"):
+    if get_task(dataset.task).parse is not get_task("caption").parse:  # tasks of one parser share their data
         raise ValueError(f"The data set was opened for {dataset.task}, not for caption.")
     if on_ray and isinstance(models, CapFilter):
         raise ValueError("Ray's workers load models themselves: give a function that returns a CapFilter.")

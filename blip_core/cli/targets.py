@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 from blip_core.cli.find_pictures import absolute
 from blip_core.cli.report import json_line, printable
 from blip_core.files import atomic_path, temporary_name
-from blip_core.jobs.one_writer import one_writer
+from blip_core.jobs.writer_lock import one_writer
 
 Entry = dict[str, Any]
 COLUMNS = ("image", "file_name", "caption", "text", "confidence", "log_prob", "tokens", "token_log_probs")

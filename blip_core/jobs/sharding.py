@@ -22,7 +22,7 @@ import numpy as np
 
 from blip_core.datasets.examples import ChangedError
 from blip_core.files import TEMPORARY, differences, read_json, write_json
-from blip_core.jobs.one_writer import LOCK
+from blip_core.jobs.writer_lock import LOCK
 from blip_core.validators import check_settings, number, setting, text, whole_number
 
 SHARD_SIZE = 1000

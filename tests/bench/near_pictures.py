@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from blip_core.capfilt.near import find_near
+from blip_core.capfilt.near_duplicates import find_near
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from blip_core.capfilt import capfilt, near
+from blip_core.capfilt import capfilt, near_duplicates
 from blip_core.datasets import open_dataset
 from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, contents, lines, load
 from tests.helpers.frameworks import INSTALLED
@@ -42,7 +42,7 @@ def plainly(features, limit):
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     stay, found = [], {}
     for at, row in enumerate(rows):
-        first = next((other for other in stay if row @ rows[other] >= limit - near.EDGE), None)
+        first = next((other for other in stay if row @ rows[other] >= limit - near_duplicates.EDGE), None)
         if first is not None:
             found[at] = first
         elif row.any():
@@ -58,18 +58,20 @@ def test_the_first_stays_and_those_like_it_go(monkeypatch, chunk, limit):
     features = middles[noise.integers(0, 20, 300)] + noise.normal(size=(300, 8)) * noise.choice([0, 0.1, 0.5], (300, 1))
     features[[0, 5, 250]] = 0
     features = features.astype(np.float16)
-    monkeypatch.setattr(near, "CHUNK", chunk)
-    found = near.find_near(features, limit)
+    monkeypatch.setattr(near_duplicates, "CHUNK", chunk)
+    found = near_duplicates.find_near(features, limit)
     assert {at: first for at, (first, _) in found.items()} == plainly(features, limit)
     assert 30 < len(found) < 297
-    assert all(cosine >= limit - near.EDGE for _, cosine in found.values())
+    assert all(cosine >= limit - near_duplicates.EDGE for _, cosine in found.values())
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_near_duplicates_are_dropped(models, alike, tmp_path, framework):
+def test_near_duplicates_are_dropped(models, alike, tmp_path, framework, monkeypatch):
     loaded, encoded = load(models, framework), []
-    encode = loaded._encode
-    loaded._encode = lambda model, pixels: (encoded.append(len(pixels)), encode(model, pixels))[1]
+    for used in (loaded.captioner, loaded.matcher):
+        monkeypatch.setattr(
+            used, "encode", lambda pixels, encode=used.encode: (encoded.append(len(pixels)), encode(pixels))[1]
+        )
     dataset = open_dataset(alike, "caption")
     expected = [(str(5 + n), "duplicate", str(1 + n)) for n in range(4)]
     expected += [(str(9 + n), "near-duplicate", str(1 + n)) for n in range(4)]

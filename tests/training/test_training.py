@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from blip_core.generation import GenerationConfig
-from blip_core.jobs.one_writer import BusyError, one_writer
+from blip_core.jobs.writer_lock import BusyError, one_writer
 from blip_core.tasks import TASKS
 from blip_core.training import Settings, train
 from blip_core.training.held_out import Validation

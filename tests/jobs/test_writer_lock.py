@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from blip_core.jobs import one_writer as module
-from blip_core.jobs.one_writer import BusyError, one_writer
+from blip_core.jobs import writer_lock as module
+from blip_core.jobs.writer_lock import BusyError, one_writer
 
 HOLD = """
 import sys
-from blip_core.jobs.one_writer import one_writer
+from blip_core.jobs.writer_lock import one_writer
 with one_writer(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
