@@ -14,7 +14,7 @@ from blip_core.cli import main
 from blip_core.datasets import Batches, Example, open_dataset
 from blip_core.engines import get_engine
 from blip_core.evaluation import Evaluation
-from blip_core.evaluation.common import ALONE, check_model, complete, read_pictures
+from blip_core.evaluation.common import ALONE, complete, read_pictures
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.tasks import TASKS, Task, count_tokens, get_task, register
 from blip_core.training import train
@@ -37,7 +37,6 @@ def inputs(examples, texts, tokenize, prompt, with_targets):
 
 def evaluate(model, processor, dataset, *, batch_size=8, background=None, progress=None, processes=ALONE):
     """How often the caption that the model writes is the right number."""
-    check_model(model, "count")
     problems = list(dataset.problems)
     examples, entries = complete(dataset, "count", problems), []
     tensors = get_engine("pt")
