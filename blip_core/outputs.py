@@ -6,12 +6,19 @@ indices and the tuple. `tokens` are a picture's patches and its class token, `le
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Self
 
 Tensor = Any
 """`torch.Tensor` or `tf.Tensor`."""
+Tensors = tuple[Tensor, ...] | None
+
+
+def output(meaning: str) -> Any:
+    """Return a dataclass field that is None by default; its meaning goes into the docstring of the class."""
+    return field(default=None, metadata={"meaning": meaning})
 
 
 @dataclass
@@ -19,10 +26,16 @@ class ModelOutput:
     """A dataclass of tensors that is also a mapping and a tuple.
 
     Example:
-        >>> output = BlipTextScoresOutput(log_probs=1.0)
-        >>> output.log_probs, output["log_probs"], output[0], output.to_tuple()
+        >>> scores = BlipTextScoresOutput(log_probs=1.0)
+        >>> scores.log_probs, scores["log_probs"], scores[0], scores.to_tuple()
         (1.0, 1.0, 1.0, (1.0,))
     """
+
+    def __init_subclass__(cls) -> None:
+        rows = [(name, row.metadata["meaning"]) for name, row in vars(cls).items() if isinstance(row, Field)]
+        if rows:
+            attributes = "".join(f"\n    {name}: {meaning}" for name, meaning in rows)
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nAttributes:{attributes}\n"
 
     def keys(self) -> tuple[str, ...]:
         """Return the names of the fields that are not None, in order."""
@@ -41,11 +54,20 @@ class ModelOutput:
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
     def map(self, function: Callable[[Any], Any]) -> Self:
-        """Return a copy with the function applied to every tensor, also in tuples and outputs inside."""
+        """Return a copy with the function applied to every tensor, also in tuples and outputs inside.
+
+        Args:
+            function: Called with each tensor, such as `lambda tensor: tensor.cpu()`.
+        """
         return type(self)(**{name: _map(function, value) for name, value in self.items()})
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a field by its name, or the default where it is None or missing."""
+        """Return a field by its name.
+
+        Args:
+            name: The field.
+            default: Returned where the field is None or missing.
+        """
         return getattr(self, name) if name in self else default
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -73,261 +95,167 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
 
 @dataclass
 class BlipVisionOutput(ModelOutput):
-    """What the vision transformer returns.
+    """What the vision transformer returns."""
 
-    Attributes:
-        last_hidden_state: (batch, tokens, width), after the final LayerNorm.
-        pooler_output: (batch, width), that LayerNorm applied once more to the class token.
-        hidden_states: The patch embedding and the output of each block, before the final LayerNorm.
-        attentions: (batch, heads, tokens, tokens) of each block.
-    """
-
-    last_hidden_state: Tensor = None
-    pooler_output: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    last_hidden_state: Tensor = output("(batch, tokens, width), after the final LayerNorm.")
+    pooler_output: Tensor = output("(batch, width), that LayerNorm applied once more to the class token.")
+    hidden_states: Tensors = output("The patch embedding and the output of each block, before the final LayerNorm.")
+    attentions: Tensors = output("(batch, heads, tokens, tokens) of each block.")
 
 
 @dataclass
 class BlipTextOutput(ModelOutput):
-    """What the text transformer returns.
+    """What the text transformer returns."""
 
-    Attributes:
-        last_hidden_state: (batch, length, width).
-        pooler_output: (batch, width), where the model has a pooler.
-        hidden_states: The embeddings and the output of each layer.
-        attentions: (batch, heads, length, keys) of each layer.
-        cross_attentions: (batch, heads, length, encoder states) of each layer.
-    """
-
-    last_hidden_state: Tensor = None
-    pooler_output: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    last_hidden_state: Tensor = output("(batch, length, width).")
+    pooler_output: Tensor = output("(batch, width), where the model has a pooler.")
+    hidden_states: Tensors = output("The embeddings and the output of each layer.")
+    attentions: Tensors = output("(batch, heads, length, keys) of each layer.")
+    cross_attentions: Tensors = output("(batch, heads, length, encoder states) of each layer.")
 
 
 @dataclass
 class BlipTextLMOutput(ModelOutput):
-    """What the text decoder with its language-modelling head returns.
+    """What the text decoder with its language-modelling head returns."""
 
-    Attributes:
-        loss: Scalar, or (batch,) with `reduction="none"`.
-        logits: (batch, length, vocabulary).
-        hidden_states, attentions, cross_attentions: As in `BlipTextOutput`.
-    """
-
-    loss: Tensor = None
-    logits: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor = output('Scalar, or (batch,) with `reduction="none"`.')
+    logits: Tensor = output("(batch, length, vocabulary).")
+    hidden_states: Tensors = output("As in `BlipTextOutput`.")
+    attentions: Tensors = output("As in `BlipTextOutput`.")
+    cross_attentions: Tensors = output("As in `BlipTextOutput`.")
 
 
 @dataclass
 class BlipOutput(ModelOutput):
-    """What `BlipModel` returns.
+    """What `BlipModel` returns."""
 
-    Attributes:
-        loss: Contrastive loss, scalar.
-        logits_per_image: (images, texts), scaled cosine similarities.
-        logits_per_text: (texts, images), its transpose.
-        text_embeds, image_embeds: (batch, projection_dim), L2-normalised.
-        text_model_output, vision_model_output: What the two transformers returned.
-    """
-
-    loss: Tensor = None
-    logits_per_image: Tensor = None
-    logits_per_text: Tensor = None
-    text_embeds: Tensor = None
-    image_embeds: Tensor = None
-    text_model_output: BlipTextOutput | None = None
-    vision_model_output: BlipVisionOutput | None = None
+    loss: Tensor = output("Contrastive loss, scalar.")
+    logits_per_image: Tensor = output("(images, texts), scaled cosine similarities.")
+    logits_per_text: Tensor = output("(texts, images), its transpose.")
+    text_embeds: Tensor = output("(texts, projection_dim), L2-normalised.")
+    image_embeds: Tensor = output("(images, projection_dim), L2-normalised.")
+    text_model_output: BlipTextOutput | None = output("What the text transformer returned.")
+    vision_model_output: BlipVisionOutput | None = output("What the vision transformer returned.")
 
 
 @dataclass
 class BlipForConditionalGenerationOutput(ModelOutput):
-    """What a captioner returns.
+    """What a captioner returns."""
 
-    Attributes:
-        loss: Language-modelling loss, scalar.
-        logits: (batch, length, vocabulary).
-        image_embeds: (batch, tokens, width), to be used again in place of the picture.
-        last_hidden_state, hidden_states, attentions: The vision encoder's.
-        decoder_hidden_states, decoder_attentions, cross_attentions: The text decoder's.
-    """
-
-    loss: Tensor = None
-    logits: Tensor = None
-    image_embeds: Tensor = None
-    last_hidden_state: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    decoder_hidden_states: tuple[Tensor, ...] | None = None
-    decoder_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor = output("Language-modelling loss, scalar.")
+    logits: Tensor = output("(batch, length, vocabulary).")
+    image_embeds: Tensor = output("(batch, tokens, width), which can be passed again in place of the picture.")
+    last_hidden_state: Tensor = output("As `image_embeds`.")
+    hidden_states: Tensors = output("The vision encoder's.")
+    attentions: Tensors = output("The vision encoder's.")
+    decoder_hidden_states: Tensors = output("The text decoder's.")
+    decoder_attentions: Tensors = output("The text decoder's.")
+    cross_attentions: Tensors = output("The text decoder's.")
 
 
 @dataclass
 class BlipForQuestionAnsweringOutput(ModelOutput):
-    """What a question answerer returns.
+    """What a question answerer returns."""
 
-    Attributes:
-        loss: Language-modelling loss, scalar.
-        image_embeds: (batch, tokens, width).
-        last_hidden_state, hidden_states, attentions: The vision encoder's.
-        logits: (answers, length, vocabulary).
-        question_embeds: (batch, length, text width), the states that the answer decoder attends to.
-        decoder_hidden_states, decoder_attentions, cross_attentions: The answer decoder's.
-    """
-
-    loss: Tensor = None
-    image_embeds: Tensor = None
-    last_hidden_state: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    logits: Tensor = None
-    question_embeds: Tensor = None
-    decoder_hidden_states: tuple[Tensor, ...] | None = None
-    decoder_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor = output("Language-modelling loss, scalar.")
+    image_embeds: Tensor = output("(batch, tokens, width).")
+    last_hidden_state: Tensor = output("As `image_embeds`.")
+    hidden_states: Tensors = output("The vision encoder's.")
+    attentions: Tensors = output("The vision encoder's.")
+    logits: Tensor = output("(answers, length, vocabulary).")
+    question_embeds: Tensor = output("(batch, length, text width), the states that the answer decoder attends to.")
+    decoder_hidden_states: Tensors = output("The answer decoder's.")
+    decoder_attentions: Tensors = output("The answer decoder's.")
+    cross_attentions: Tensors = output("The answer decoder's.")
 
 
 @dataclass
 class BlipForImageTextRetrievalOutput(ModelOutput):
     """What a matching model returns.
 
-    Attributes:
-        itm_score: With the matching head logits (pairs, 2), index 1 meaning "they match"; in training (3 batch, 2) of
-            the matching pairs, of the texts with wrong pictures and of the pictures with wrong texts. Without the head
-            cosine similarities (images, texts).
-        loss: In training `loss_itc` + `loss_itm`, scalars.
-        image_embeds: (batch, tokens, width).
-        last_hidden_state, hidden_states, vision_pooler_output, attentions: The vision encoder's.
-        question_embeds: (texts, length, text width), the text encoder's last states.
-        text_hidden_states, text_attentions, cross_attentions: The text encoder's.
+    `itm_score` holds logits (pairs, 2) of the matching head, index 1 meaning "they match". In training there are
+    3 x batch pairs: the matching ones, the texts with wrong pictures, and the pictures with wrong texts. Without the
+    head it holds cosine similarities (images, texts).
     """
 
-    itm_score: Tensor = None
-    loss: Tensor = None
-    loss_itc: Tensor = None
-    loss_itm: Tensor = None
-    image_embeds: Tensor = None
-    last_hidden_state: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    vision_pooler_output: Tensor = None
-    attentions: tuple[Tensor, ...] | None = None
-    question_embeds: Tensor = None
-    text_hidden_states: tuple[Tensor, ...] | None = None
-    text_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    itm_score: Tensor = output("See above.")
+    loss: Tensor = output("In training `loss_itc` + `loss_itm`, scalars.")
+    loss_itc: Tensor = output("Contrastive loss.")
+    loss_itm: Tensor = output("Matching loss.")
+    image_embeds: Tensor = output("(batch, tokens, width).")
+    last_hidden_state: Tensor = output("As `image_embeds`.")
+    hidden_states: Tensors = output("The vision encoder's.")
+    vision_pooler_output: Tensor = output("The vision encoder's.")
+    attentions: Tensors = output("The vision encoder's.")
+    question_embeds: Tensor = output("(texts, length, text width), the text encoder's last states.")
+    text_hidden_states: Tensors = output("The text encoder's.")
+    text_attentions: Tensors = output("The text encoder's.")
+    cross_attentions: Tensors = output("The text encoder's.")
 
 
 @dataclass
 class BlipFeaturesOutput(ModelOutput):
-    """Features by token, of which the first stands for the whole. Those at the padding of a text mean nothing.
+    """Features of every token; the first token's stand for the whole. Those at the padding of a text mean nothing.
 
-    Attributes:
-        image_embeds: (pictures, tokens, vision width), of pictures alone.
-        image_embeds_proj: (pictures, tokens, image_text_hidden_size), their projections, L2-normalised; those of the
-            first token can be compared with the texts'.
-        text_embeds: (texts, length, text width), of texts alone.
-        text_embeds_proj: (texts, length, image_text_hidden_size), their projections, L2-normalised.
-        multimodal_embeds: (texts, length, text width), of texts grounded in pictures.
+    The projections of a picture's and a text's first token can be compared with each other.
     """
 
-    image_embeds: Tensor = None
-    image_embeds_proj: Tensor = None
-    text_embeds: Tensor = None
-    text_embeds_proj: Tensor = None
-    multimodal_embeds: Tensor = None
+    image_embeds: Tensor = output("(pictures, tokens, vision width), of pictures alone.")
+    image_embeds_proj: Tensor = output("(pictures, tokens, image_text_hidden_size), projected and L2-normalised.")
+    text_embeds: Tensor = output("(texts, length, text width), of texts alone.")
+    text_embeds_proj: Tensor = output("(texts, length, image_text_hidden_size), projected and L2-normalised.")
+    multimodal_embeds: Tensor = output("(texts, length, text width), of texts grounded in pictures.")
 
 
 @dataclass
 class BlipForNLVROutput(ModelOutput):
     """What the model that judges a sentence on two pictures returns.
 
-    Attributes:
-        loss: Cross-entropy, scalar.
-        logits: (batch, 2), index 1 meaning "true".
-        image_embeds: (batch, 2, tokens, width).
-        hidden_states, attentions: The vision encoder's, of 2 x batch pictures.
-        text_hidden_states, text_attentions: The text encoder's.
-        cross_attentions: (batch, heads, length, keys); keys are the tokens of the first picture, then of the second.
+    Keys of `cross_attentions` are the tokens of the first picture, then those of the second.
     """
 
-    loss: Tensor = None
-    logits: Tensor = None
-    image_embeds: Tensor = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    text_hidden_states: tuple[Tensor, ...] | None = None
-    text_attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor = output("Cross-entropy, scalar.")
+    logits: Tensor = output('(batch, 2), index 1 meaning "true".')
+    image_embeds: Tensor = output("(batch, 2, tokens, width).")
+    hidden_states: Tensors = output("The vision encoder's, of 2 x batch pictures.")
+    attentions: Tensors = output("The vision encoder's, of 2 x batch pictures.")
+    text_hidden_states: Tensors = output("The text encoder's.")
+    text_attentions: Tensors = output("The text encoder's.")
+    cross_attentions: Tensors = output("(batch, heads, length, keys) of each layer.")
 
 
 @dataclass
 class BlipForPreTrainingOutput(ModelOutput):
-    """What pre-training returns.
+    """What pre-training returns."""
 
-    Attributes:
-        loss: `loss_itc` + `loss_itm` + `loss_lm`, scalars.
-        itm_score: (3 batch, 2), as in `BlipForImageTextRetrievalOutput`.
-        logits: (batch, length, vocabulary) of the decoder.
-        image_embeds: (batch, tokens, width).
-    """
-
-    loss: Tensor = None
-    loss_itc: Tensor = None
-    loss_itm: Tensor = None
-    loss_lm: Tensor = None
-    itm_score: Tensor = None
-    logits: Tensor = None
-    image_embeds: Tensor = None
+    loss: Tensor = output("`loss_itc` + `loss_itm` + `loss_lm`, scalars.")
+    loss_itc: Tensor = output("Contrastive loss.")
+    loss_itm: Tensor = output("Matching loss.")
+    loss_lm: Tensor = output("Language-modelling loss.")
+    itm_score: Tensor = output("(3 x batch, 2), as in `BlipForImageTextRetrievalOutput`.")
+    logits: Tensor = output("(batch, length, vocabulary) of the decoder.")
+    image_embeds: Tensor = output("(batch, tokens, width).")
 
 
 @dataclass
 class BlipTextScoresOutput(ModelOutput):
-    """How likely texts are; items are pictures, or pictures with questions.
+    """How likely texts are, for each item: a picture, or a picture with a question. Logarithms are natural."""
 
-    Attributes:
-        log_probs: float32 (items, texts), natural logarithm, the end token included.
-        token_log_probs: float32 (items, texts, length - 1), of each token after the first; NaN after the end.
-    """
-
-    log_probs: Tensor = None
-    token_log_probs: Tensor = None
+    log_probs: Tensor = output("float32 (items, texts), the end token included.")
+    token_log_probs: Tensor = output("float32 (items, texts, length - 1), each token after the first; NaN at padding.")
 
 
 @dataclass
 class BlipRankedAnswersOutput(ModelOutput):
-    """Answers of a list, best first.
+    """Answers of a list, best first."""
 
-    Attributes:
-        best: int64 (questions,), the index of the best answer.
-        indices: int64 (questions, k), those of all candidates.
-        scores: (questions, k), minus the training loss of each, by which they are ordered.
-        log_probs: (questions, k), their log-probabilities.
-    """
-
-    best: Tensor = None
-    indices: Tensor = None
-    scores: Tensor = None
-    log_probs: Tensor = None
+    best: Tensor = output("int64 (questions,), the index of the best answer.")
+    indices: Tensor = output("int64 (questions, k), those of all candidates.")
+    scores: Tensor = output("(questions, k), minus the training loss of each, by which they are ordered.")
+    log_probs: Tensor = output("(questions, k), their log-probabilities.")
 
 
-OUTPUTS = (
-    BlipVisionOutput,
-    BlipTextOutput,
-    BlipTextLMOutput,
-    BlipOutput,
-    BlipForConditionalGenerationOutput,
-    BlipForQuestionAnsweringOutput,
-    BlipForImageTextRetrievalOutput,
-    BlipFeaturesOutput,
-    BlipForNLVROutput,
-    BlipForPreTrainingOutput,
-    BlipTextScoresOutput,
-    BlipRankedAnswersOutput,
+OUTPUTS = tuple(
+    found for found in list(globals().values()) if isinstance(found, type) and ModelOutput in found.__bases__
 )
 """All classes of outputs, which each backend registers as pytrees."""

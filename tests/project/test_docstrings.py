@@ -2,10 +2,12 @@
 
 import doctest
 import importlib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from blip_core.outputs import OUTPUTS
 from tests.helpers.frameworks import INSTALLED
 
 ROOT = Path(__file__).parents[2]
@@ -32,3 +34,9 @@ def test_examples_run(file, tmp_path, monkeypatch):
     result = doctest.testmod(importlib.import_module(".".join(file.with_suffix("").parts)))
     assert result.attempted
     assert not result.failed
+
+
+@pytest.mark.parametrize("kind", OUTPUTS, ids=lambda kind: kind.__name__)
+def test_outputs_describe_each_field(kind):
+    attributes = kind.__doc__.partition("\n\nAttributes:\n")[2]
+    assert [line.split(":")[0].strip() for line in attributes.splitlines()] == [row.name for row in fields(kind)]
