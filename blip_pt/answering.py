@@ -1,7 +1,6 @@
 """Visual question answering: pictures and questions -> answers.
 
-Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
-width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B questions, L tokens, W text width, A answers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class BlipForQuestionAnswering(BlipImageModel):
     """Visual question answering: the question is encoded with the picture, the answer decoded from the question.
 
     Source: the original's `BLIP_VQA`. The answer decoder attends to the question's states, so its cross-attention is
-    of the text width.
+    of the text width. The arguments that methods share are described in `BlipImageModel`.
     """
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
@@ -56,7 +55,11 @@ class BlipForQuestionAnswering(BlipImageModel):
         attention_mask: Tensor | None,
         **outputs: Any,
     ) -> tuple[BlipVisionOutput, Tensor]:
-        """Encode pictures, and questions (B, L) grounded in them, as states (B, L, W)."""
+        """Encode pictures, and questions grounded in them.
+
+        Returns:
+            What the vision encoder returned, and the questions' states (B, L, W), which the decoder reads.
+        """
         texts = (self.text_encoder, input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         ids, embeds = self.grounded_ids(input_ids), vision.last_hidden_state
@@ -65,7 +68,14 @@ class BlipForQuestionAnswering(BlipImageModel):
     def given_answers(
         self, input_ids: Tensor | None, answer_ids: Tensor | None, answer_attention_mask: Tensor | None
     ) -> tuple[Tensor, Texts]:
-        """Return questions and the tokens of answers to choose from; raises `ValueError` for missing or wrong ones."""
+        """Check questions (B, L) and answers to choose from (A, length).
+
+        Returns:
+            The questions, and the tokens of each answer.
+
+        Raises:
+            ValueError: If questions or answers are missing, or an answer has no tokens.
+        """
         answers = given_texts(answer_ids, "answers as answer_ids, the question")
         return given_texts(input_ids, "question"), token_lists(self.text_decoder, answers, answer_attention_mask)
 
@@ -91,23 +101,15 @@ class BlipForQuestionAnswering(BlipImageModel):
         mean over tokens.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
             input_ids: Questions (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             labels: Answers (A, length) with -100 on the padding.
             decoder_input_ids: What the decoder reads (A, length): the labels with `[DEC]` first unless given.
             decoder_attention_mask: (A, length), 1 for tokens and 0 for padding.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
             answer_counts: How many answers each question has (B,); one unless given.
             answer_weights: The weight of each answer (A,); equal ones of sum 1 for each question unless given.
-            output_hidden_states, output_attentions: Return these of all layers as well.
 
         Returns:
             `logits` (A, length, V), `question_embeds` (B, L, W) and, with labels, `loss`.
-
-        Raises:
-            ValueError: If arguments do not fit the model or each other; before anything is computed.
         """
         input_ids = given_texts(input_ids, "question")
         if decoder_input_ids is None:
@@ -168,7 +170,15 @@ class BlipForQuestionAnswering(BlipImageModel):
         stream: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Tensor | GenerationOutput:
-        """Answer questions (B, L); further arguments as of `BlipForConditionalGeneration.generate`."""
+        """Answer questions.
+
+        Args:
+            input_ids: Questions (B, L).
+            generation_config, seed, stream, **options: As of `BlipForConditionalGeneration.generate`.
+
+        Returns:
+            int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
+        """
         with evaluating(self):
             input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
             prompts = prepare(self.text_decoder, input_ids.shape[0], None, None, config, options, seed, stream)
@@ -190,8 +200,8 @@ class BlipForQuestionAnswering(BlipImageModel):
         """Say how likely each of many answers is to each question.
 
         Args:
-            input_ids, attention_mask: Questions (B, L) and their mask.
-            answer_ids, answer_attention_mask: Answers (answers, length), `[CLS] ... [SEP]` and padding, and their mask.
+            input_ids: Questions (B, L).
+            answer_ids, answer_attention_mask: Answers (A, length), `[CLS] ... [SEP]` and padding, and their mask.
 
         Returns:
             Log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
@@ -217,8 +227,8 @@ class BlipForQuestionAnswering(BlipImageModel):
         """Choose from a list of answers, the same for all questions. Source: the original's `rank_answer`.
 
         Args:
-            input_ids, attention_mask: Questions (B, L) and their mask.
-            answer_ids, answer_attention_mask: Answers (answers, length), `[CLS] ... [SEP]` and padding, and their mask.
+            input_ids: Questions (B, L).
+            answer_ids, answer_attention_mask: Answers (A, length), `[CLS] ... [SEP]` and padding, and their mask.
             k: How many answers, those whose first token is the most likely, are ordered by their loss.
 
         Returns:

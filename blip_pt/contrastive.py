@@ -1,7 +1,6 @@
 """`BlipModel`: contrastive features of pictures and texts, as Hugging Face defined them.
 
-Shapes: B texts (or pairs), L tokens, W text width, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision
-width), the vision encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class BlipModel(BlipImageModel):
     """Contrastive features of pictures and texts through poolers and projections, as Hugging Face defined them.
 
     Deprecated there and here: no published checkpoint trains its projections. `BlipForImageTextRetrieval` has the
-    features that can be compared.
+    features that can be compared. The arguments that methods share are described in `BlipImageModel`.
     """
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
@@ -78,13 +77,8 @@ class BlipModel(BlipImageModel):
         """Compare all pictures with all texts.
 
         Args:
-            pixel_values: Pictures (pictures, 3, height, width), float, normalised by `BlipImageProcessor`.
-            input_ids: Texts (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             position_ids: (B, L) or (L,), counted from 0 unless given.
             return_loss: Add the contrastive loss of matching pairs; needs as many pictures as texts.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            output_hidden_states, output_attentions: Return these of all layers as well.
 
         Returns:
             `logits_per_text` (texts, pictures), `logits_per_image`, `text_embeds` and `image_embeds`, and what both

@@ -1,7 +1,6 @@
 """Captioning: pictures -> text.
 
-Shapes: B texts (or pairs), L tokens, V vocabulary, T image tokens. `image_embeds` (B or 1, T, vision width), the vision
-encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B captions, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -33,7 +32,10 @@ from blip_tf.vision import TFBlipVisionModel
 
 @keras.saving.register_keras_serializable("blip")
 class TFBlipForConditionalGeneration(TFBlipImageModel):
-    """Captioning: a vision encoder and a text decoder that attends to it. Source: the original's `BLIP_Decoder`."""
+    """Captioning: a vision encoder and a text decoder that attends to it. Source: the original's `BLIP_Decoder`.
+
+    The arguments that methods share are described in `TFBlipImageModel`.
+    """
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
@@ -67,20 +69,11 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         warning says if it is another.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
             input_ids: Captions (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             labels: The captions (B, L) with -100 on the prompt and the padding.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
-            output_hidden_states, output_attentions: Return these of all layers as well.
-            training: Use dropout and stochastic depth, as `fit` does.
 
         Returns:
             `logits` (B, L, V) and, with labels, `loss`, the mean over the remaining tokens.
-
-        Raises:
-            ValueError: If arguments do not fit the model or each other; before anything is computed.
         """
         outputs: dict[str, Any] = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
@@ -126,12 +119,8 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         Each picture's caption is the same alone and in any batch.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
             input_ids: Prompts (B, L) to continue, `[CLS] a picture of [SEP]` and padding. Without them captions begin
                 with the prompt that the model was trained with, if `generation_config.prompt_ids` has it.
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
             generation_config: Options in place of the model's own `generation_config`.
             seed: Fixes the samples; one for all pictures or one of each.
             stream: Called with (item, token) for each new token at once.
@@ -157,11 +146,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         """Say how likely each of many texts is as the caption of each picture.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
             input_ids: Texts (texts, L), `[CLS] ... [SEP]` and padding; the first token becomes `[DEC]`.
-            attention_mask: (texts, L), 1 for tokens and 0 for padding.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
 
         Returns:
             Log-probabilities of each token and in sum, see `BlipTextScoresOutput`. Common beginnings are read once.
@@ -186,11 +171,12 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
     ) -> Tensor:
         """Map where in its picture the model looks as it predicts each token of a caption.
 
-        Grad-CAM is that of the caption's log-probability; the rest as `BlipForImageTextRetrieval.explain`.
+        Grad-CAM is that of the caption's log-probability.
 
         Args:
             input_ids: Captions (B, L) of the processor or of `generate`; the first token becomes `[DEC]`, which is not
                 predicted and has a map of 0, like padding.
+            layer, method, grid: As of `TFBlipForImageTextRetrieval.explain`.
 
         Returns:
             Maps float32 (B, L, rows, columns).

@@ -1,7 +1,6 @@
 """`TFBlipModel`: contrastive features of pictures and texts, as Hugging Face defined them.
 
-Shapes: B texts (or pairs), L tokens, T image tokens. `image_embeds` (B or 1, T, vision width), the vision encoder's
-output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class TFBlipModel(TFBlipImageModel):
     """Contrastive features of pictures and texts through poolers and projections, as Hugging Face defined them.
 
     Deprecated there and here: no published checkpoint trains its projections. `TFBlipForImageTextRetrieval` has the
-    features that can be compared.
+    features that can be compared. The arguments that methods share are described in `TFBlipImageModel`.
     """
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
@@ -80,14 +79,8 @@ class TFBlipModel(TFBlipImageModel):
         """Compare all pictures with all texts.
 
         Args:
-            pixel_values: Pictures (pictures, 3, height, width), float, normalised by `BlipImageProcessor`.
-            input_ids: Texts (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             position_ids: (B, L) or (L,), counted from 0 unless given.
             return_loss: Add the contrastive loss of matching pairs; needs as many pictures as texts.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            output_hidden_states, output_attentions: Return these of all layers as well.
-            training: Use dropout and stochastic depth, as `fit` does.
 
         Returns:
             `logits_per_text` (texts, pictures), `logits_per_image`, `text_embeds` and `image_embeds`, and what both

@@ -1,7 +1,6 @@
-"""What all models that look at pictures share.
+"""What the models share that look at pictures.
 
-Shapes: B texts (or pairs), L tokens, T image tokens. `image_embeds` (B or 1, T, vision width), the vision encoder's
-output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: B texts (or pairs), L tokens, T image tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +20,19 @@ from blip_tf.vision import TFBlipVisionModel
 
 
 class TFBlipImageModel(TFBlipPreTrainedModel):
-    """A model with a vision encoder."""
+    """A model with a vision encoder.
+
+    Arguments that the methods of all heads share:
+        pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
+        image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
+        interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
+        input_ids: Token ids (B, L) of texts, integers, as `BlipProcessor` makes them.
+        attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
+        output_hidden_states, output_attentions: Return these of all layers as well.
+        training: Use dropout and stochastic depth, as `fit` does.
+
+    Those that do not fit the model or each other raise a `ValueError`, before anything is computed.
+    """
 
     config: BlipConfig
     vision_model: TFBlipVisionModel

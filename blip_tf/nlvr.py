@@ -1,7 +1,6 @@
 """NLVR2: is a sentence true of two pictures?
 
-Shapes: B sentences, L tokens, T image tokens. `image_embeds` (B, 2, T, vision width), the vision encoder's output,
-may stand in place of `pixel_values` (B, 2, 3, height, width).
+Shapes: B sentences, L tokens, T image tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ class TFBlipPairTextModel(TFBlipTextModel):
 class TFBlipForNLVR(TFBlipImageModel):
     """Two pictures and a sentence -> false or true. Source: the original's `BLIP_NLVR`.
 
-    A checkpoint of a model of one picture fills both branches of the cross-attention.
+    A checkpoint of a model of one picture fills both branches of the cross-attention. The arguments that methods share
+    are described in `TFBlipImageModel`.
     """
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
@@ -60,14 +60,9 @@ class TFBlipForNLVR(TFBlipImageModel):
         """Judge whether sentences are true of pairs of pictures.
 
         Args:
-            pixel_values: Pairs of pictures (B, 2, 3, height, width), float, normalised by `BlipImageProcessor`.
+            pixel_values: Pairs of pictures (B, 2, 3, height, width), or image_embeds (B, 2, T, vision width).
             input_ids: Sentences (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             labels: (B,), 1 for true and 0 for false.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B, 2, T, vision width).
-            output_hidden_states, output_attentions: Return these of all layers as well.
-            training: Use dropout and stochastic depth, as `fit` does.
 
         Returns:
             `logits` (B, 2), index 1 for "true", and with labels `loss`, the mean cross-entropy.
