@@ -1,11 +1,11 @@
 """Contrastive training: momentum encoders, queues of their features, a learned temperature, and the losses.
 
-Shapes: b pairs of this process, B of all processes, Q features in a queue, F their width.
+Shapes: b pairs of this process, B of all processes, L tokens, T image tokens, Q features in a queue, F their width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +32,20 @@ PAIRS = (
 """The parts of a model and their momentum copies."""
 
 
+class PairBatch(NamedTuple):
+    """Pictures (b, 3, height, width) to train on, and a text (b, L) of each.
+
+    `image_ids` (b,) are the same where the pictures are; `noise` (2, b), in [0, 1), chooses the negatives.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    interpolate_pos_encoding: bool
+    image_ids: Tensor
+    noise: Tensor | None
+
+
 class TFBlipMomentumModel(TFBlipImageModel):
     """A model with comparable features of pictures and texts, and what their training needs.
 
@@ -40,15 +54,16 @@ class TFBlipMomentumModel(TFBlipImageModel):
     model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
     """
 
-    text_encoder: TFBlipTextModel
-    vision_proj: Linear
-    text_proj: Linear
-    itm_head: Linear
     pointer_name: str
     queues_ids: bool
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
+        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        self.itm_head = Linear(config.text_config.hidden_size, 2)
         self.has_momentum = False
 
     def make_momentum(self) -> None:
@@ -207,25 +222,19 @@ class TFBlipMomentumModel(TFBlipImageModel):
         return (losses[0] + losses[1]) / 2
 
     def contrast(
-        self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        interpolate_pos_encoding: bool,
-        image_ids: Tensor,
-        alpha: float | Tensor,
-        training: bool = False,
+        self, batch: PairBatch, alpha: float | Tensor, training: bool = False
     ) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
         """The first half of a training step: encode pairs, compute ITC, in training let momentum and queues follow.
 
         Returns image embeddings (b, T, width), features (b, F) of pictures and of texts, the same by the momentum
         encoders, and the loss.
         """
+        pixel_values, input_ids, attention_mask, interpolate, image_ids, _ = batch
         if training:
             self.prepare_step()
-        embeds = self.encode_image(pixel_values, None, interpolate_pos_encoding, training=training).last_hidden_state
+        embeds = self.encode_image(pixel_values, None, interpolate, training=training).last_hidden_state
         features = self.features(embeds, input_ids, attention_mask, training)
-        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, training)
+        momentum = self.momentum_features(pixel_values, input_ids, attention_mask, interpolate, training)
         loss = self.contrastive_loss(features, momentum, image_ids, alpha)
         if training:
             self.enqueue(gather(momentum[0]), gather(momentum[1]), gather(image_ids))
@@ -252,23 +261,18 @@ class TFBlipMomentumModel(TFBlipImageModel):
         )
 
     def matching_loss(
-        self,
-        embeds: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        weights: tuple[Tensor, Tensor],
-        noise: Tensor | None,
-        training: bool = False,
+        self, batch: PairBatch, embeds: Tensor, weights: tuple[Tensor, Tensor], training: bool = False
     ) -> tuple[Tensor, Tensor]:
         """ITM: tell matching pairs from hard negatives, a picture chosen for each text and a text for each picture.
 
-        `weights` (b, B) are those of `negative_weights`, `noise` (2, b) the random numbers in [0, 1) to choose by.
-        Returns the loss and the logits (3 b, 2).
+        `embeds` (b, T, width) are the pictures', `weights` (b, B) those of `negative_weights`. Returns the loss and the
+        logits (3 b, 2).
         """
+        _, input_ids, mask, _, _, noise = batch
         count = sizes(embeds)[0]
         noise = tf.random.uniform((2, count)) if noise is None else tf.convert_to_tensor(noise)
         pictures = lookup(self.candidates(embeds), draw(weights[0], noise[0]))
-        mask = tf.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = tf.ones_like(input_ids) if mask is None else mask
         input_ids, mask = same_length(input_ids, mask, self.config.text_config.pad_token_id)
         chosen = draw(weights[1], noise[1])
         ids = tf.concat([input_ids, input_ids, tf.gather(self.candidates(input_ids), chosen)], axis=0)  # (3 b, L)
@@ -279,18 +283,11 @@ class TFBlipMomentumModel(TFBlipImageModel):
         labels = tf.concat([tf.ones(count, tf.int32), tf.zeros(2 * count, tf.int32)], axis=0)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits))), logits
 
-    def check_training(
-        self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        interpolate_pos_encoding: bool,
-        image_ids: Tensor,
-        noise: Tensor | None,
-    ) -> None:
+    def check_training(self, batch: PairBatch) -> None:
         """Raise `ValueError` for batches that cannot be trained on."""
+        pixel_values, input_ids, attention_mask, interpolate, image_ids, noise = batch
         check_momentum(self.has_momentum, type(self).__name__)
-        pictures, texts = self.check_pictures(pixel_values, None, interpolate_pos_encoding), input_ids.shape[0]
+        pictures, texts = self.check_pictures(pixel_values, None, interpolate), input_ids.shape[0]
         check_pair_batch(pictures, texts, None if noise is None else noise.shape)
         self.check_grounded(pictures, self.text_encoder, input_ids, attention_mask)
         groups = 1 if self.config.negative_all_rank else processes()[1]

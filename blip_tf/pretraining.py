@@ -1,6 +1,6 @@
 """Pre-training: contrast, matching and language modelling on one pass over the pictures.
 
-Shapes: b pairs of this process, B of all processes, L tokens, V vocabulary.
+Shapes: b pairs of this process, B of all processes, L tokens, Q places of a queue, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from blip_core.parameters.initial_values import NO_ID
 from blip_tf.distributed import mean_over_processes
 from blip_tf.image_model import begin_with
 from blip_tf.language_model import TFBlipTextLMHeadModel
-from blip_tf.momentum import TFBlipMomentumModel, pair_ids
-from blip_tf.nn import Linear
-from blip_tf.text import TFBlipTextModel
-from blip_tf.vision import TFBlipVisionModel
+from blip_tf.momentum import PairBatch, TFBlipMomentumModel, pair_ids
 
 FLOOR = 1e-4  # added to the probabilities by which negatives are chosen
 
@@ -28,7 +25,8 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
     """The model of pre-training, from which all others are fine-tuned.
 
     The text encoder and decoder share everything but their self-attention. The training state is always there.
-    Source: the original's `BLIP_Pretrain`; BLIP section 3.2.
+    Source: the original's `BLIP_Pretrain`; BLIP section 3.2. The arguments that methods share are described in
+    `TFBlipImageModel`.
     """
 
     pointer_name = "queue_ptr"
@@ -36,12 +34,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
 
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
-        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
-        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
         self.text_decoder = TFBlipTextLMHeadModel(config.text_config, shared=self.text_encoder, initialize=False)
-        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
-        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        self.itm_head = Linear(config.text_config.hidden_size, 2)
         self.make_momentum()
         if initialize:
             self.initialize()
@@ -62,16 +55,12 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         With `training=True` each such call is a step of the momentum encoders and the queues, which keep no ids.
 
         Args:
-            pixel_values: Pictures (B, 3, height, width), float, normalised by `BlipImageProcessor`.
             input_ids: Texts (B, L), `[CLS] ... [SEP]` and padding. The first token becomes `config.enc_token_id`, where
                 that is set, for matching, and `[DEC]` for language modelling.
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
             alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
             noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
             image_ids: Whole numbers (B,) but -100, the same for pairs that are no negatives of each other. Unless
                 given, all pairs are, as in the original.
-            training: Use dropout and stochastic depth, as `fit` does.
 
         Returns:
             `loss`, `loss_itc`, `loss_itm`, `loss_lm`, `itm_score` (3 B, 2) and `logits` (B, L, V).
@@ -81,11 +70,11 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         """
         input_ids, pixel_values = given_texts(input_ids), given_pictures(pixel_values)
         image_ids = pair_ids(image_ids, input_ids)
-        batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
-        self.check_training(*batch, noise)
-        embeds, features, momentum, loss_itc = self.contrast(*batch, alpha, training)
+        batch = PairBatch(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids, noise)
+        self.check_training(batch)
+        embeds, features, momentum, loss_itc = self.contrast(batch, alpha, training)
         weights = self.negative_weights(features, momentum, image_ids, FLOOR)
-        loss_itm, score = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
+        loss_itm, score = self.matching_loss(batch, embeds, weights, training)
         loss_lm, logits = self.language_loss(embeds, input_ids, attention_mask, training)
         return BlipForPreTrainingOutput(
             loss=loss_itc + loss_itm + loss_lm,
@@ -98,6 +87,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         )
 
     def queued_ids(self) -> Tensor:
+        """Return ids (Q,) that match no picture: the queues of pre-training keep none."""
         return tf.fill([self.image_queue.shape[1]], tf.constant(NO_ID, tf.int64))
 
     def language_loss(

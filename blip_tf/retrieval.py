@@ -1,7 +1,6 @@
 """Matching pictures with texts, and the features to do so at scale.
 
-Shapes: B texts (or pairs), L tokens, W text width, T image tokens. `image_embeds` (B or 1, T, vision width), the vision
-encoder's output, may stand in place of `pixel_values` (B or 1, 3, height, width).
+Shapes: b pairs of this process, B texts (or pairs), L tokens, W text width, T image tokens, F features.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ from blip_core.inference.labels import check_label_features, check_mode, check_t
 from blip_core.parameters.initial_values import TEMPERATURE
 from blip_tf.distributed import raw
 from blip_tf.explaining import attention_maps
-from blip_tf.momentum import TFBlipMomentumModel, pair_ids
-from blip_tf.nn import Linear, normalize, wide
-from blip_tf.text import TFBlipTextModel
-from blip_tf.vision import TFBlipVisionModel
+from blip_tf.momentum import PairBatch, TFBlipMomentumModel, pair_ids
+from blip_tf.nn import normalize, wide
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -32,6 +29,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
 
     It is trained by both (see `docs/objectives.md`), with `start_momentum()` or `momentum=True` before the first step.
     Source: the original's `BLIP_ITM` and `BLIP_Retrieval`.
+
+    The arguments that methods share are described in `TFBlipImageModel`.
     """
 
     pointer_name = "ptr_queue"
@@ -39,11 +38,6 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
 
     def __init__(self, config: BlipConfig, *, momentum: bool = False, initialize: bool = True):
         super().__init__(config)
-        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
-        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
-        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        self.itm_head = Linear(config.text_config.hidden_size, 2)
         if momentum:
             self.make_momentum()
         if initialize:
@@ -69,17 +63,10 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         With `training=True` each such call is a step of the momentum encoders and the queues.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
-            input_ids: Texts (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             use_itm_head: Score by the matching head (ITM), or by cosine similarity (ITC).
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
-            output_hidden_states, output_attentions: Return these of all layers as well.
             image_ids: Whole numbers (B,) but -100, the same for pairs with the same picture: train.
             alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
             noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
-            training: Use dropout and stochastic depth, as `fit` does.
 
         Returns:
             `itm_score`: logits (B, 2), index 1 for "they match", or similarities (pictures, texts); in training `loss`
@@ -91,16 +78,9 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         input_ids = given_texts(input_ids)
         if image_ids is not None:
             check_only_losses(image_embeds, use_itm_head, output_hidden_states, output_attentions)
-            return self.fine_tune(
-                given_pictures(pixel_values),
-                input_ids,
-                attention_mask,
-                interpolate_pos_encoding,
-                image_ids,
-                alpha,
-                noise,
-                training,
-            )
+            pixel_values, image_ids = given_pictures(pixel_values), pair_ids(image_ids, input_ids)
+            batch = PairBatch(pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids, noise)
+            return self.fine_tune(batch, alpha, training)
         outputs: dict[str, Any] = {
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
@@ -148,14 +128,9 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         Source: LAVIS's `compute_gradcam`.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
-            input_ids: Texts (B, L).
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             layer: The text encoder's layer, from 0, whose cross-attention is mapped; 7 of 12 unless given. In the last
                 one Grad-CAM has a map of the first token alone, as the score reads no other.
             method: "gradcam", attention weighted by the gradient of the match logit, or "attention" alone.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
             grid: (rows, columns) of patches, for image_embeds of pictures that are not square.
 
         Returns:
@@ -185,7 +160,11 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Texts (B, L) grounded in pictures -> features (B, W), not normalised: what the matching head reads."""
+        """Encode texts grounded in pictures.
+
+        Returns:
+            Features (B, W), not normalised: what the matching head reads.
+        """
         multimodal = self.extract_features(
             pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds
         )
@@ -204,12 +183,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """Give the features of every token, as `extract_features` of LAVIS.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
             input_ids: Texts (B, L); grounded ones begin with `config.enc_token_id`, where that is set.
-            attention_mask: (B, L), 1 for tokens and 0 for padding; all count unless given.
             mode: "image", "text" or "multimodal", texts grounded in pictures; what it does not need may be left out.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
 
         Returns:
             For "image" `image_embeds` and `image_embeds_proj`, for "text" `text_embeds` and `text_embeds_proj`, for
@@ -256,12 +231,9 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """Say how likely each label is for each picture.
 
         Args:
-            pixel_values: Pictures (B or 1, 3, height, width), float, normalised by `BlipImageProcessor`.
             label_features: Features (labels, image_text_hidden_size) of `get_label_features`.
             temperature: What similarities are divided by before the softmax: the learned one, where the model has its
                 training state, and 0.07 otherwise, unless given.
-            interpolate_pos_encoding: Accept pictures of another size than `config.vision_config.image_size`.
-            image_embeds: In place of pixel_values, the vision encoder's output (B or 1, T, vision width).
 
         Returns:
             Probabilities (B, labels).
@@ -274,23 +246,24 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         return tf.nn.softmax(similarities / tf.cast(learned if temperature is None else temperature, features.dtype))
 
     def fine_tune(
-        self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        interpolate_pos_encoding: bool,
-        image_ids: Tensor,
-        alpha: float | Tensor,
-        noise: Tensor | None,
-        training: bool = False,
+        self, batch: PairBatch, alpha: float | Tensor, training: bool = False
     ) -> BlipForImageTextRetrievalOutput:
-        """Compute the losses of pairs; pairs with the same picture are no negatives. Arguments as of the call."""
-        image_ids = pair_ids(image_ids, input_ids)
-        batch = (pixel_values, input_ids, attention_mask, interpolate_pos_encoding, image_ids)
-        self.check_training(*batch, noise)
-        embeds, features, _, loss_itc = self.contrast(*batch, alpha, training)
-        weights = self.negative_weights(features, features, image_ids, TINY)
-        loss_itm, logits = self.matching_loss(embeds, input_ids, attention_mask, weights, noise, training)
+        """Compute the losses ITC and ITM of pairs; those with the same picture are no negatives of each other.
+
+        Args:
+            batch: The pairs.
+            alpha: As of the call.
+
+        Returns:
+            `loss`, `loss_itc`, `loss_itm`, `itm_score` (3 b, 2) and `image_embeds`.
+
+        Raises:
+            ValueError: If a batch has no negatives, or the model no training state.
+        """
+        self.check_training(batch)
+        embeds, features, _, loss_itc = self.contrast(batch, alpha, training)
+        weights = self.negative_weights(features, features, batch.image_ids, TINY)
+        loss_itm, logits = self.matching_loss(batch, embeds, weights, training)
         return BlipForImageTextRetrievalOutput(
             itm_score=logits, loss=loss_itc + loss_itm, loss_itc=loss_itc, loss_itm=loss_itm, image_embeds=embeds
         )

@@ -398,7 +398,7 @@ def test_any_wrong_pair_may_be_drawn_and_never_a_right_one(framework, monkeypatc
         model, values, seen = tiny(framework, head), pairs(head, 4), []
         values |= {} if ids is None else {"image_ids": np.array(ids)}
         loss = type(model).matching_loss
-        monkeypatch.setattr(type(model), "matching_loss", lambda *a, of=loss, to=seen: to.append(a[4]) or of(*a))
+        monkeypatch.setattr(type(model), "matching_loss", lambda *a, of=loss, to=seen: to.append(a[3]) or of(*a))
         framework.run(model, values)
         ids = values.get("image_ids", np.arange(4))
         for weights in seen[0]:
