@@ -1,6 +1,6 @@
 """The text transformer (BERT with cross-attention).
 
-Shapes: B texts, L tokens, W width, H heads, D = W / H, V vocabulary, S encoder states (image tokens) of B' pictures.
+Shapes: B texts, L tokens, W width, S encoder states (image tokens) of B' pictures.
 One picture may serve several texts: the texts of a picture lie next to each other, and B is a multiple of B'.
 """
 

@@ -1,6 +1,6 @@
 """Which part of a picture each token of a text goes by: cross-attention, and Grad-CAM on it.
 
-Shapes: B texts, L tokens, H heads, T image tokens, the first of which is the class token.
+Shapes: B texts, L tokens, H heads, T image tokens (the class token first).
 """
 
 from __future__ import annotations
