@@ -29,6 +29,7 @@ class Engine:
         extra: The extra of this project that installs the framework.
         prefix: What the names of its model classes begin with.
         trainer: The module with its `Trainer`, "" where it cannot train.
+        integer: The type of the token ids that processors make for it.
 
     Example:
         >>> get_engine("pt").title
@@ -42,6 +43,7 @@ class Engine:
     extra: str
     prefix: str = ""
     trainer: str = ""
+    integer: str = "int64"
 
     @property
     def installed(self) -> bool:
@@ -62,15 +64,19 @@ class Engine:
         return any(kind.__name__ == self.prefix + head for kind in type(model).__mro__)
 
     def owns(self, model: Any) -> bool:
-        """Say whether a model is one of this engine."""
+        """Say whether a model or a tensor is one of this engine."""
         packages = (self.module, self.package)
         return any(
             f"{kind.__module__}.".startswith(f"{package}.") for kind in type(model).__mro__ for package in packages
         )
 
-    def to_tensor(self, array: np.ndarray, model: Any) -> Any:
+    def to_tensor(self, array: np.ndarray, model: Any = None) -> Any:
         """Turn an array into a tensor of the same type, on the model's device."""
         return self.backend.to_tensor(array, model)
+
+    def move(self, tensor: Any, device: Any, dtype: Any) -> Any:
+        """Move a tensor to a device, and cast it if it is floating-point; None leaves what it is."""
+        return self.backend.move(tensor, device, dtype)
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         """Turn a tensor into an array; half precision becomes float32."""
@@ -103,6 +109,20 @@ class Engine:
         """
         weights: Iterator[tuple[str, np.ndarray]] = self.backend.weights(model, beginnings)
         return weights
+
+    def read(self, model: Any, row: Any) -> np.ndarray:
+        """Return one `Parameter` of a model as an array in PyTorch's layout, such as `weights` leaves out as well."""
+        array: np.ndarray = self.backend.read(model, row)
+        return array
+
+    def gradients(self, model: Any, inputs: dict[str, Any], objective: str) -> dict[str, np.ndarray]:
+        """Return the gradient of "loss", or of another output's mean square, by parameter and in PyTorch's layout."""
+        gradients: dict[str, np.ndarray] = self.backend.gradients(model, inputs, objective)
+        return gradients
+
+    def descend(self, model: Any, gradients: dict[str, np.ndarray], rate: float) -> None:
+        """Take a step of gradient descent by the framework's own optimizer."""
+        self.backend.descend(model, gradients, rate)
 
 
 ENGINES: dict[str, Engine] = {}
@@ -150,4 +170,8 @@ def engine_of(model: Any) -> Engine:
 
 
 register(Engine("pt", "PyTorch", "torch", "blip_pt", extra="pt", trainer="blip_pt.trainer"))
-register(Engine("tf", "TensorFlow", "tensorflow", "blip_tf", extra="tf", prefix="TF", trainer="blip_tf.trainer"))
+register(
+    Engine(
+        "tf", "TensorFlow", "tensorflow", "blip_tf", extra="tf", prefix="TF", trainer="blip_tf.trainer", integer="int32"
+    )
+)

@@ -20,16 +20,10 @@ SHIPPED = Path(__file__).parent / "data" / "shipped"
 """The small model in the package, which knows drawings of emoji: see docs/shipped.md."""
 
 
-def shipped_model(head: str = "") -> Path:
-    """What a model class reads where no name is given: the folder of the shipped model, or for `head`
-    BlipForQuestionAnswering its other weights, fine-tuned for questions."""
-    return SHIPPED / "questions.safetensors.index.json" if head == "BlipForQuestionAnswering" else SHIPPED
-
-
-def or_shipped(name_or_path: str | Path | None, head: str = "") -> str | Path:
-    """What was named, or without a name, or where its folder is named, the shipped model for `head`."""
+def or_shipped(name_or_path: str | Path | None, weights: str = "") -> str | Path:
+    """Return what was named; without a name, or if its folder is named, the shipped model or that file of weights."""
     if name_or_path is None or Path(name_or_path).expanduser().resolve() == SHIPPED.resolve():
-        return shipped_model(head)
+        return SHIPPED / weights
     return name_or_path
 
 

@@ -10,14 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip_core.parameters.models import TRAINING_STATE
+from blip_core.parameters.models import Parameter
 from blip_pt.base import evaluating
 from blip_pt.nn import to_array
 
 
-def to_tensor(array: np.ndarray, model: Any) -> Tensor:
+def to_tensor(array: np.ndarray, model: Any = None) -> Tensor:
     """An array as a tensor on the model's device."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(model.device)
+    return torch.from_numpy(np.asarray(array, order="C")).to(None if model is None else model.device)
+
+
+def move(tensor: Tensor, device: Any, dtype: Any) -> Tensor:
+    """A tensor on a device; a floating-point one is cast to a type, or the type of a name."""
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype must be a type of torch or its name, got {dtype!r}.")
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -54,8 +62,28 @@ def precision(model: Any) -> str:
 
 def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, np.ndarray]]:
     """The name and array of each weight whose name begins so, float32, without what only training needs."""
-    state = {part for parts in TRAINING_STATE.values() for part in parts}
     for row in model.table():
-        if row.name.startswith(beginnings) and row.part not in state:
-            array = to_array(model.get_parameter(row.name))
-            yield row.name, array.astype(np.float32, copy=False)
+        if row.name.startswith(beginnings) and not row.part.state:
+            yield row.name, np.asarray(read(model, row), np.float32, order="C")
+
+
+def read(model: Any, row: Parameter) -> np.ndarray:
+    """One weight, or part of the training state, in PyTorch's layout."""
+    return to_array(model.get_tensor(row.name))
+
+
+def gradients(model: Any, inputs: dict[str, Any], objective: str) -> dict[str, np.ndarray]:
+    """The gradient of the loss, or of another output's mean square, by parameter and in PyTorch's layout."""
+    model.zero_grad()
+    output = model(**inputs)[objective]
+    (output if objective == "loss" else output.square().mean()).backward()
+    found = {row.name: model.get_tensor(row.name).grad for row in model.table()}
+    return {name: to_array(gradient) for name, gradient in found.items() if gradient is not None}
+
+
+def descend(model: Any, gradients: dict[str, np.ndarray], rate: float) -> None:
+    """Take a step of gradient descent by the framework's own optimizer."""
+    weights = [model.get_tensor(name) for name in gradients]
+    for weight, gradient in zip(weights, gradients.values(), strict=True):
+        weight.grad = to_tensor(gradient, model).to(weight.dtype)
+    torch.optim.SGD(weights, lr=rate).step()

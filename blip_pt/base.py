@@ -21,8 +21,9 @@ from blip_core.checkpoints.loading import Pretrained
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import check_weight_type
 from blip_core.outputs import OUTPUTS
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
-from blip_core.parameters.models import MODELS, AnyConfig, Parameter, parameters
+from blip_core.parameters.models import Parameter, parameters
 from blip_core.parameters.table import BUFFERS
 from blip_pt.nn import Linear, QuantizedLinear
 
@@ -177,7 +178,7 @@ class BlipPreTrainedModel(nn.Module):
             self.config,
             self.table(),
             lambda parameter: to_numpy(self.get_tensor(parameter.name)),
-            generation_config=self.generation_config if hasattr(self, "generate") else None,
+            generation_config=self.generation_config if HEADS[model_name(type(self))].generates else None,
             max_shard_size=max_shard_size,
         )
 
@@ -232,7 +233,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def model_name(cls: type) -> str:
     """The name under which the weight table knows a model class, or one derived from it as FSDP does."""
-    return next((base.__name__ for base in cls.__mro__ if base.__name__ in MODELS), cls.__name__)
+    return next((base.__name__ for base in cls.__mro__ if base.__name__ in HEADS), cls.__name__)
 
 
 def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

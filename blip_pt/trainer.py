@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import blip_pt
+from blip_core.parameters.heads import HEADS
 from blip_core.parameters.initial_values import initial_values
-from blip_core.parameters.models import TRAINING_STATE, Parameter
+from blip_core.parameters.models import Parameter
 from blip_core.training.protocol import MicroBatch
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
@@ -209,7 +210,7 @@ def make_model(start: Start, settings: Settings) -> Any:
     """The model to begin with, on the CPU; parts that it lacks are initialised at random from the settings' seed."""
     torch.manual_seed(settings.seed)
     model_class: Any = getattr(blip_pt, start.head)
-    contrastive = start.head in TRAINING_STATE
+    contrastive = bool(HEADS[start.head].state)
     if start.config is not None:
         model = model_class(start.config, initialize=False)
         if contrastive and not model.has_momentum:

@@ -6,18 +6,25 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core.parameters.models import TRAINING_STATE
+from blip_core.parameters.models import Parameter
 from blip_tf.base import tf_device
 from blip_tf.nn import to_array
 
 
-def to_tensor(array: np.ndarray, model: Any) -> Tensor:
+def to_tensor(array: np.ndarray, model: Any = None) -> Tensor:
     """An array as a tensor; TensorFlow moves it to where it is used."""
     return tf.constant(array)
+
+
+def move(tensor: Tensor, device: Any, dtype: Any) -> Tensor:
+    """A tensor on a device; a floating-point one is cast to a type, or the type of a name."""
+    with tf.device(device):
+        return tf.cast(tensor, dtype) if dtype is not None and tensor.dtype.is_floating else tf.identity(tensor)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -47,8 +54,33 @@ def precision(model: Any) -> str:
 
 def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, np.ndarray]]:
     """The name and array of each weight whose name begins so, float32, without what only training needs."""
-    state = {part for parts in TRAINING_STATE.values() for part in parts}
     for row in model.table():
-        if row.name.startswith(beginnings) and row.part not in state:
-            array = row.from_tensorflow(to_array(model.get_parameter(row.name)))
-            yield row.name, np.ascontiguousarray(array, np.float32)
+        if row.name.startswith(beginnings) and not row.part.state:
+            yield row.name, np.asarray(read(model, row), np.float32, order="C")
+
+
+def read(model: Any, row: Parameter) -> np.ndarray:
+    """One weight, or part of the training state, in PyTorch's layout."""
+    return row.from_tensorflow(to_array(model.get_parameter(row.name)))
+
+
+def gradients(model: Any, inputs: dict[str, Any], objective: str) -> dict[str, np.ndarray]:
+    """The gradient of the loss, or of another output's mean square, by parameter and in PyTorch's layout."""
+    rows = model.table()
+    with tf.GradientTape() as tape:
+        output = model(**inputs)[objective]
+        loss = output if objective == "loss" else tf.reduce_mean(tf.square(output))
+    found = zip(rows, tape.gradient(loss, [model.get_parameter(row.name) for row in rows]), strict=True)
+    return {
+        row.name: row.from_tensorflow(to_array(tf.convert_to_tensor(gradient)))
+        for row, gradient in found
+        if gradient is not None
+    }
+
+
+def descend(model: Any, gradients: dict[str, np.ndarray], rate: float) -> None:
+    """Take a step of gradient descent by the framework's own optimizer."""
+    rows = [row for row in model.table() if row.name in gradients]
+    steps = [to_tensor(row.to_tensorflow(gradients[row.name])) for row in rows]
+    weights = [model.get_parameter(row.name) for row in rows]
+    keras.optimizers.SGD(rate).apply_gradients(zip(steps, weights, strict=True))

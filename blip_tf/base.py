@@ -20,8 +20,9 @@ from blip_core.checkpoints.loading import Pretrained
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import InputError, check_weight_type
 from blip_core.outputs import OUTPUTS
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
-from blip_core.parameters.models import AnyConfig, Parameter, parameters
+from blip_core.parameters.models import Parameter, parameters
 from blip_tf.keras_model import KerasModel, dtype_policy, model_name
 from blip_tf.nn import dropout_seed, next_seed
 
@@ -138,7 +139,7 @@ class TFBlipPreTrainedModel(KerasModel):
             self.config,
             self.table(),
             lambda parameter: parameter.from_tensorflow(to_numpy(self.get_parameter(parameter.name))),
-            generation_config=self.generation_config if hasattr(self, "generate") else None,
+            generation_config=self.generation_config if HEADS[model_name(type(self))].generates else None,
             max_shard_size=max_shard_size,
         )
 

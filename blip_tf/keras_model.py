@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import BlipConfig, GenerationConfig
-from blip_core.checkpoints.loading import CONFIGS
+from blip_core import GenerationConfig
+from blip_core.parameters.heads import HEADS
 from blip_tf.export import export_litert, export_saved_model
 
 
@@ -81,7 +81,7 @@ class KerasModel(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Rebuild a model from the values of `get_config`, with all weights zero."""
         values = dict(config)
-        kind = CONFIGS.get(model_name(cls), BlipConfig)
+        kind = HEADS[model_name(cls)].config
         generation = GenerationConfig.from_dict(values.pop("generation_config"))
         with dtype_policy(keras.dtype_policies.deserialize(values.pop("dtype"))):
             model = cls(kind.from_dict(values.pop("config")), initialize=False, **values)

@@ -12,8 +12,9 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 import blip_tf
+from blip_core.parameters.heads import HEADS
 from blip_core.parameters.initial_values import initial_values
-from blip_core.parameters.models import TRAINING_STATE, Parameter
+from blip_core.parameters.models import Parameter
 from blip_core.training.protocol import MicroBatch, split
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
@@ -208,7 +209,7 @@ def make_model(start: Start, settings: Settings) -> Any:
     """The model to begin with; parts that it lacks are initialised at random from the settings' seed."""
     tf.random.set_seed(settings.seed)
     model_class: Any = getattr(blip_tf, f"TF{start.head}")
-    contrastive = start.head in TRAINING_STATE
+    contrastive = bool(HEADS[start.head].state)
     policy = HALF[settings.precision]
     if start.config is not None:
         with dtype_policy(policy):

@@ -9,7 +9,7 @@ from blip_core.cli.arguments import add_checkpoint_arguments, add_engine_option
 from blip_core.cli.load_model import import_quietly
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import json_line
-from blip_core.engines import get_engine
+from blip_core.engines import ENGINES, get_engine
 from blip_core.files import atomic_path
 from conversion.parity import check_parity
 from conversion.parity_page import describe_parity, page
@@ -36,8 +36,8 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Compare; returns 1 where something differs."""
-    engine = args.engine or "pt"
-    engines = (engine,) if args.other else ("pt", "tf")
+    engine = args.engine or get_engine().name
+    engines = (engine,) if args.other else tuple(ENGINES)[:2]
     for name in engines:
         import_quietly(get_engine(name))
     options = {name: getattr(args, name) for name in ("dtype", "other", "config", "head")}

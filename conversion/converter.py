@@ -14,8 +14,8 @@ from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wa
 from blip_core.checkpoints.saving import config_dict, write_model
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.config import BlipConfig
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare
-from blip_core.parameters.models import MODELS, AnyConfig
 from blip_core.parameters.table import BUFFERS
 from conversion.destination import check_destination, full_disk_named, staged, synced
 from conversion.verification import check_tied, verify
@@ -184,7 +184,7 @@ def _find_format(to: str | None, target: Path) -> Format:
 
 
 def _check_options(row: Format, dtype: str | None, head: str | None, max_shard_size: int | str | None) -> None:
-    for name, value, choices in (("dtype", dtype, DTYPES), ("head", head, MODELS)):
+    for name, value, choices in (("dtype", dtype, DTYPES), ("head", head, HEADS)):
         if value is not None and value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
     if max_shard_size is not None and not row.sharded:

@@ -12,8 +12,8 @@ from typing import Any
 from blip_core.checkpoints import Checkpoint, open_checkpoint
 from blip_core.checkpoints.loading import find_head, read_config
 from blip_core.config import BlipConfig
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare, known, label_tensors
-from blip_core.parameters.models import MODELS, AnyConfig
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ def inspect_checkpoint(
         ValueError: The file is damaged, or `head` is unknown.
 
     Example:
-        >>> from blip_core.hub import shipped_model
-        >>> inspect_checkpoint(shipped_model()).head
+        >>> from blip_core.hub import SHIPPED
+        >>> inspect_checkpoint(SHIPPED).head
         'BlipForPreTraining'
     """
     checkpoint = open_checkpoint(name_or_path, revision)
     head = head or find_head(checkpoint)
-    if head is not None and head not in MODELS:
-        raise ValueError(f"head must be one of {', '.join(MODELS)}; got {head!r}.")
+    if head is not None and head not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}.")
     counts = {name: math.prod(shape) for name, shape in checkpoint.shapes.items()}
     labels = label_tensors(head, counts) if head else dict.fromkeys(counts, "unknown")
-    wanted = {part.label for part in MODELS.get(head or "", ())}
+    wanted = {part.label for part in HEADS[head].parts} if head else set()
     by_label: Counter[str] = Counter()
     by_dtype: Counter[str] = Counter()
     for name, count in counts.items():

@@ -11,10 +11,12 @@ import numpy as np
 
 from blip_core.checkpoints import Checkpoint, open_checkpoint
 from blip_core.checkpoints.loading import find_head
+from blip_core.engines import ENGINES, get_engine
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare
-from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig
+from blip_core.validators import choice
 from conversion.parity_inputs import inputs_for, training_inputs
-from conversion.parity_models import KINDS, Arrays, ParityModel, load
+from conversion.parity_models import Arrays, ParityModel
 from conversion.parity_stages import forward_stages, generation_stages, objective
 from conversion.verification import check_tied
 
@@ -130,17 +132,15 @@ def check_parity(
         >>> check_parity("captioner", ["photo.jpg"], ["a picture of a dog"]).passed               # doctest: +SKIP
         True
     """
-    if dtype not in TOLERANCES or set(engines) - KINDS.keys() or len(engines) < 2 - (other is not None):
-        raise ValueError(
-            f"dtype must be one of {', '.join(TOLERANCES)} and engines two of {', '.join(KINDS)} (one with other=); "
-            f"got {dtype}, {', '.join(engines)}."
-        )
+    choice("dtype", dtype, TOLERANCES)
+    if len([get_engine(name) for name in engines]) < 2 - (other is not None):
+        raise ValueError(f"engines must be two of {', '.join(ENGINES)} (one with other=), got {', '.join(engines)}.")
     source = open_checkpoint(checkpoint)
     head = head or find_head(source)
-    if head not in MODELS:
+    if head not in HEADS:
         raise ValueError(f"{checkpoint} holds no BLIP that is known; name its class with head=.")
     kinds = [(checkpoint, engines[0]), (checkpoint, engines[1]) if other is None else (other, engines[0])]
-    one, two = (load(kind, head, path, dtype, config=config) for path, kind in kinds)
+    one, two = (ParityModel(engine, head, path, dtype, config=config) for path, engine in kinds)
     names = [model.name if other is None else str(path) for model, (path, _) in zip((one, two), kinds, strict=True)]
     report = ParityReport(names[0], names[1], head, dtype)
     report.rows += _state_rows(one, two)
@@ -148,9 +148,9 @@ def check_parity(
     for path in dict.fromkeys(path for path, _ in kinds):
         report.rows += _tied_rows(open_checkpoint(path), head, one.model.config)
     report.rows += _weight_rows(one, two)
-    first, second = inputs_for((one, two), head, source.path.parent, images, texts)
+    first, second = inputs_for((one, two), source.path.parent, images, texts)
     tolerance = TOLERANCES[dtype]
-    exact = None if dtype == "float32" else load(kinds[0][1], head, checkpoint, "float32", config=config)
+    exact = None if dtype == "float32" else ParityModel(engines[0], head, checkpoint, "float32", config=config)
     report.rows += _value_rows(one, two, first, second, exact, tolerance)
     if dtype == "float32":
         sides = ((one, first), (two, second))
@@ -239,9 +239,8 @@ def _gradient_rows(one: Arrays, other: Arrays) -> Iterator[ParityRow]:
 
 def _step_rows(one: ParityModel, two: ParityModel, tolerance: float) -> Iterator[ParityRow]:
     """Yield a row for the weights and one for the training state, if there is any."""
-    state = {part for parts in TRAINING_STATE.values() for part in parts}
     for label, wanted in (("weights", False), ("training state", True)):
-        table = [row for row in one.model.table() if (row.part in state) == wanted]
+        table = [row for row in one.model.table() if row.part.state == wanted]
         if not table:
             continue
         rows = [_row(row.name, "values", one.parameter(row), two.parameter(row), tolerance) for row in table]

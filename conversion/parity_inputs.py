@@ -11,25 +11,22 @@ import numpy as np
 from PIL import Image
 
 from blip_core.config import BlipConfig, BlipTextConfig
+from blip_core.parameters.heads import Head
 from blip_core.processing.processor import BlipProcessor
 from blip_core.training.schedules import negative_noise
 from conversion.parity_models import Arrays, ParityModel
 
 TEXTS = ("a picture of a dog on the beach", "two cats")
-WITH_LABELS = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipTextLMHeadModel")
-WITH_PAIRS = ("BlipForNLVR", "BlipForPreTraining", "BlipForImageTextRetrieval")
-"""Models that take two pictures, or learn from the difference of pairs."""
 
 
 def inputs_for(
     models: tuple[ParityModel, ParityModel],
-    head: str,
     folder: Path,
     images: Sequence[Any] | None,
     texts: Sequence[str] | None,
 ) -> list[Arrays]:
     """Return the same pictures and texts for both models, each in the tensors of its engine."""
-    config = models[0].model.config
+    head, config = models[0].head, models[0].model.config
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about another vocabulary than the model's, for which see `has_tokenizer`
         processor = BlipProcessor.from_pretrained(folder)
@@ -38,7 +35,7 @@ def inputs_for(
     if hasattr(vision, "image_size"):
         processor.image_processor.size = {"height": vision.image_size, "width": vision.image_size}
     pictures = list(images) if images is not None else drawings()
-    if head in WITH_PAIRS and len(pictures) == 1:
+    if head.pairs and len(pictures) == 1:
         pictures += drawings()[:1]
     given = list(texts or TEXTS)
     given = [given[index % len(given)] for index in range(len(pictures))]
@@ -52,7 +49,7 @@ def inputs_for(
     return sides
 
 
-def _inputs(head: str, config: Any, pixel_values: np.ndarray, texts: Arrays | None) -> Arrays:
+def _inputs(head: Head, config: Any, pixel_values: np.ndarray, texts: Arrays | None) -> Arrays:
     """Return what a model's call takes; random ids if its vocabulary has no tokenizer."""
     inputs: Arrays = {}
     if not isinstance(config, BlipTextConfig):
@@ -62,17 +59,17 @@ def _inputs(head: str, config: Any, pixel_values: np.ndarray, texts: Arrays | No
         return inputs
     inputs |= _stand_in(text) if texts is None else texts
     count = len(inputs["input_ids"])
-    if head in WITH_LABELS:
+    if head.generates:
         inputs["labels"] = np.where(inputs["attention_mask"] == 1, inputs["input_ids"], -100)
-    if head == "BlipForNLVR":  # each text is of a picture and the next one
+    if head.pictures == 2:  # each text is of a picture and the next one
         inputs["pixel_values"] = np.stack([pixel_values, np.roll(pixel_values, -1, axis=0)], axis=1)
         inputs["labels"] = np.arange(count) % 2
-    return {**inputs, **_draws(count)} if head == "BlipForPreTraining" else inputs
+    return {**inputs, **_draws(count)} if head.needs_state else inputs
 
 
 def training_inputs(model: ParityModel, inputs: Arrays) -> Arrays:
     """Return what the call that gives a loss takes: a matcher with its training state learns from pairs."""
-    if not (model.has_state and hasattr(model.model, "fine_tune")):
+    if not (model.has_state and not model.head.needs_state):
         return inputs
     count = len(inputs["input_ids"])
     return {**inputs, **_draws(count), "image_ids": np.arange(count)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from blip_core.engines import get_engine
 from blip_core.outputs import ModelOutput
+from blip_core.parameters.heads import HEADS
 from blip_core.parameters.models import Parameter
 from blip_core.processing.processor import BlipProcessor
 
@@ -19,11 +19,17 @@ LEARNING_RATE = 0.01
 
 
 class ParityModel:
-    """A model of an engine. What the engines do not share is in its subclasses: gradients, and a step of training."""
+    """A model of any engine, with arrays in PyTorch's layout in and out.
+
+    Attributes:
+        head: The row of its class.
+        name: The engine's title.
+    """
 
     def __init__(self, engine: str, head: str, checkpoint: str | Path, dtype: str, **options: Any):
         self.engine = get_engine(engine)
         self.name = self.engine.title
+        self.head = HEADS[head]
         self.model = self.engine.model_class(head).from_pretrained(checkpoint, dtype=dtype, **options)
 
     @property
@@ -33,12 +39,12 @@ class ParityModel:
 
     def parameter(self, parameter: Parameter) -> np.ndarray:
         """Return a weight."""
-        raise NotImplementedError
+        return self.engine.read(self.model, parameter)
 
     def processed(self, processor: BlipProcessor, images: list[Any], texts: list[str] | None) -> Arrays:
         """Return pictures and texts as the processor gives them for this engine."""
         inputs = processor(images=images, text=texts, return_tensors=self.engine.name)
-        return {name: value.numpy() for name, value in inputs.items()}
+        return {name: self.engine.to_numpy(value) for name, value in inputs.items()}
 
     def call(self, part: str, **inputs: Any) -> Results:
         """Call a submodule, or for "" the model; return outputs by name, a field of several tensors as a list."""
@@ -57,7 +63,7 @@ class ParityModel:
 
     def gradients(self, inputs: Arrays, objective: str) -> Arrays:
         """Return the gradient by parameter of an output's mean square, or of the loss if that is the objective."""
-        raise NotImplementedError
+        return self.engine.gradients(self.model, self._tensors(inputs), objective)
 
     def generate(self, inputs: Arrays, **options: Any) -> np.ndarray:
         """Return generated tokens."""
@@ -68,7 +74,7 @@ class ParityModel:
 
         The momentum encoders, if there are any, follow the new weights, and the queues take the pairs of the inputs.
         """
-        self._descend(gradients)
+        self.engine.descend(self.model, gradients, LEARNING_RATE)
         if self.has_state:
             given = self._tensors(inputs)
             self.model.prepare_step()
@@ -77,62 +83,7 @@ class ParityModel:
             )
             self.model.enqueue(images, texts, given.get("image_ids"))
 
-    def _descend(self, gradients: Arrays) -> None:
-        raise NotImplementedError
-
     def _tensors(self, inputs: dict[str, Any]) -> dict[str, Any]:
         arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
         tensors = {n: self.engine.to_tensor(a, self.model) if a.ndim else a.item() for n, a in arrays.items()}
         return {**inputs, **tensors}
-
-
-class TorchModel(ParityModel):
-    """A model of `blip_pt`."""
-
-    def parameter(self, parameter: Parameter) -> np.ndarray:
-        return self.engine.to_numpy(self.model.get_tensor(parameter.name))
-
-    def gradients(self, inputs: Arrays, objective: str) -> Arrays:
-        self.model.zero_grad()
-        output = self.model(**self._tensors(inputs))[objective]
-        (output if objective == "loss" else output.square().mean()).backward()
-        found = {row.name: self.model.get_tensor(row.name).grad for row in self.model.table()}
-        return {name: self.engine.to_numpy(gradient) for name, gradient in found.items() if gradient is not None}
-
-    def _descend(self, gradients: Arrays) -> None:
-        optim = import_module("torch.optim")
-        optim.SGD(self.model.parameters(), lr=LEARNING_RATE).step()  # the gradients are those of the last call
-
-
-class TensorFlowModel(ParityModel):
-    """A model of `blip_tf`."""
-
-    def parameter(self, parameter: Parameter) -> np.ndarray:
-        return parameter.from_tensorflow(self.engine.to_numpy(self.model.get_parameter(parameter.name)))
-
-    def gradients(self, inputs: Arrays, objective: str) -> Arrays:
-        tf = import_module("tensorflow")
-        with tf.GradientTape() as tape:
-            output = self.model(**self._tensors(inputs))[objective]
-            loss = output if objective == "loss" else tf.reduce_mean(tf.square(output))
-        rows = self.model.table()
-        found = zip(rows, tape.gradient(loss, [self.model.get_parameter(row.name) for row in rows]), strict=True)
-        return {
-            row.name: row.from_tensorflow(self.engine.to_numpy(tf.convert_to_tensor(gradient)))
-            for row, gradient in found
-            if gradient is not None
-        }
-
-    def _descend(self, gradients: Arrays) -> None:
-        tensor = import_module("tensorflow").constant
-        rows = [row for row in self.model.table() if row.name in gradients]
-        pairs = [(tensor(row.to_tensorflow(gradients[row.name])), self.model.get_parameter(row.name)) for row in rows]
-        import_module("keras.optimizers").SGD(LEARNING_RATE).apply_gradients(pairs)
-
-
-KINDS = {"pt": TorchModel, "tf": TensorFlowModel}
-
-
-def load(engine: str, head: str, checkpoint: str | Path, dtype: str, **options: Any) -> ParityModel:
-    """Load a checkpoint in an engine."""
-    return KINDS[engine](engine, head, checkpoint, dtype, **options)

@@ -23,9 +23,10 @@ def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np
     pixels = _given(inputs, "pixel_values")
     texts = _given(inputs, "input_ids", "attention_mask")
     embeds: np.ndarray | None = None
+    modules = model.head.modules
     if pixels:
         yield "pixel values", pixels["pixel_values"]
-        part = "vision_model" if hasattr(model.model, "vision_model") else ""
+        part = "vision_model" if "vision_model" in modules else ""
         values = pixels["pixel_values"]
         single = {"pixel_values": values.reshape(-1, *values.shape[-3:])}  # NLVR's come in pairs
         vision = model.call(part, **single, output_hidden_states=True)
@@ -34,37 +35,28 @@ def forward_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np
         yield from _layers("patch embedding", "vision block", vision["hidden_states"])
         yield "image embeddings", vision["last_hidden_state"]
         yield "pooled image", vision["pooler_output"]
-    for part in ("text_model", "text_encoder"):
-        if not hasattr(model.model, part):
-            continue
+    for part in modules & {"text_model", "text_encoder"}:
         yield from _text_stages(model, part, texts, None, "text encoder")
         if embeds is not None and getattr(model.model, part).config.is_decoder:
             yield from _text_stages(model, part, texts, embeds, "text encoder with picture")
     if isinstance(model.model.config, BlipTextConfig):
-        part = "bert" if hasattr(model.model, "bert") else ""
+        part = "bert" if "bert" in modules else ""
         yield from _text_stages(model, part, texts, None, "text model")
-    if hasattr(model.model, "text_decoder"):
-        asked = head_of(model) == "BlipForQuestionAnswering"  # whose decoder reads the states of the question
-        states = None if asked else embeds
+    if "text_decoder" in modules:
+        states = None if model.head.answers else embeds
         yield from _text_stages(model, "text_decoder.bert", texts, states, "text decoder")
     if model.has_state:
         yield "momentum image embeddings", model.call("vision_model_m", **pixels)["last_hidden_state"]
         yield "momentum text states", model.call("text_encoder_m", **texts)["last_hidden_state"]
     calls: dict[str, dict[str, Any]] = {"": inputs}
-    if head_of(model) == "BlipForImageTextRetrieval":
-        calls[" (cosines)"] = {**inputs, "use_itm_head": False}
-        trained = training_inputs(model, inputs)
-        calls |= {" (training)": trained} if trained is not inputs else {}
+    calls |= {f" ({label})": {**inputs, **options} for label, options in model.head.variants.items()}
+    trained = training_inputs(model, inputs)
+    calls |= {" (training)": trained} if trained is not inputs else {}
     for label, given in calls.items():
         called = model.call("", **given)
         for name, value in sorted(called.items(), key=lambda item: item[0].startswith("loss")):  # after the outputs
             if isinstance(value, np.ndarray) and not (name == "last_hidden_state" and pixels):
                 yield f"{name}{label}", value
-
-
-def head_of(model: ParityModel) -> str:
-    """Return the class of a model, without the prefix of its engine."""
-    return type(model.model).__name__.removeprefix("TF")
 
 
 def _given(inputs: Arrays, *names: str) -> Arrays:
@@ -86,19 +78,12 @@ def _layers(first: str, other: str, states: list[np.ndarray]) -> Iterator[tuple[
 
 def objective(model: ParityModel) -> str:
     """Return the name of the output whose gradient is compared."""
-    if model.has_state:
-        return "loss"
-    return {
-        "BlipVisionModel": "last_hidden_state",
-        "BlipTextModel": "last_hidden_state",
-        "BlipModel": "logits_per_image",
-        "BlipForImageTextRetrieval": "itm_score",
-    }.get(head_of(model), "loss")
+    return "loss" if model.has_state else model.head.objective
 
 
 def generation_stages(model: ParityModel, inputs: Arrays) -> Iterator[tuple[str, np.ndarray]]:
     """Yield generated tokens by kind of search."""
-    if not hasattr(model.model, "generate"):
+    if not model.head.generates:
         return
     given = {name: value for name, value in inputs.items() if name != "labels"}
     for name, options in SEARCHES.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.generation import GenerationConfig
-from blip_core.parameters.models import AnyConfig
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.tokenizer import BlipTokenizer
 
@@ -16,7 +16,6 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES)
 """The files of a checkpoint's folder besides the weights."""
-GENERATING = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipTextLMHeadModel")
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:
@@ -75,9 +74,9 @@ class Companions:
             self.tokenizer.save_pretrained(folder)
         for path in self.tokenizer_files:
             shutil.copyfile(path, folder / path.name)
-        if self.head in GENERATING:
+        if HEADS[self.head].generates:
             generation = read_generation_config(self.folder)
-            if self.head != "BlipForConditionalGeneration":  # captions begin with a prompt, answers do not
+            if not HEADS[self.head].prompted:  # captions begin with a prompt, answers do not
                 generation = generation.updated(prompt_ids=None)
             generation.save_pretrained(folder)
 

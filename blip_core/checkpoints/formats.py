@@ -14,6 +14,7 @@ from typing import Any
 from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.checkpoints.sharded import INDEX, ShardedCheckpoint
 from blip_core.hub import resolve_folder
+from blip_core.parameters.heads import HEADS
 
 HUB_PATTERNS = ("*.json", "vocab.txt")
 """The files beside the weights that are wanted from a Hub repository."""
@@ -93,11 +94,6 @@ def _is_hdf5(path: Path, start: bytes) -> bool:
 
 
 HERE = "blip_core.checkpoints"
-ORIGINAL_HEADS = (
-    "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval", "BlipForNLVR",
-    "BlipForPreTraining",
-)  # fmt: skip
-"""The models that the original has."""
 
 FORMATS: dict[str, Format] = {
     row.name: row
@@ -122,7 +118,8 @@ FORMATS: dict[str, Format] = {
         Format(
             "pth", ("model.pth", "*.pth"), _is_torch, read=f"{HERE}.torch_reader:read",
             write=f"{HERE}.torch_writer:write_original", arrange=f"{HERE}.torch_writer:arrange_original",
-            suffix=".pth", heads=ORIGINAL_HEADS, warn=f"{HERE}.torch_writer:differences_from_original",
+            suffix=".pth", heads=tuple(head for head, row in HEADS.items() if row.original),
+            warn=f"{HERE}.torch_writer:differences_from_original",
         ),
         Format(
             "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",

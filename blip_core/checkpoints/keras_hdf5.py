@@ -20,7 +20,8 @@ from blip_core.checkpoints.checkpoint import Extent, MappedCheckpoint, check_ext
 from blip_core.checkpoints.hdf5_listing import listing
 from blip_core.checkpoints.keras_names import KERAS2, hf_names, keras2_name, keras3_paths
 from blip_core.checkpoints.writing import About, LazyTensor, write_tensors
-from blip_core.parameters.models import MODELS, TO_TENSORFLOW, TRAINING_STATE
+from blip_core.parameters.heads import HEADS
+from blip_core.parameters.models import TO_TENSORFLOW
 
 PROGRAM = Path(__file__).with_name("hdf5_listing.py")
 SECONDS = 60
@@ -88,7 +89,7 @@ def _keras3_tensors(datasets: Iterable[str]) -> Placed:
     names = [name for name in datasets if not NOT_WEIGHTS.search(name)]
     patterns = {name: re.sub(r"(vision|text)_layer(_\d+)?/", r"\1_layer{}/", name) for name in names}
     present = set(patterns.values())
-    layouts = [(model, False) for model in MODELS] + [(model, True) for model in TRAINING_STATE]
+    layouts = [(row.name, False) for row in HEADS.values()] + [(row.name, True) for row in HEADS.values() if row.state]
     paths = min((keras3_paths(*layout) for layout in layouts), key=lambda paths: len(paths.keys() ^ present))
     for dataset, pattern in patterns.items():
         if pattern in paths:
@@ -137,8 +138,7 @@ def _keras2_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -
     for tensor in tensors:
         parameter = tensor.row
         for hf, layout in hf_names(parameter.part, parameter.row):
-            name = keras2_name(hf, layout).format(parameter.layer)
-            name = f"blip/{name}" if model == "BlipModel" else name
+            name = HEADS[model].keras2_root + keras2_name(hf, layout).format(parameter.layer)
             layer = name.split("/")[0]
             layers.setdefault(layer, []).append(f"{snake}/{name}")
             yield _allocate(file, f"{layer}/{snake}/{name}", tensor, layout), tensor, layout
@@ -151,7 +151,7 @@ def _keras2_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -
 
 def _keras3_places(file: h5py.File, model: str, tensors: Sequence[LazyTensor]) -> Places:
     """Allocate every tensor where `load_weights` of our TensorFlow models looks for it."""
-    with_state = any(tensor.row.part in TRAINING_STATE.get(model, ()) for tensor in tensors)
+    with_state = any(tensor.row.part.state for tensor in tensors)
     paths = {(part.prefix, row.name): path for path, (part, row) in keras3_paths(model, with_state).items()}
     for tensor in tensors:
         parameter = tensor.row

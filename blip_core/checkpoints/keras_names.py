@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from blip_core.parameters.models import MODELS, TRAINING_STATE, Part
+from blip_core.parameters.heads import HEADS, Part
 from blip_core.parameters.table import TIED_PROJECTION, VISION, WORDS, Row
 
 LEAVES = {
@@ -55,8 +55,8 @@ def hf_names(part: Part, row: Row) -> list[tuple[str, str]]:
 
 KERAS2 = {
     keras2_name(name, layout): (name, layout)
-    for parts in MODELS.values()
-    for part in parts
+    for head in HEADS.values()
+    for part in head.parts
     for row in part.rows
     for name, layout in hf_names(part, row)
 }
@@ -73,7 +73,7 @@ def attribute_path(name: str) -> str:
 
 def keras3_paths(model: str, with_state: bool) -> dict[str, tuple[Part, Row]]:
     """What a `.weights.h5` of a model holds, by path, `with_state` its training state as well."""
-    parts = (*MODELS[model], *(TRAINING_STATE[model] if with_state else ()))
+    parts = (*HEADS[model].parts, *(HEADS[model].state if with_state else ()))
     entries = [(attribute_path(part.prefix + row.name).split("."), part, row) for part in parts for row in part.rows]
     return dict(_walk(entries, "", True))
 

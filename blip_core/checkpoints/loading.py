@@ -14,20 +14,14 @@ from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.checkpoints.companions import read_generation_config
 from blip_core.checkpoints.formats import open_checkpoint
 from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
-from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core.config import BlipConfig, BlipTextConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
 from blip_core.hub import or_shipped
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import find_model, match
-from blip_core.parameters.models import MODELS, TRAINING_STATE, AnyConfig, Parameter
+from blip_core.parameters.models import Parameter
 from blip_core.parameters.recovered_configs import from_med_config, recover_config
-
-CONFIGS: dict[str, type[AnyConfig]] = {
-    "BlipVisionModel": BlipVisionConfig,
-    "BlipTextModel": BlipTextConfig,
-    "BlipTextLMHeadModel": BlipTextConfig,
-}
-"""The configuration class of each model class that does not take `BlipConfig`."""
 
 
 class Pretrained:
@@ -52,19 +46,18 @@ class Pretrained:
         revision: str | None = None,
         seed: int = 0,
     ):
-        self.checkpoint = open_checkpoint(or_shipped(name_or_path, model), revision=revision)
+        self.checkpoint = open_checkpoint(or_shipped(name_or_path, HEADS[model].shipped), revision=revision)
         self.config = read_config(model, self.checkpoint, config)
         if image_size is not None:
             self.config = with_image_size(self.config, image_size)
         path, shapes = self.checkpoint.path, self.checkpoint.shapes
         try:
-            resize, with_state = image_size is not None or config is not None, model in TRAINING_STATE
+            resize, with_state = image_size is not None or config is not None, bool(HEADS[model].state)
             found = match(model, self.config, shapes, resize=resize, with_state=with_state)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         wanted = wanted_parameters(model, self.config, found)
-        state = TRAINING_STATE.get(model, ())
-        self.has_state = any(parameter.part in state for parameter in wanted)
+        self.has_state = any(parameter.part.state for parameter in wanted)
         self._tensors = plan_tensors(self.checkpoint, self.config, wanted, found, seed)
         self.dtype = self.checkpoint.dtypes[next(iter(found.sources.values()))]
         if found.new_parts:
@@ -101,7 +94,7 @@ def find_head(checkpoint: Checkpoint) -> str | None:
     path = config_path(checkpoint)
     architectures = read_json(path).get("architectures") if path.is_file() else None
     name = str(architectures[0]).removeprefix("TF") if isinstance(architectures, list) and architectures else ""
-    return name if name in MODELS else find_model(checkpoint.shapes)
+    return name if name in HEADS else find_model(checkpoint.shapes)
 
 
 def read_config(
@@ -114,7 +107,7 @@ def read_config(
     the settings to override (nested for `text_config` and `vision_config`). Raises `ValueError` if the result is
     incomplete or contradictory.
     """
-    kind = CONFIGS.get(model, BlipConfig)
+    kind = HEADS[model].config
     if isinstance(given, kind):
         return copy.deepcopy(given)
     if isinstance(given, str | Path):

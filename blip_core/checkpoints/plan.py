@@ -13,9 +13,10 @@ import numpy as np
 from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.checkpoints.writing import LazyTensor
 from blip_core.config import BlipConfig
+from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.matching import Match
-from blip_core.parameters.models import TRAINING_STATE, AnyConfig, Parameter, training_state
+from blip_core.parameters.models import Parameter, training_state
 from blip_core.parameters.position_embeddings import resize_positions
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -31,9 +32,8 @@ def wanted_parameters(model: str, config: AnyConfig, found: Match, rule: str = "
     "kept" adds what the checkpoint has of the state, "left out" nothing of it. "whole" adds all of it if the
     checkpoint has any, and always for pre-training, which cannot do without.
     """
-    state = TRAINING_STATE.get(model, ())
-    wanted = [p for p in found.parameters if rule != "left out" or p.part not in state]
-    has_state = model == "BlipForPreTraining" or any(p.part in state for p in wanted)
+    wanted = [p for p in found.parameters if rule != "left out" or not p.part.state]
+    has_state = HEADS[model].needs_state or any(p.part.state for p in wanted)
     if rule == "whole" and has_state and isinstance(config, BlipConfig):
         held = {parameter.name for parameter in wanted}
         wanted += [parameter for parameter in training_state(model, config) if parameter.name not in held]

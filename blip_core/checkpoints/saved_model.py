@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints.checkpoint import DTYPES, Extent, MappedCheckpoint, check_extents, shown_as_pytorch
-from blip_core.parameters.models import MODELS
+from blip_core.parameters.heads import HEADS
 
 INDEX, DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
 MAGIC = 0xDB4775248B80FB57
@@ -46,8 +46,8 @@ def _placed(names: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:
     """Give each variable its layout and Hugging Face names, from the model that fits the variables best."""
     patterns = {name: _pattern(name) for name in names}
     rows = {
-        model: {part.prefix + row.name: (part, row) for part in parts for row in part.rows}
-        for model, parts in MODELS.items()
+        head.name: {part.prefix + row.name: (part, row) for part in head.parts for row in part.rows}
+        for head in HEADS.values()
     }
     present = set(patterns.values())
     found = min(rows.values(), key=lambda names: len(names.keys() ^ present))

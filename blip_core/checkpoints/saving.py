@@ -16,7 +16,8 @@ from blip_core.checkpoints.sharded import INDEX
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.files import atomic_path, write_json
 from blip_core.generation import GenerationConfig
-from blip_core.parameters.models import AnyConfig, Parameter
+from blip_core.parameters.heads import AnyConfig
+from blip_core.parameters.models import Parameter
 
 
 def write_pretrained(

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from blip_core.engines import Engine, get_engine
-from blip_core.hub import resolve_folder, shipped_model
+from blip_core.hub import or_shipped, resolve_folder
 from blip_core.inference.loaded_model import LoadedModel
+from blip_core.parameters.heads import HEADS
 
 Model = TypeVar("Model", bound=LoadedModel)
 
@@ -51,7 +52,7 @@ def shipped(head: str) -> str:
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
         said = "blip: the model in the package knows drawings of emoji alone; for others name a --model."
         print(said, file=sys.stderr)
-    return str(shipped_model(head))
+    return str(or_shipped(None, HEADS[head].shipped))
 
 
 def for_workers(args: argparse.Namespace) -> argparse.Namespace:

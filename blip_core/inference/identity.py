@@ -7,6 +7,7 @@ import json
 from typing import Any, Protocol
 
 from blip_core.engines import engine_of
+from blip_core.parameters.heads import head_of
 from blip_core.processing.processor import BlipProcessor
 
 
@@ -22,7 +23,7 @@ def identity(model: Any, processor: BlipProcessor) -> str:
     It is 32 hexadecimal digits, the same in every engine.
     """
     settings = [model.config.to_dict(), processor.image_processor.to_dict(), processor.tokenizer.get_vocab()]
-    if hasattr(model, "generate"):
+    if head_of(model).generates:
         settings.append(model.generation_config.to_dict())
     text = json.dumps(settings, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)

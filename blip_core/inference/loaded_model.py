@@ -13,21 +13,15 @@ import numpy as np
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.loading import find_head
 from blip_core.engines import engine_of, get_engine
-from blip_core.hub import or_shipped, shipped_model
+from blip_core.hub import or_shipped
 from blip_core.inference.identity import identity
 from blip_core.jobs.read_ahead import read_batches
+from blip_core.parameters.heads import HEADS
 from blip_core.processing.picture_files import is_source
 from blip_core.processing.processor import BlipProcessor
 from blip_core.validators import whole_number
 
 Output = TypeVar("Output")
-USES = {
-    "BlipForConditionalGeneration": "Captioner (blip caption)",
-    "BlipForQuestionAnswering": "Answerer (blip answer)",
-    "BlipForImageTextRetrieval": "Matcher (blip match, classify, explain, search)",
-    "BlipForNLVR": "blip evaluate nlvr",
-}
-"""What each head is used by."""
 
 
 class LoadedModel:
@@ -99,14 +93,13 @@ class LoadedModel:
 
         What is pre-trained holds the heads of captioning and of matching, each of which is cut out.
         """
-        if shipped_model(cls.head) == (path := or_shipped(name, cls.head)):
+        head = HEADS[cls.head]
+        if (path := or_shipped(name, head.shipped)) == or_shipped(None, head.shipped):
             return
         stored = find_head(open_checkpoint(path, revision=revision))
-        cut_out = ("BlipForConditionalGeneration", "BlipForImageTextRetrieval")
-        if stored in (None, cls.head) or (stored == "BlipForPreTraining" and cls.head in cut_out):
-            return
-        use = USES.get(stored or "", "blip train, or convert --head to cut a part out")
-        raise ValueError(f"The model does not fit a {cls.__name__}: {path} holds a {stored}; use {use}.")
+        if stored not in (None, head.name, head.cut_from):
+            use = HEADS[stored].use
+            raise ValueError(f"The model does not fit a {cls.__name__}: {path} holds a {stored}; use {use}.")
 
     @cached_property
     def identity(self) -> str:

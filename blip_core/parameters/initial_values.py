@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from blip_core.config import BlipVisionConfig
-from blip_core.parameters.models import AnyConfig, Parameter
+from blip_core.parameters.heads import AnyConfig
+from blip_core.parameters.models import Parameter
 
 NO_ID = -100
 """Placeholder id of queue entries that no pair filled yet, or of pairs without an id; it matches no picture."""

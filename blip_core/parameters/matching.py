@@ -7,16 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from blip_core.parameters.models import (
-    MODELS,
-    ORIGINAL_VISION,
-    TRAINING_STATE,
-    AnyConfig,
-    Parameter,
-    Part,
-    parameters,
-    training_state,
-)  # fmt: skip
+from blip_core.parameters.heads import HEADS, ORIGINAL_VISION, AnyConfig, Part
+from blip_core.parameters.models import Parameter, parameters, training_state
 from blip_core.parameters.table import BUFFERS, VISION
 
 
@@ -114,13 +106,13 @@ def find_model(names: Mapping[str, object]) -> str | None:
     """Name the model of a checkpoint's tensors: of those with all parts there, the one that explains most tensors."""
     patterns = [_pattern(name) for name in names]
     best, most = None, 0
-    for model, parts in MODELS.items():
-        needed = [part for part in parts if part.label != "pooler" and not part.rows[0].start]
+    for head in HEADS.values():
+        needed = [part for part in head.parts if part.label != "pooler" and not part.rows[0].start]
         places = [_place(part, set(patterns)) for part in needed]
         explained = {name for part, prefix in places for name in _patterns(part, prefix)}
         count = sum(pattern in explained for pattern in patterns)
         if count > most and all(_patterns(part, prefix) & set(patterns) for part, prefix in places):
-            best, most = model, count
+            best, most = head.name, count
     return best
 
 
@@ -131,7 +123,7 @@ def label_tensors(model: str, names: Mapping[str, object]) -> dict[str, str]:
     """
     patterns = {_pattern(name) for name in names}
     labels: dict[str, str] = {}
-    for part in (*MODELS[model], *TRAINING_STATE.get(model, ())):
+    for part in (*HEADS[model].parts, *HEADS[model].state):
         _, prefix = _place(part, patterns)
         copies = {_pattern(name) for row in part.rows for name in part.copies_of(row, prefix)}
         labels |= dict.fromkeys(copies - labels.keys(), "tied copies")
@@ -164,8 +156,8 @@ def _patterns(part: Part, prefix: str) -> set[str]:
 
 KNOWN = {
     name
-    for parts in (*MODELS.values(), *TRAINING_STATE.values())
-    for part in parts
+    for head in HEADS.values()
+    for part in (*head.parts, *head.state)
     for prefix in part.prefixes
     for name in _patterns(part, prefix)
 }

@@ -7,9 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from blip_core.engines import ENGINES, get_engine
 from blip_core.validators import choice
-
-FRAMEWORKS = ("np", "pt", "tf")
 
 
 class BlipInputs(dict[str, Any]):
@@ -45,36 +44,35 @@ class BlipInputs(dict[str, Any]):
         if device is not None and not isinstance(device, str | int) and type(device).__name__ != "device":
             device, dtype = None, device
         for name, value in self.items():
-            self[name] = _move(name, value, device, dtype)
+            engine = next((engine for engine in ENGINES.values() if engine.owns(value)), None)
+            if isinstance(value, np.ndarray):
+                self[name] = _cast(name, value, device, dtype)
+            elif engine is not None:
+                self[name] = engine.move(value, device, dtype)
+            else:
+                kinds = " or ".join(map(repr, tensor_kinds()[1:]))
+                raise ValueError(f"{name} holds lists, not tensors; call the processor with return_tensors={kinds}.")
         return self
 
 
-def _move(name: str, value: Any, device: Any, dtype: Any) -> Any:
-    if hasattr(value, "detach"):
-        import torch
+def _cast(name: str, array: np.ndarray, device: Any, dtype: Any) -> np.ndarray:
+    if device not in (None, "cpu"):
+        raise ValueError(f"{name} is a NumPy array, which cannot be moved to {device!r}; use return_tensors='pt'.")
+    return array.astype(dtype, copy=False) if dtype is not None and array.dtype.kind == "f" else array
 
-        if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"dtype must be a type of torch or its name, got {dtype!r}.")
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-    if isinstance(value, np.ndarray):
-        if device not in (None, "cpu"):
-            raise ValueError(f"{name} is a NumPy array, which cannot be moved to {device!r}; use return_tensors='pt'.")
-        return value.astype(dtype, copy=False) if dtype is not None and value.dtype.kind == "f" else value
-    if hasattr(value, "numpy"):
-        import tensorflow as tf
 
-        with tf.device(device):
-            return tf.cast(value, dtype) if dtype is not None and value.dtype.is_floating else tf.identity(value)
-    raise ValueError(f"{name} holds lists, not tensors; call the processor with return_tensors='pt', 'tf' or 'np'.")
+def tensor_kinds() -> tuple[str | None, ...]:
+    """Return what `return_tensors` may be: None for lists, "np" for arrays, or an engine."""
+    return None, "np", *(name for name in ENGINES if name != "np")
 
 
 def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: str) -> Any:
     """Join rows of one shape to a tensor whose first dimension is the batch; None leaves the list as it is.
 
-    Whole numbers become int64, in TensorFlow int32. Rows of different shapes are a `ValueError` that tells `remedy`.
+    Whole numbers become int64, or what the engine takes. Rows of different shapes are a
+    `ValueError` that tells `remedy`.
     """
-    choice("return_tensors", return_tensors, (None, *FRAMEWORKS))
+    choice("return_tensors", return_tensors, tensor_kinds())
     if return_tensors is None:
         return rows
     arrays = [np.asarray(row) if len(row) else np.empty(0, np.int64) for row in rows]
@@ -84,10 +82,5 @@ def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: st
     batch = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
     if return_tensors == "np":
         return batch
-    if return_tensors == "pt":
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(batch))
-    import tensorflow as tf
-
-    return tf.constant(batch.astype(np.int32) if batch.dtype == np.int64 else batch)
+    engine = get_engine(return_tensors)
+    return engine.to_tensor(batch.astype(engine.integer) if batch.dtype == np.int64 else batch)

@@ -21,6 +21,7 @@ from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.files import read_json, to_disk, write_json
 from blip_core.jobs.sharding import find_run
+from blip_core.parameters.heads import HEADS
 from blip_core.training.logs import LOG
 from blip_core.training.protocol import Trainer
 from blip_core.training.settings import FREE
@@ -124,7 +125,7 @@ def write_model(trainer: Trainer, start: Start, folder: Path) -> None:
     model = trainer.model
     values = {row.name: trainer.read(row) for row in model.table()}
     if trainer.rank == 0:
-        generation = model.generation_config if hasattr(model, "generate") else None
+        generation = model.generation_config if HEADS[start.head].generates else None
         start.processor.save_pretrained(folder)
         write_pretrained(
             folder,

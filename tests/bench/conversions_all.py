@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from blip_core import BlipConfig
-from blip_core.checkpoints.formats import ORIGINAL_HEADS
 from blip_core.checkpoints.saving import write_pretrained
-from blip_core.parameters.models import MODELS, Parameter, parameters
+from blip_core.parameters.heads import HEADS
+from blip_core.parameters.models import Parameter, parameters
 from conversion import convert
 from tests.helpers.checkpoint_files import FORMATS, differences
 from tests.helpers.random_models import head_config
@@ -50,7 +50,7 @@ def check(head: str, size: str, root: Path) -> str:
     rows = parameters(head, config)
     write_pretrained(root / "start", head, config, rows, noise)
     count = sum(np.prod(row.shape) for row in rows)
-    trip = walk([to for to in FORMATS if to != "pth" or head in ORIGINAL_HEADS])
+    trip = walk([to for to in FORMATS if to != "pth" or HEADS[head].original])
     began = time.perf_counter()
     source = root / "start"
     if head == "BlipForPreTraining":  # a conversion stores its decoder as a whole, which a save does not
@@ -72,7 +72,7 @@ def main() -> None:
     """Print a line for each head and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["base", "large"], choices=["base", "large"])
-    parser.add_argument("--heads", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     for size in args.sizes:

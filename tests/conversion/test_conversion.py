@@ -13,7 +13,6 @@ from blip_core import BlipTokenizer
 from blip_core.checkpoints import open_checkpoint
 from blip_core.files import read_json, write_json
 from blip_core.parameters.matching import find_model, label_tensors
-from blip_core.parameters.models import MODELS, TRAINING_STATE
 from blip_core.parameters.position_embeddings import resize_positions
 from conversion import convert
 from tests.helpers.checkpoint_files import (
@@ -57,7 +56,7 @@ def test_originals_come_back_from_keras_2_without_the_training_state(tmp_path, n
     assert bool(report.left_out) == (name in ("retrieval", "pretrain"))
 
 
-@pytest.mark.parametrize("head", MODELS)
+@pytest.mark.parametrize("head", HEADS)
 def test_a_chain_through_all_formats_changes_no_bit(tmp_path, head):
     random_checkpoint(tmp_path / "0", head)
     formats = [
@@ -73,7 +72,7 @@ def test_a_chain_through_all_formats_changes_no_bit(tmp_path, head):
         convert(tmp_path / f"{step}", tmp_path / f"{step + 1}", to)
     if head == "BlipForPreTraining":  # a conversion stores its decoder as a whole, and for Keras its training state
         assert {label_tensors(head, {name: 0})[name] for name in differences(tmp_path / "4", tmp_path / "7")} == {
-            part.label for part in TRAINING_STATE[head]
+            part.label for part in HEADS[head].state
         }
     else:
         assert differences(tmp_path / "0", tmp_path / "7") == []
@@ -96,7 +95,7 @@ def test_tensors_of_many_pieces_come_through(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS_OF)
-@pytest.mark.parametrize("head", MODELS)
+@pytest.mark.parametrize("head", HEADS)
 def test_all_pairs_of_formats(tmp_path, head, name):
     random_checkpoint(tmp_path / "safetensors", head, CONFIGS_OF[name])
     formats = [to for to in FORMATS if to != "pth" or head in HEADS_OF.values()]

@@ -13,6 +13,7 @@ import pytest
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.cli import main
+from blip_core.engines import ENGINES, Engine
 from blip_core.files import read_json, write_json
 from conversion import check_parity, convert
 from conversion.parity_inputs import drawings
@@ -163,7 +164,19 @@ def test_the_command_prints_a_table_json_and_a_page(model, damaged, tmp_path, ca
     assert found["first_failure"] is None
 
 
+def test_any_registered_engine_takes_part(model, monkeypatch):
+    monkeypatch.setitem(ENGINES, "again", Engine("again", "PyTorch again", "torch", "blip_pt", extra="pt"))
+    report = check_parity(model, engines=("pt", "again"))
+    assert report.passed
+    assert (report.one, report.other) == ("PyTorch", "PyTorch again")
+    assert max(row.relative for row in report.rows) == 0
+
+
 def test_options_that_make_no_sense(model):
+    with pytest.raises(ValueError, match="engine must be one of pt, tf, got 'jax'"):
+        check_parity(model, engines=("pt", "jax"))
+    with pytest.raises(ValueError, match=r"engines must be two of pt, tf \(one with other=\), got pt"):
+        check_parity(model, engines=("pt",))
     with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16"):
         check_parity(model, dtype="float8")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig
-from blip_core.checkpoints.loading import CONFIGS
+from blip_core.parameters.heads import HEADS
 
 TEXT = {
     "vocab_size": 90, "bos_token_id": 88, "sep_token_id": 5, "max_position_embeddings": 40, "initializer_range": 0.2,
@@ -39,16 +39,12 @@ CONFIGS_OF = {
         image_text_hidden_size=10, projection_dim=7, initializer_range=0.2, queue_size=5,
     ),
 }  # fmt: skip
-HEADS = (
-    "BlipVisionModel", "BlipTextModel", "BlipTextLMHeadModel", "BlipModel", "BlipForConditionalGeneration",
-    "BlipForQuestionAnswering", "BlipForImageTextRetrieval", "BlipForNLVR", "BlipForPreTraining",
-)  # fmt: skip
 
 
 def head_config(head: str, config: BlipConfig) -> Any:
     """The part of a configuration that a model class takes."""
     parts = {BlipVisionConfig: config.vision_config, BlipTextConfig: config.text_config}
-    return parts.get(CONFIGS.get(head, BlipConfig), config)
+    return parts.get(HEADS[head].config, config)
 
 
 def inputs(head: str, config: BlipConfig) -> dict[str, np.ndarray]:

@@ -14,8 +14,9 @@ from blip_core import BlipConfig, BlipImageProcessor, BlipProcessor, BlipTokeniz
 from blip_core.checkpoints import open_checkpoint
 from blip_core.cli import main as blip
 from blip_core.datasets import clean_caption
-from blip_core.hub import SHIPPED, or_shipped, shipped_model
-from blip_core.parameters.models import TRAINING_STATE, training_state
+from blip_core.hub import SHIPPED, or_shipped
+from blip_core.parameters.heads import HEADS as ROWS
+from blip_core.parameters.models import training_state
 from docs.examples.shipped import bootstrap, measure, pack
 from tests.helpers.frameworks import PyTorch, TensorFlow
 from tests.helpers.lazy_frameworks import blip_pt, torch
@@ -49,14 +50,15 @@ def test_every_head_is_there(backend, head):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as of parts with random weights
         model = backend.of(head).from_pretrained()
-    held = open_checkpoint(shipped_model(head))
-    names = [p.name for p in model.table() if head.startswith("BlipFor") and p.part not in TRAINING_STATE.get(head, ())]
+    held = open_checkpoint(or_shipped(None, ROWS[head].shipped))
+    names = [p.name for p in model.table() if head.startswith("BlipFor") and not p.part.state]
     assert all(name in held for name in names)
 
 
 def test_its_folder_by_name_is_the_same_as_no_name():
-    assert or_shipped(str(SHIPPED), "BlipForQuestionAnswering") == shipped_model("BlipForQuestionAnswering") != SHIPPED
-    assert or_shipped("elsewhere", "BlipForQuestionAnswering") == "elsewhere"
+    other = ROWS["BlipForQuestionAnswering"].shipped
+    assert or_shipped(str(SHIPPED), other) == or_shipped(None, other) != or_shipped(None) == SHIPPED
+    assert or_shipped("elsewhere", other) == "elsewhere"
 
 
 def test_processors_and_configurations_without_a_name():
