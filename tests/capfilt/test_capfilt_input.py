@@ -106,7 +106,7 @@ def test_a_shard_changes_while_it_is_read(blip, shard, tmp_path, monkeypatch):
     monkeypatch.setattr(output_folder.OutputFolder, "write_scored", write_and_change)
     code, out, err = blip(shard, tmp_path / "out", *options)
     assert (code, out) == (1, "")
-    assert f"{shard} changed while it was read; put it back" in err
+    assert f"{shard} changed while it was read; restore it" in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in (tmp_path / "out/scored").iterdir()] == ["00000.jsonl"]
     monkeypatch.undo()
