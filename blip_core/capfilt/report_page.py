@@ -18,7 +18,7 @@ from blip_core.capfilt.chart import BINS, draw_scores
 from blip_core.capfilt.items import Item, Line
 from blip_core.datasets import Picture
 from blip_core.files import shared_path
-from blip_core.processing.pictures import to_rgb
+from blip_core.processing.pictures import to_colour, to_rgb
 
 SOURCES = ("web", "synthetic")
 SAMPLE = 12  # captions of each source, kept and dropped
@@ -144,7 +144,7 @@ def _cell(column: Mapping[str, int], row: str) -> str:
 
 def _card(shown: Shown, pictures: Mapping[str, Picture]) -> str:
     try:
-        image = to_rgb(pictures[shown.key].load(), shown.key)
+        image = to_rgb(pictures[shown.key].load(), shown.key, to_colour("white"))  # that of the page
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=80)

@@ -10,6 +10,7 @@ from typing import Any
 from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
+from blip_core.processing.pictures import to_colour
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
@@ -46,6 +47,17 @@ def add_engine_arguments(group: Any) -> None:
     group.add_argument("--device", help="such as cpu, cuda or cuda:1 (a GPU where there is one)")
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the weights; auto: as stored (float32)"
+    )
+    add_background_argument(group)
+
+
+def add_background_argument(group: Any) -> None:
+    """The ground of transparent pictures."""
+    group.add_argument(
+        "--background",
+        metavar="COLOUR",
+        type=colour,
+        help="put transparent pictures on it, such as white or '#ffcc00' (the model's own)",
     )
 
 
@@ -145,6 +157,15 @@ def generation_options(parser: argparse.ArgumentParser, **options: Any) -> dict[
     except ValueError as error:
         parser.error(str(error))
     return {"num_return_sequences": 1, **options, "return_dict_in_generate": True}
+
+
+def colour(text: str) -> str:
+    """Parse a colour by its name or as #rrggbb."""
+    try:
+        to_colour(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a colour such as white or '#ffcc00', got {text!r}") from None
+    return text
 
 
 def _share(text: str) -> Share:

@@ -80,6 +80,7 @@ class Loader:
     engine: str
     device: str | None
     dtype: str
+    background: str | None
     captioning: Captioning
     revision: None = None
 
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     engine = get_engine(args.engine).name
     result = capfilt(
         dataset,
-        Loader(captioner, matcher, engine, args.device, args.dtype, captioning),
+        Loader(captioner, matcher, engine, args.device, args.dtype, args.background, captioning),
         args.output,
         threshold=args.threshold,
         to=args.to,

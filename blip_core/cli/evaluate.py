@@ -44,7 +44,6 @@ def add_task(parser: CommandParser, task: Task) -> None:
         "--data", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
     )
     parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that JSON files name")
-    parser.add_argument("--background", metavar="COLOUR", help="ground for transparent pictures, such as white")
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
     if "prompt" in task.evaluation_options:
         parser.add_argument("--prompt", help="what captions begin with, unless given what the model was trained with")
@@ -82,7 +81,6 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
             loaded.processor,
             dataset,
             batch_size=args.batch_size,
-            background=args.background,
             progress=bar.update,
             **options,
         )

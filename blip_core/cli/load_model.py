@@ -34,9 +34,8 @@ def load(kind: type[Model], args: argparse.Namespace, option: str = "model") -> 
         except ValueError as error:
             raise ValueError(f"--device {args.device} does not work: {error}") from None
     try:
-        return kind.from_pretrained(
-            name, engine=engine.name, device=args.device, dtype=args.dtype, revision=args.revision
-        )
+        how = {key: getattr(args, key) for key in ("device", "dtype", "revision", "background")}
+        return kind.from_pretrained(name, engine=engine.name, **how)
     except ValueError as error:
         ours = str(error).replace(f"The model does not fit a {kind.__name__}", f"--{option} does not fit this command")
         raise ValueError(ours) from None

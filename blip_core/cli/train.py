@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from blip_core.cli.arguments import add_engine_option, whole
+from blip_core.cli.arguments import add_engine_option, colour, whole
 from blip_core.cli.load_model import import_quietly, shipped
 from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
@@ -23,6 +23,7 @@ OWN: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "seed": ("N", whole(0), "all that is random follows from it (42)"),
     "workers": ("N", whole(0), "threads that read pictures (2)"),
     "save_every": ("STEPS", whole(1), "save a checkpoint every so many steps, not only after each epoch"),
+    "background": ("COLOUR", colour, "put transparent pictures on it, then and in use (the model's own)"),
     "device": ("NAME", str, "such as cpu, cuda or cuda:1 (a GPU where there is one)"),
 }
 """The settings that have options of their own."""

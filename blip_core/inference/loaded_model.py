@@ -17,6 +17,7 @@ from blip_core.hub import or_shipped
 from blip_core.inference.identity import identity
 from blip_core.jobs.read_ahead import read_batches
 from blip_core.parameters.heads import HEADS
+from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.picture_files import is_source
 from blip_core.processing.processor import BlipProcessor
 from blip_core.validators import whole_number
@@ -57,6 +58,7 @@ class LoadedModel:
         device: str | None = None,
         dtype: str = "float32",
         revision: str | None = None,
+        background: str | Sequence[int] | None = None,
     ) -> Self:
         """Load a model and its processor.
 
@@ -66,15 +68,19 @@ class LoadedModel:
             device: Such as "cpu" or "cuda:1"; a GPU where the engine finds one unless given.
             dtype: The type of the weights, such as "float16"; "auto" keeps the stored one.
             revision: A branch, tag or commit of the Hub repository.
+            background: The colour on which transparent pictures are put, over that of the model's image processor.
 
         Raises:
             OSError: Where the model cannot be found or read.
             ValueError: For a checkpoint of another head or without a part of the model, for an engine that is not
-                installed, and for a device that the engine does not have.
+                installed, for a device that the engine does not have, and for what is no colour.
         """
         chosen = get_engine(engine)
         cls.check_head(name, revision)
         processor = BlipProcessor.from_pretrained(name, revision=revision)
+        if background is not None:
+            settings = processor.image_processor.to_dict()
+            processor.image_processor = BlipImageProcessor.from_dict(settings, background=background)
         model_class = chosen.model_class(cls.head)
         device = device or chosen.default_device()
         chosen.check_device(device)

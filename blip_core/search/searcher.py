@@ -83,10 +83,13 @@ class Searcher:
         device: str | None = None,
         dtype: str = "float32",
         revision: str | None = None,
+        background: str | Sequence[int] | None = None,
         **options: Any,
     ) -> Self:
         """Load a matcher as `Matcher.from_pretrained` does, and open the index of a folder with the other `options`."""
-        matcher = Matcher.from_pretrained(name, engine=engine, device=device, dtype=dtype, revision=revision)
+        matcher = Matcher.from_pretrained(
+            name, engine=engine, device=device, dtype=dtype, revision=revision, background=background
+        )
         return cls(matcher, folder, **options)
 
     def __enter__(self) -> Self:
