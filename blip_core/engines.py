@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 
 
+class MissingFramework(ImportError, ValueError):
+    """A framework is not installed: for users a wrong choice of engine, for Python an import that failed."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """A framework that can run models, as one row of the registry.
@@ -49,6 +53,13 @@ class Engine:
     def installed(self) -> bool:
         """Say whether the framework is installed, without importing it."""
         return find_spec(self.package) is not None
+
+    def require(self, what: str) -> None:
+        """Raise `MissingFramework` unless the framework is installed; `what` needs it, such as "engine 'pt'"."""
+        if not self.installed:
+            raise MissingFramework(
+                f'{what} needs {self.package}, which is not installed: pip install "blip-duo[{self.extra}]"'
+            )
 
     @property
     def backend(self) -> Any:
@@ -138,7 +149,8 @@ def get_engine(name: str | None = None) -> Engine:
     """Return the engine of a name; without one, the first that is installed.
 
     Raises:
-        ValueError: For a name that no engine has, and for an engine whose framework is not installed.
+        ValueError: For a name that no engine has, and for an engine whose framework is not installed, which is an
+            `ImportError` as well.
 
     Example:
         >>> get_engine("tf").package
@@ -152,10 +164,7 @@ def get_engine(name: str | None = None) -> Engine:
     if name not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {name!r}.")
     engine = ENGINES[name]
-    if not engine.installed:
-        raise ValueError(
-            f'engine {name!r} needs {engine.package}, which is not installed: pip install "blip-duo[{engine.extra}]"'
-        )
+    engine.require(f"engine {name!r}")
     return engine
 
 

@@ -1,5 +1,9 @@
 """BLIP in PyTorch."""
 
+from blip_core.engines import ENGINES
+
+ENGINES["pt"].require("blip_pt")
+
 from blip_core import (
     BlipConfig,
     BlipImageProcessor,

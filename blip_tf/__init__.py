@@ -2,10 +2,10 @@
 
 # What Keras runs on must be settled before anything imports it.
 import os
-from importlib.util import find_spec
 
-if find_spec("tensorflow") is None:
-    raise ImportError("blip_tf needs TensorFlow, which is not installed: pip install tensorflow")
+from blip_core.engines import ENGINES
+
+ENGINES["tf"].require("blip_tf")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # remarks on the machine are no errors
 os.environ["KERAS_BACKEND"] = chosen = os.environ.get("KERAS_BACKEND") or "tensorflow"
 if chosen == "tensorflow":

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from blip_core.config_mixin import ConfigMixin, json_object
-from blip_core.processing.inputs import BlipInputs, stack, tensor_kinds
+from blip_core.processing.inputs import BlipInputs, check_return_tensors, stack
 from blip_core.processing.picture_files import ROOM, decode, is_source, open_image
 from blip_core.processing.pictures import (
     LAYOUTS,
@@ -157,7 +157,7 @@ class BlipImageProcessor(ConfigMixin):
             OSError: A file cannot be read, or is no picture.
             ValueError: Any other picture or option cannot work.
         """
-        choice("return_tensors", return_tensors, tensor_kinds())
+        check_return_tensors(return_tensors)
         choice("data_format", data_format, (None, *LAYOUTS))
         choice("input_data_format", input_data_format, (None, *LAYOUTS))
         settings = replace(self, **{name: value for name, value in overrides.items() if value is not None})

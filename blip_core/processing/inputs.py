@@ -66,13 +66,20 @@ def tensor_kinds() -> tuple[str | None, ...]:
     return None, "np", *(name for name in ENGINES if name != "np")
 
 
+def check_return_tensors(value: str | None) -> None:
+    """Raise `ValueError` unless `return_tensors` is one of `tensor_kinds`, and its framework is installed."""
+    choice("return_tensors", value, tensor_kinds())
+    if value in ENGINES:
+        ENGINES[value].require(f"return_tensors={value!r}")
+
+
 def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: str) -> Any:
     """Join rows of one shape to a tensor whose first dimension is the batch; None leaves the list as it is.
 
     Whole numbers become int64, or what the engine takes. Rows of different shapes are a
     `ValueError` that tells `remedy`.
     """
-    choice("return_tensors", return_tensors, tensor_kinds())
+    check_return_tensors(return_tensors)
     if return_tensors is None:
         return rows
     arrays = [np.asarray(row) if len(row) else np.empty(0, np.int64) for row in rows]

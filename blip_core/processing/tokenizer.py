@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from blip_core.config_mixin import ConfigMixin
 from blip_core.files import atomic_path, read_json
 from blip_core.hub import or_shipped, resolve_folder
-from blip_core.processing.inputs import BlipInputs, stack, tensor_kinds
+from blip_core.processing.inputs import BlipInputs, check_return_tensors, stack
 from blip_core.processing.padding import LENGTH, kept_lengths, pad_rows
 from blip_core.processing.texts import Text, check_texts, close_gaps, to_ids
 from blip_core.processing.vocabulary import (
@@ -157,7 +157,7 @@ class BlipTokenizer(ConfigMixin):
         Raises:
             ValueError: A text is none, or an option cannot work.
         """
-        choice("return_tensors", return_tensors, tensor_kinds())
+        check_return_tensors(return_tensors)
         if truncation is None:
             truncation = max_length is not None and padding is False
         single = isinstance(text, str) or (is_split_into_words and _is_list_of_words(text))

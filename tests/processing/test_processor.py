@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from blip_core import BlipImageProcessor, BlipProcessor, BlipTokenizer
+from blip_core.engines import ENGINES
 from blip_core.processing.inputs import BlipInputs
 from tests.helpers.drawn_pictures import PHOTOS, cat, photo
 
@@ -206,3 +209,12 @@ def test_worker_processes_of_a_loader(processor):
         CAPTIONS * 2, batch_size=2, num_workers=1, multiprocessing_context="spawn", collate_fn=processor.tokenizer
     )
     assert [batch["input_ids"] for batch in loader] == [processor(text=CAPTIONS).input_ids] * 2
+
+
+@pytest.mark.parametrize("engine", ["pt", "tf"])
+def test_a_missing_framework_is_told_before_a_picture_is_read(engine, monkeypatch):
+    monkeypatch.setitem(ENGINES, engine, replace(ENGINES[engine], package="no_such_package"))
+    said = f'return_tensors={engine!r} needs no_such_package, which is not installed: pip install "blip-duo[{engine}]"'
+    for words in ({"images": "nowhere.png"}, {"text": "a"}):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            BlipProcessor()(**words, return_tensors=engine)

@@ -110,7 +110,6 @@ def test_the_core_loads_no_framework(package):
             "it runs on 'torch'; set KERAS_BACKEND=tensorflow",
             marks=pytest.mark.needs("pt"),
         ),
-        (blocking({"tensorflow"}, "import blip_tf"), {}, "TensorFlow, which is not installed: pip install tensorflow"),
     ],
 )
 def test_one_clear_error_where_keras_cannot_run_on_tensorflow(code, environment, message):
@@ -119,6 +118,19 @@ def test_one_clear_error_where_keras_cannot_run_on_tensorflow(code, environment,
     error = found.stderr.strip().splitlines()[-1]
     assert error.startswith("ImportError: blip_tf needs ")
     assert message in error
+
+
+@pytest.mark.parametrize(("engine", "package", "hidden"), [("pt", "blip_pt", "torch"), ("tf", "blip_tf", "tensorflow")])
+@pytest.mark.parametrize("module", ["", ".trainer"])
+def test_one_sentence_where_the_framework_is_missing(engine, package, hidden, module):
+    """Whoever imports a backend learns what to install, by an error that is an `ImportError` and a `ValueError`."""
+    code = f"""try:
+    import {package}{module}
+except ImportError as error:
+    print(isinstance(error, ValueError), error)"""
+    found = python(blocking({hidden}, "pass") + "\n" + code)
+    sentence = f'{package} needs {hidden}, which is not installed: pip install "blip-duo[{engine}]"'
+    assert found.stdout == f"True {sentence}\n", found.stderr
 
 
 def test_a_backend_in_a_file_of_settings_gives_way(tmp_path):
