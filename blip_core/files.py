@@ -14,23 +14,23 @@ from typing import Any
 MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 1 MB, a shard index less than 10 MB
 
 TEMPORARY = ".*.tmp"
-"""The names of files that are being written, or that a killed process left."""
+"""Pattern of files that are being written, or that a killed process left."""
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where there is no more room: on the disk, for this user, or for one file."""
+"""Errors for a full disk, an exhausted quota, and a file that is too large."""
 
 Version = tuple[int, int]
-"""The size of a file in bytes and when it was last written to, in nanoseconds."""
+"""The size of a file in bytes and its modification time in nanoseconds."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises `OSError` where the file is missing and `ValueError` where it is not an object."""
     path = Path(path)
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no BLIP file of settings is.")
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, more than any BLIP settings file.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); restore the file or download it again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}.")
@@ -38,38 +38,38 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_json(path: str | Path, values: dict[str, Any]) -> None:
-    """Write a JSON object with sorted keys, atomically; others may write the same."""
+    """Write a JSON object with sorted keys, atomically; other processes may write the same."""
     with shared_path(Path(path)) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines, atomically; others may write the same."""
+    """Write a file of JSON lines, atomically; other processes may write the same."""
     with shared_path(path) as temporary:
         temporary.write_bytes(b"".join(encode_line(line) + b"\n" for line in lines))
 
 
 def read_lines(path: Path, remedy: str = "remove it") -> list[dict[str, Any]]:
-    """Read a file of JSON lines. Raises `ValueError` for one that is damaged, with what to do."""
+    """Read a file of JSON lines. Raises `ValueError` for a damaged one, naming the `remedy`."""
     try:
         return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
     except ValueError as error:
-        raise ValueError(f"{path} is not as it was written ({error}); {remedy} to have it made anew.") from None
+        raise ValueError(f"{path} is damaged ({error}); {remedy} and run again to rebuild it.") from None
 
 
 def encode_line(line: Mapping[str, Any]) -> bytes:
-    """A line of JSON; the bytes of a file name that are no UTF-8 become `\\udc..`, which JSON reads back."""
+    """Encode a line of JSON; bytes of a file name that are not UTF-8 become `\\udc..`, which JSON reads back."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def file_version(path: str | os.PathLike[str]) -> Version:
-    """The version of a file. Raises `OSError` where it is missing."""
+    """Return the version of a file. Raises `OSError` where it is missing."""
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], without: Iterable[str] = ()) -> list[str]:
-    """Say how two runs differ: each fact, except those named in `without`, that was something else."""
+    """Describe each fact that differs between two runs, except those named in `without`."""
     return [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted((old.keys() | new.keys()) - set(without))
@@ -80,7 +80,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], without: Iterabl
 def temporary_name(path: Path) -> Path:
     """Return a name beside `path` to write to first. It matches `TEMPORARY` and fits wherever the name of `path` does.
 
-    File systems limit names to 255 bytes or less, so that of a long name only the beginning is taken.
+    File systems limit names to 255 bytes or less, so only the first 60 bytes are kept.
     """
     begin = os.fsencode(path.name)[:60].decode("utf-8", "ignore")
     return path.with_name(f".{begin}.{secrets.token_hex(4)}.tmp")
@@ -92,7 +92,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    # The system applies the umask of the process, which could be asked for only by changing it for all threads.
+    # The system applies the umask. Reading it in Python would change it for all threads for a moment.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
@@ -103,7 +103,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def to_disk(path: str | Path) -> None:
-    """Write a file, or a folder and all files in it, through to the disk, so that they survive a loss of power."""
+    """Flush a file, or a folder and all files in it, to the disk, so that they survive a loss of power."""
     path = Path(path)
     for part in [*path.iterdir(), path] if path.is_dir() else [path]:
         handle = os.open(part, os.O_RDONLY)

@@ -84,7 +84,7 @@ class Task:
     description: str
     parse: Callable[..., Any]
     inputs: Callable[..., dict[str, np.ndarray]]
-    target: tuple[str, str] = ("texts", "a caption")
+    target: tuple[str, str] = ("texts", "caption")
     clean: Callable[[str], str] = Function("blip_core.datasets.cleaning:clean_caption")
     max_length: int | None = None
     needs_text: bool = False
@@ -102,9 +102,9 @@ class Task:
     preset: Path | None = None
 
     def lacks(self, example: Any) -> str:
-        """Return the name of the target that an example has not got, "" where it has it."""
-        name, words = self.target
-        return words if getattr(example, name) in (None, ()) else ""
+        """Return the name of the target if an example has none, else ""."""
+        name, word = self.target
+        return word if getattr(example, name) in (None, ()) else ""
 
 
 TASKS: dict[str, Task] = {}
@@ -171,7 +171,7 @@ for _task in (
         description="answers to questions: the accuracy of the VQA challenge",
         parse=Function("blip_core.datasets.entries:parse_question"),
         inputs=Function("blip_core.datasets.text_inputs:questions"),
-        target=("answers", "an answer"),
+        target=("answers", "answer"),
         clean=Function("blip_core.datasets.cleaning:clean_question"),
         max_length=35,
         needs_text=True,
@@ -187,7 +187,7 @@ for _task in (
         description="sentences about two pictures: accuracy",
         parse=Function("blip_core.datasets.entries:parse_sentence"),
         inputs=Function("blip_core.datasets.text_inputs:sentences"),
-        target=("label", "a label"),
+        target=("label", "label"),
         clean=Function("blip_core.datasets.cleaning:clean_sentence"),
         needs_text=True,
         pictures=2,

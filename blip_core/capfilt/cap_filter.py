@@ -23,17 +23,22 @@ from blip_core.validators import check_settings, number, setting, text, whole_nu
 WEB, SYNTHETIC = "web", "synthetic"
 PROMPT = "a picture of"
 DIGITS = 4
-"""Scores are rounded to so many: below, frameworks and batches of other sizes differ."""
+"""Decimal places of scores; beyond them, frameworks and batch sizes differ."""
 
 
 @dataclass(frozen=True)
 class Captioning:
-    """How synthetic captions are written.
+    """How synthetic captions are written: 1 to 16 new tokens, the original's 5 to 20 with a prompt of four.
 
-    `beams`: None draws them by nucleus sampling from the likeliest tokens of sum `top_p`, as in the paper; a number
-    searches for the likeliest with so many beams. `prompt` is what the captioner goes on with, and no part of a
-    caption: unless given, what it was trained with, or "a picture of" where it does not tell. Lengths are the
-    original's, 5 to 20 tokens with a prompt of four. Raises `ValueError` for values that cannot be.
+    Args:
+        beams: Beams of a beam search; None for nucleus sampling, as in the paper.
+        top_p: The probability of the tokens that nucleus sampling draws from, in (0, 1].
+        seed: Of the sampling, with the bytes of each picture.
+        prompt: The beginning that the captioner continues, not part of the caption. None for the one that it was
+            trained with, or "a picture of" where the model does not tell.
+
+    Raises:
+        ValueError: For values out of range.
     """
 
     beams: int | None = setting(None, whole_number, least=1, optional=True)
@@ -46,14 +51,14 @@ class Captioning:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords of `generate`. Source: the original's `BLIP_Decoder.generate`."""
+        """The options of `generate`. Source: the original's `BLIP_Decoder.generate`."""
         length = {"min_new_tokens": 1, "max_new_tokens": 16}
         if self.beams is not None:
             return {**length, "num_beams": self.beams, "do_sample": False}
         return {**length, "num_beams": 1, "do_sample": True, "top_p": self.top_p, "repetition_penalty": 1.1}
 
     def item_seed(self, digest: str) -> int:
-        """The seed of the picture with this hash, the same wherever it lies and whatever is captioned with it."""
+        """Return the sampling seed for a picture's hash."""
         return int.from_bytes(hashlib.blake2b(f"{self.seed} {digest}".encode(), digest_size=8).digest(), "big")
 
 
@@ -67,7 +72,7 @@ class PictureRead:
 
 @dataclass(frozen=True)
 class Scored:
-    """A caption, cleaned; where it is from, "web" or "synthetic"; the probability that it matches, 0 to 1."""
+    """A cleaned caption, its source ("web" or "synthetic"), and the probability that it matches, 0 to 1."""
 
     caption: str
     source: str
@@ -75,14 +80,13 @@ class Scored:
 
 
 class CapFilter:
-    """A captioner and a filter, which is a matcher, for CapFilt.
+    """A captioner and a filter for CapFilt.
 
-    Where the vision encoders of both have the same weights, as in two heads of one checkpoint of pre-training, a
-    picture is encoded once, otherwise once by each.
+    Where both have equal vision encoders, as two heads of one pre-trained checkpoint do, a picture is encoded once.
 
     Args:
         captioner: Writes captions.
-        matcher: Says whether captions match.
+        matcher: The filter, which says whether captions match.
         captioning: How captions are written.
     """
 
@@ -111,8 +115,9 @@ class CapFilter:
     def read(self, picture: Picture) -> PictureRead:
         """Read and prepare a picture; threads may call it.
 
-        Raises `OSError` and `ValueError` as `Picture.load` does, and `ValueError` for a line or a dot: the web counts
-        its visitors by such pictures.
+        Raises:
+            OSError: As `Picture.load` does.
+            ValueError: As `Picture.load` does, and for a picture one pixel high or wide, such as a tracking pixel.
         """
         data = picture.read()
         image = load_image(data, name=picture.name)
@@ -125,10 +130,18 @@ class CapFilter:
     def __call__(
         self, pictures: Sequence[PictureRead], captions: Sequence[Sequence[str]]
     ) -> tuple[list[list[Scored]], np.ndarray]:
-        """Score the cleaned web captions of each picture and a synthetic one, which comes last.
+        """Write a synthetic caption for each picture, and score it with the web's.
 
-        It may be empty; then its score is 0. With them come the features of the pictures by which the filter compares
-        them, L2-normalised float16 (pictures, F).
+        Args:
+            pictures: Pictures as `read` returns them.
+            captions: The cleaned web captions of each.
+
+        Returns:
+            The scored captions of each picture, the synthetic one last (score 0 if it is empty), and the filter's
+            features of the pictures, L2-normalised float16 (pictures, F).
+
+        Raises:
+            ValueError: For scores that are not finite.
         """
         states = self.captioner.encode([picture.pixels[0] for picture in pictures])
         written = self._write(states, [picture.digest for picture in pictures])
@@ -139,15 +152,15 @@ class CapFilter:
         scores = iter(self._match(states, pairs, len(pictures)))
         scored = [
             [
-                Scored(text, WEB if number < len(group) - 1 else SYNTHETIC, next(scores) if text else 0.0)
-                for number, text in enumerate(group)
+                Scored(text, WEB if index < len(group) - 1 else SYNTHETIC, next(scores) if text else 0.0)
+                for index, text in enumerate(group)
             ]
             for group in texts
         ]
         return scored, self.matcher.project(states).astype(np.float16)
 
     def _write(self, states: np.ndarray, digests: Sequence[str]) -> list[str]:
-        """One caption for each picture, cleaned, without the prompt."""
+        """Return one cleaned caption for each picture, without the prompt."""
         prompt, begin = self.captioning.prompt, self.captioner.model.generation_config.prompt_ids
         if prompt is not None or begin is None:
             begin = prompt_tokens(PROMPT if prompt is None else prompt, self.captioner.processor)
@@ -158,7 +171,7 @@ class CapFilter:
         return [clean_caption(caption.text or "") for caption in written]
 
     def _match(self, states: np.ndarray, pairs: Sequence[tuple[int, str]], size: int) -> list[float]:
-        """The probability of a match of each pair of a picture's number and a text, `size` pairs at a time."""
+        """Return the probability of a match of each pair (picture index, text), `size` pairs at a time."""
         found: list[float] = []
         for part in split(pairs, size):
             rows, texts = zip(*part, strict=True)

@@ -1,4 +1,4 @@
-"""Histograms of scores, drawn."""
+"""Draw histograms of scores."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ COLOURS = {"web": "#3b6fb6", "synthetic": "#c0702a"}
 
 
 def draw_scores(scores: Mapping[str, np.ndarray], threshold: float) -> Image.Image:
-    """Draw a histogram for each source; what lies below the threshold is grey.
+    """Draw a histogram for each source, RGB; bars below the threshold are grey.
 
-    `scores`: for each source how many lie in each of BINS equal parts of 0 to 1. Returns RGB.
+    `scores`: for each source the counts in BINS equal parts of 0 to 1.
     """
     image = Image.new("RGB", (WIDTH, PANEL * len(scores)), "white")
     draw = ImageDraw.Draw(image)
     title, small = ImageFont.load_default(24), ImageFont.load_default(18)
     left, right = LEFT, WIDTH - RIGHT
     line = left + threshold * (right - left)
-    for number, (source, counts) in enumerate(scores.items()):
-        top, bottom = number * PANEL + TOP, (number + 1) * PANEL - BOTTOM
+    for panel, (source, counts) in enumerate(scores.items()):
+        top, bottom = panel * PANEL + TOP, (panel + 1) * PANEL - BOTTOM
         total = int(counts.sum())
         shares = counts / max(total, 1)
         most = max(float(shares.max()), 0.01)
@@ -33,10 +33,10 @@ def draw_scores(scores: Mapping[str, np.ndarray], threshold: float) -> Image.Ima
             y = bottom - level * (bottom - top)
             draw.line((left, y, right, y), FAINT, 1)
             draw.text((left - 10, y), f"{level * most:.1%}", INK, small, anchor="rm")
-        for place, part in enumerate(shares):
-            first, last = (left + (place + edge) / BINS * (right - left) for edge in (0, 1))
-            height = part / most * (bottom - top)
-            if part:
+        for bin_, share in enumerate(shares):
+            first, last = (left + (bin_ + edge) / BINS * (right - left) for edge in (0, 1))
+            height = share / most * (bottom - top)
+            if share:
                 _bar(draw, first + 2, min(last - 2, line), bottom - height, bottom, PALE)
                 _bar(draw, max(first + 2, line), last - 2, bottom - height, bottom, COLOURS.get(source, INK))
         for tick in range(11):

@@ -1,4 +1,4 @@
-"""The two steps of CapFilt: captions and their scores, shard by shard, then what is kept, once all scores are there."""
+"""The two steps of CapFilt: score captions shard by shard, then decide what is kept once all are scored."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from blip_core.jobs.read_ahead import in_one_line, read_batches
 from blip_core.jobs.sharding import Shard, check_worker
 
 LONGEST = 10_000
-"""A web text of more characters is no caption."""
+"""Web texts with more characters are not taken for captions."""
 
 
 class Scoring:
-    """Writes captions for the pictures of shards and scores them, with the web's.
+    """Writes a caption for each picture of a shard, and scores it with the web's captions, into `folder`.
 
-    What a shard comes to depends on nothing but its pictures, the models and their settings; it is written to `folder`.
+    A shard's result depends only on its pictures, the models and their settings.
     """
 
     def __init__(self, models: CapFilter, batch_size: int, readers: int, folder: OutputFolder | None = None):
@@ -37,13 +37,13 @@ class Scoring:
         readers: int,
         folder: OutputFolder,
     ) -> Scoring:
-        """Begin in a process of its own, with models that must be those of the run."""
+        """Start in a worker process; its models must equal those of the run."""
         models = load()
         check_worker(models.identity, identity)
         return cls(models, batch_size, readers, folder)
 
     def __call__(self, shard: Shard[Item]) -> Iterator[int]:
-        """Work on a shard that is not there; yields how many more pictures are done."""
+        """Score a shard unless that is done; yields the number of pictures just scored."""
         if self.folder and not self.folder.has(shard.name):
             found: list[Line] = []
             features: list[np.ndarray] = []
@@ -54,11 +54,11 @@ class Scoring:
             self.folder.write_scored(shard.name, found, np.concatenate(features))
 
     def score(self, items: Sequence[Item]) -> Iterator[tuple[list[Line], np.ndarray]]:
-        """A line for each picture, and its features, float16 (pictures, F), batch by batch.
+        """Yield, batch by batch, a line for each picture, and their features, float16 (pictures, F).
 
-        It has `reason` and `detail` where the picture cannot be read, else `hash`; then, unless one of these pictures
-        before it has the same bytes, `captions`: caption, source and score of each, the last one being synthetic; and
-        `long`: web texts that are no captions. Pictures that were not captioned have features of zeros.
+        A line has `reason` and `detail` where the picture cannot be read, else `hash`. Unless an earlier item has the
+        same bytes, it also has `captions` (caption, source and score of each, the synthetic one last) and `long`, the
+        web texts that are too long. Pictures that were not captioned have features of zeros.
         """
         seen: set[str] = set()
         for batch in read_batches(items, self.batch_size, lambda item: self.models.read(item.picture), self.readers):
@@ -68,7 +68,7 @@ class Scoring:
                 line: Line = {"image": item.picture.name, "key": item.key}
                 lines.append(line)
                 if isinstance(picture, ChangedError):
-                    raise picture  # this one picture is not broken: all of its shard would be listed for good
+                    raise picture  # a changed archive: otherwise all of the shard would count as unreadable
                 if isinstance(picture, Exception):
                     line |= {"reason": "unreadable", "detail": in_one_line(picture)}
                     continue
@@ -95,40 +95,42 @@ def decide(
     near: Mapping[int, tuple[int, float]],
     threshold: float,
 ) -> tuple[list[Line], list[Line]]:
-    """Lines of what is kept and of what is dropped of some pictures of the `whole` input, in their order.
+    """Return the kept and the dropped lines of some `items` of the `whole` input, in their order.
 
-    `firsts`: for the number of each picture of the input that of the first with the same bytes, which alone counts.
-    `near`: for the numbers of pictures that look like one before them its number, and their cosine similarity.
+    `firsts`: picture number -> number of the first picture with the same bytes; later ones are duplicates.
+    `near`: picture number -> (number of the earlier look-alike, cosine similarity).
     """
     kept: list[Line] = []
     dropped: list[Line] = []
     for line, item in zip(scored, items, strict=True):
-        about: Line = {name: line[name] for name in ("image", "key", "hash") if name in line}
+        picture: Line = {name: line[name] for name in ("image", "key", "hash") if name in line}
         if "reason" in line:
             dropped.append(line)
         elif (first := int(firsts[item.number])) != item.number:
-            dropped.append({**about, "reason": "duplicate", "detail": f"the same picture as {whole[first].key}"})
+            dropped.append({**picture, "reason": "duplicate", "detail": f"the same picture as {whole[first].key}"})
         elif item.number in near:
             other, cosine = near[item.number]
             detail = f"looks like {whole[other].key}, cosine {cosine:.4f}"
-            dropped.append({**about, "reason": "near-duplicate", "detail": detail})
+            dropped.append({**picture, "reason": "near-duplicate", "detail": detail})
         else:
             for text in line["long"]:
                 detail = f"a caption of {len(text):,} characters, more than {LONGEST:,}"
                 long = {"caption": f"{text[:100]}...", "source": "web", "reason": "too long", "detail": detail}
-                dropped.append({**about, **long})
-            fit: list[Line] = []
-            for number, found in enumerate(line["captions"]):
+                dropped.append({**picture, **long})
+            good: list[Line] = []
+            for index, found in enumerate(line["captions"]):
                 if not found["caption"]:
                     reason = "empty"
-                elif any(found["caption"] == other["caption"] for other in line["captions"][:number]):
+                elif any(found["caption"] == other["caption"] for other in line["captions"][:index]):
                     reason = "repeated"
                 elif found["score"] < threshold:
                     reason = "no match"
                 else:
-                    fit.append(found)
+                    good.append(found)
                     continue
-                dropped.append({**about, **found, "reason": reason})
-            if fit:
-                kept.append({**about, **{name: [one[name] for one in fit] for name in ("caption", "source", "score")}})
+                dropped.append({**picture, **found, "reason": reason})
+            if good:
+                kept.append(
+                    {**picture, **{name: [one[name] for one in good] for name in ("caption", "source", "score")}}
+                )
     return kept, dropped

@@ -1,4 +1,4 @@
-"""The input of CapFilt, picture by picture, and what became of each before copies are looked for."""
+"""The input of CapFilt: one item per picture, before duplicates are removed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from blip_core.datasets import Dataset, Picture
 from blip_core.datasets.spool import group
 
 Line = dict[str, Any]
-"""What a line of JSON in the output holds."""
+"""A JSON line of the output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture and what the web says of it, from one example or several; `number` counts from 0 in the input.
+    """A picture and its web captions, from one example or several; `number` counts from 0 in the input.
 
-    The picture's path is absolute, so that it is the same for workers elsewhere.
+    The picture's path is absolute, so that workers in other folders find it.
     """
 
     number: int
@@ -32,24 +32,24 @@ class Item:
 
 
 class Items(Sequence[Item]):
-    """The pictures of a data set, or some of them, each made anew when it is asked for.
+    """A lazy sequence of items; each is built on access. Pickled, for another process, it becomes a list.
 
-    `order` has the numbers of examples and `starts` where those of each picture begin, and end. Where they are pickled,
-    for a worker elsewhere, they become a list.
+    `order` holds the indices of examples, picture by picture, and `starts` where those of each picture begin and end;
+    `pictures` are the pictures that this sequence has.
     """
 
-    def __init__(self, dataset: Dataset, order: np.ndarray, starts: np.ndarray, numbers: range):
-        self._dataset, self._order, self._starts, self._numbers = dataset, order, starts, numbers
+    def __init__(self, dataset: Dataset, order: np.ndarray, starts: np.ndarray, pictures: range):
+        self._dataset, self._order, self._starts, self._pictures = dataset, order, starts, pictures
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._pictures)
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
     @overload
     def __getitem__(self, index: slice) -> Items: ...
     def __getitem__(self, index: int | slice) -> Item | Items:
-        number = self._numbers[index]
+        number = self._pictures[index]
         if isinstance(number, range):
             return Items(self._dataset, self._order, self._starts, number)
         examples = [self._dataset[at] for at in self._order[self._starts[number] : self._starts[number + 1]].tolist()]
@@ -63,24 +63,24 @@ class Items(Sequence[Item]):
 
 
 def find_items(dataset: Dataset) -> tuple[Items, list[Line]]:
-    """The pictures with captions, each once, in the order of the first example of each, and what else there is."""
+    """Return the captioned pictures, in order of first appearance, and the unusable entries."""
     unusable = [{"key": key, "reason": "unusable", "detail": detail} for key, detail in dataset.problems]
-    numbers = array("q")
+    indices = array("q")
 
     def pictures() -> Iterator[Picture]:
-        for number, example in enumerate(dataset):
+        for index, example in enumerate(dataset):
             if example.texts:
-                numbers.append(number)
+                indices.append(index)
                 yield example.images[0]
             else:
                 unusable.append({"key": example.key, "reason": "unusable", "detail": "has no caption"})
 
     order, starts = group(pictures())
-    return Items(dataset, np.array(numbers)[order], starts, range(len(starts) - 1)), unusable
+    return Items(dataset, np.array(indices)[order], starts, range(len(starts) - 1)), unusable
 
 
 def fingerprint(items: Iterable[Item]) -> str:
-    """A hash of what the input says, without the bytes of its pictures."""
+    """Return a hash of the input: keys, picture names and texts, not the bytes of pictures."""
     digest = hashlib.blake2b(digest_size=16)
     for item in items:
         digest.update(repr((item.key, item.picture.name, item.texts)).encode("utf-8", "surrogatepass"))

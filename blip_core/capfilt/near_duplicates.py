@@ -1,4 +1,4 @@
-"""Near-duplicates: pictures that look like one that came before, by features of contrastive training."""
+"""Find near-duplicates: pictures that look like an earlier one, by features of contrastive training."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import numpy as np
 CHUNK = 2048
 """Pictures that are compared with as many others at once, in 16 MB."""
 EDGE = 0.5e-4
-"""Cosines are compared as if rounded to four digits: below, frameworks and batches of other sizes differ."""
+"""Half of the fourth decimal place, to which cosines are compared; beyond it, frameworks and batch sizes differ."""
 
 
 def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]]:
-    """For each row that does not stay, the first of those that do which it is like, and their cosine similarity.
+    """Return for each dropped row the first kept row that it resembles, and their cosine similarity.
 
-    `features` is float16 (pictures, F) in the order of the input; a row of zeros is of no picture, and never like
-    another. A row stays unless its cosine similarity with one that stays before it is at least `limit`. Takes time that
-    grows with the square of what stays, and little memory beside the features.
+    `features` is float16 (pictures, F) in the order of the input; a row of zeros stands for no picture and resembles
+    none. A row is kept unless its cosine similarity with an earlier kept row is at least `limit`. The time grows with
+    the square of the number of kept rows; memory beside the features is small.
     """
     found: dict[int, tuple[int, float]] = {}
-    stay = np.empty(len(features), np.int64)
+    kept = np.empty(len(features), np.int64)
     count = 0
     for start in range(0, len(features), CHUNK):
         rows = _normalize(features[start : start + CHUNK])
         left = np.asarray(rows.any(axis=1))
         for at in range(0, count, CHUNK):
-            block = stay[at : min(at + CHUNK, count)]
+            block = kept[at : min(at + CHUNK, count)]
             those = np.flatnonzero(left)
             cosines = rows[those] @ _normalize(features[block]).T  # (those, block)
             like = cosines >= limit - EDGE
@@ -41,13 +41,13 @@ def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]
             else:
                 stays[row] = True
         new = start + np.flatnonzero(stays)
-        stay[count : count + len(new)] = new
+        kept[count : count + len(new)] = new
         count += len(new)
     return found
 
 
 def _normalize(rows: np.ndarray) -> np.ndarray:
-    """Rows as float32 of length 1, which float16 has rounded; those of zeros stay."""
+    """Return rows as float32 of length 1; rows of zeros stay zero."""
     rows = rows.astype(np.float32)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     return rows

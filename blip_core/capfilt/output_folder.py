@@ -1,13 +1,13 @@
-"""The output folder of CapFilt: shards that are whole or absent, and what the run was started with.
+"""The output folder of CapFilt: shards that are whole or absent, and the settings of the run.
 
-OUTPUT/scored/00000.jsonl     captions and scores of a shard, until what is kept is decided, when all shards are there
+OUTPUT/scored/00000.jsonl     captions and scores of a shard, until all shards are scored and what is kept is decided
 OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which `blip train` reads as it is; or
                               00000.parquet or 00000.tar, which hold the pictures, too
 OUTPUT/kept/00000/            the kept pictures of 00000.jsonl that lay in tar or Parquet files
 OUTPUT/features/00000.npy     with near-duplicates dropped: features of a shard's pictures, float16 (pictures, F)
 OUTPUT/dropped/00000.jsonl    a line for each caption and picture that was dropped, and why
-OUTPUT/dropped/input.jsonl    what of the input could not be used at all
-OUTPUT/capfilt.json           what the run was started with
+OUTPUT/dropped/input.jsonl    input entries that could not be used
+OUTPUT/capfilt.json           the settings and input of the run
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
 
 class OutputFolder:
-    """The folder of a run, which goes on where an earlier one was stopped.
+    """The folder of a run, which resumes where an earlier one was stopped.
 
-    Several processes, of several machines, may work in it at once: what they write under one name is the same, so that
-    it does not matter who comes last.
+    Several processes on several machines may write to it at once: files of one name have the same content.
     """
 
     def __init__(self, path: str | Path, to: str = "jsonl", with_features: bool = False):
@@ -40,7 +39,7 @@ class OutputFolder:
         self.scored, self.features, self.kept, self.dropped = (self.path / name for name in folders)
 
     def begin(self, run: Mapping[str, Any], problems: Iterable[Line]) -> None:
-        """Begin a run with these facts, or go on with it; `problems` are of the input.
+        """Begin a run with these facts, or resume it; `problems` are input entries that cannot be used.
 
         Raises `ValueError` for a folder of another run, naming the difference, and for one of other files; `OSError`
         where it cannot be written.
@@ -51,15 +50,15 @@ class OutputFolder:
                 write_lines(self.dropped / INPUT, problems)
 
     def has(self, shard: str) -> bool:
-        """Say whether a shard is scored, and perhaps decided, too."""
+        """Say whether a shard is scored; it may be decided as well."""
         return self._lines(self.scored, shard).exists() or self.has_decided(shard)
 
     def has_decided(self, shard: str) -> bool:
-        """Say whether what is kept of a shard is there, which is written last."""
+        """Say whether a shard is decided: its kept captions are written last."""
         return self._kept(shard).exists()
 
     def write_scored(self, shard: str, lines: Sequence[Line], features: np.ndarray) -> None:
-        """Write what the models say of a shard."""
+        """Write the captions and scores of a shard."""
         try:
             with writing(self.path):
                 if self.with_features:
@@ -67,13 +66,13 @@ class OutputFolder:
                         np.save(file, features)
                 write_lines(self._lines(self.scored, shard), lines)
         except OSError:
-            if not self.has(shard):  # else another process has written the same, and cleaned up meanwhile
+            if not self.has(shard):  # otherwise another process has written the same, and cleaned up meanwhile
                 raise
 
     def read_features(self, shard: str) -> np.ndarray:
-        """The features of a shard's pictures, float16 (pictures, F). Raises `ValueError` where they are damaged.
+        """Return the features of a shard's pictures, float16 (pictures, F). Raises `ValueError` where they are damaged.
 
-        They stay: a shard that is made anew is compared with all others.
+        Features are kept: a recomputed shard is compared with all others.
         """
         path = self._features(shard)
         try:
@@ -81,33 +80,33 @@ class OutputFolder:
             return features
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); remove scored/{shard}.jsonl and kept/{self._kept(shard).name} to "
-                "have it made anew."
+                f"{path} is damaged ({error}); remove scored/{shard}.jsonl and kept/{self._kept(shard).name} and run "
+                "again to rebuild it."
             ) from None
 
     def read_scored(self, shard: str) -> list[Line]:
-        """What the models say of a shard. Raises `FileNotFoundError` where that is decided already."""
+        """Return the scored lines of a shard. Raises `FileNotFoundError` where it is decided already."""
         return read_lines(self._lines(self.scored, shard))
 
     def write(self, shard: Shard[Item], kept: Sequence[Line], dropped: Sequence[Line]) -> None:
-        """Write what was decided, for good."""
+        """Write the decided lines of a shard, and remove its scores."""
         with writing(self.path):
             write_lines(self._lines(self.dropped, shard.name), dropped)
             self.form.write(self._kept(shard.name), kept, {item.key: item for item in shard.items})
             self._lines(self.scored, shard.name).unlink(missing_ok=True)
 
     def read(self, shard: str) -> tuple[list[Line], list[Line]]:
-        """What was kept and what was dropped of a shard."""
+        """Return the kept and the dropped lines of a shard."""
         return self.form.read(self._kept(shard)), read_lines(self._lines(self.dropped, shard))
 
     def clean(self) -> None:
-        """Remove what killed processes left, when all is done."""
+        """Remove what killed processes left, once all is done."""
         clean(self.path)
-        with suppress(OSError):  # of another process that has begun a shard that was done
+        with suppress(OSError):  # another process may have begun a shard that was done
             self.scored.rmdir()
 
     def problems(self) -> list[Line]:
-        """What of the input could not be used."""
+        """Return the input entries that could not be used."""
         return read_lines(self.dropped / INPUT)
 
     def _kept(self, shard: str) -> Path:

@@ -1,4 +1,4 @@
-"""A whole run of CapFilt, as `blip capfilt` and as a call."""
+"""A whole run of CapFilt."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ WHOLE = Share()
 
 @dataclass(frozen=True)
 class CapFiltResult:
-    """How a run ended.
+    """How a run ended. While shards are `missing`, all else is None or empty.
 
-    `data` is the pattern of files to train on, None of a dry run. `counts` has numbers of pictures and captions by
-    what became of them, see `Summary.counts`; `problems` says of each input that could not be used where it is and
-    why. `report` is the HTML page; scores.png lies beside it. Where a share of the shards was asked for and others are
-    `missing`, so many, data and report are None, and counts and problems empty.
+    Attributes:
+        data: The pattern of the files to train on; None for a dry run.
+        report: The HTML page; scores.png lies beside it.
+        counts: Pictures and captions by outcome, see `Summary.counts`.
+        problems: Where each unusable input is, and why it is unusable.
+        missing: Shards that other processes have still to do.
     """
 
     data: str | None
@@ -64,22 +66,34 @@ def capfilt(
     dry_run: int | None = None,
     progress: bool = False,
 ) -> CapFiltResult:
-    """Write a caption for each picture, and keep those, the web's and this one, that match their picture.
+    """Write a caption for each picture, and keep those, the web's and this one, that match it (BLIP section 3.3).
 
-    `dataset` is opened for "caption" or "pretrain"; examples of the same file are one picture with all their captions.
-    A caption is kept where the filter's probability of a match is at least `threshold`. `output` gets a shard of
-    `shard_size` pictures at a time, see docs/capfilt.md, what is kept being `to` "jsonl" with the paths of pictures, or
-    "parquet" or "webdataset" with their bytes. With `near_duplicates`, above 0 and up to 1, a picture is dropped where
-    its features in the filter have at least this cosine similarity with those of a picture before it that is kept.
+    A run that was stopped resumes when it is called again in the same way. `batch_size` and `readers` change no
+    caption. docs/capfilt.md describes the files in `output`.
 
-    A run that was stopped goes on when it is called again in the same way. `batch_size` and `readers`, threads that
-    read pictures, change no caption. Of several processes that are given the same, each does its `share` of the shards,
-    and whoever finds all of them there ends the run. With `on_ray` Ray does the work, for which `models` is a function
-    that loads them, and can be pickled. With `dry_run` so many pictures, spread over the input, give the report alone,
-    in this process. `progress` shows a bar.
+    Args:
+        dataset: Opened for "caption" or "pretrain". Examples of the same file are one picture with all their captions.
+        models: The captioner and the filter, or a function that loads them (with `on_ray`; it must be picklable).
+        output: The folder that gets the shards and the report.
+        threshold: The least probability of a match, 0 to 1, at which a caption is kept.
+        to: "jsonl" with the paths of pictures, or "parquet" or "webdataset" with their bytes.
+        near_duplicates: Drop a picture whose features in the filter have at least this cosine similarity, in (0, 1],
+            with those of an earlier picture that is kept; None keeps it.
+        batch_size: How many pictures the models get at once.
+        shard_size: Pictures in a shard.
+        readers: Threads that read pictures.
+        share: The shards that this process does. Several processes share a run by calling this alike; the process that
+            finds all shards complete finishes the run.
+        on_ray: Let Ray do the work.
+        dry_run: Report on this many pictures only, spread over the input, in this process.
+        progress: Show a progress bar.
 
-    Raises `ValueError` for a setting, data or a folder that cannot be used, `OSError` where it cannot be written.
-    Source: BLIP section 3.3.
+    Returns:
+        How the run ended.
+
+    Raises:
+        ValueError: For a setting, data or a folder that cannot be used.
+        OSError: Where the folder cannot be written.
     """
     number("threshold", threshold, 0, 1)
     for name, value in {"batch_size": batch_size, "shard_size": shard_size, "readers": readers}.items():
@@ -138,14 +152,14 @@ def capfilt(
 
 def _try(
     items: Sequence[Item],
-    number: int,
+    count: int,
     scoring: Scoring,
     threshold: float,
     near_duplicates: float | None,
     progress: bool,
 ) -> tuple[list[Line], list[Line]]:
-    """What would be kept and what dropped of so many pictures, spread over all."""
-    chosen = [items[at] for at in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))]
+    """Report what a sample of pictures would keep and drop."""
+    chosen = [items[at] for at in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))]
     scored: list[Line] = []
     features: list[np.ndarray] = []
     with tqdm(total=len(chosen), unit="picture", disable=None if progress else True) as bar:
@@ -157,7 +171,7 @@ def _try(
     decided = decide(scored, chosen, items, firsts, {}, threshold)
     if near_duplicates is None:
         return decided
-    near = _near(np.concatenate(features), chosen, _fit(chosen, decided[0]), near_duplicates)
+    near = _near(np.concatenate(features), chosen, _has_kept(chosen, decided[0]), near_duplicates)
     return decide(scored, chosen, items, firsts, near, threshold)
 
 
@@ -168,29 +182,29 @@ def _decide_all(
     threshold: float,
     near_duplicates: float | None,
 ) -> Iterator[tuple[list[Line], list[Line]]]:
-    """Decide on all shards, whose scores are there, and write it; yields the lines of each, kept and dropped.
+    """Decide and write all shards, which are scored; yields the kept and dropped lines of each.
 
-    Any number of processes may do so at once.
+    Any number of processes may do this at once.
     """
 
     def scores(shard: Shard[Item]) -> list[Line] | None:
-        """What the models say of a shard, None where that is decided."""
-        with suppress(FileNotFoundError):  # another process decides on it just now
+        """The scored lines of a shard, None where it is decided."""
+        with suppress(FileNotFoundError):  # another process is deciding it
             return None if folder.has_decided(shard.name) else folder.read_scored(shard.name)
         return None
 
     firsts = _firsts(((s.items, scores(s) or [*chain(*folder.read(s.name))]) for s in shards), len(items))
     near: dict[int, tuple[int, float]] = {}
     if near_duplicates is not None and not all(folder.has_decided(shard.name) for shard in shards):
-        fit: list[bool] = []
+        has_kept: list[bool] = []
         for shard in shards:
             if scored := scores(shard):
                 kept, _ = decide(scored, shard.items, items, firsts, {}, threshold)
             else:
                 kept, _ = folder.read(shard.name)
-            fit += _fit(shard.items, kept)
+            has_kept += _has_kept(shard.items, kept)
         features = np.concatenate([folder.read_features(shard.name) for shard in shards])
-        near = _near(features, items, fit, near_duplicates)
+        near = _near(features, items, has_kept, near_duplicates)
     for shard in shards:
         if (scored := scores(shard)) is None:
             yield folder.read(shard.name)
@@ -201,41 +215,40 @@ def _decide_all(
 
 
 def _firsts(seen: Iterable[tuple[Sequence[Item], Sequence[Line]]], count: int) -> np.ndarray:
-    """For the number of each of `count` pictures that of the first with the same bytes, its own where there is none.
+    """Return an array (count,): picture number -> number of the first picture with the same bytes, or its own.
 
     `seen`: pictures in order, and lines with their hashes.
     """
-    numbers = array("q")
+    seen_numbers = array("q")
 
     def hashes() -> Iterator[str]:
         for part, lines in seen:
             found = {line["key"]: line["hash"] for line in lines if "hash" in line}
             for item in part:
                 if item.key in found:
-                    numbers.append(item.number)
+                    seen_numbers.append(item.number)
                     yield found[item.key]
 
     order, starts = group(hashes())
-    order = np.array(numbers)[order]
+    order = np.array(seen_numbers)[order]
     firsts = np.arange(count)
     firsts[order] = np.repeat(order[starts[:-1]], np.diff(starts))
     return firsts
 
 
-def _fit(items: Iterable[Item], kept: Iterable[Line]) -> list[bool]:
-    """Say of each picture whether a caption is kept."""
+def _has_kept(items: Iterable[Item], kept: Iterable[Line]) -> list[bool]:
+    """Say for each picture whether a caption is kept."""
     keys = {line["key"] for line in kept}
     return [item.key in keys for item in items]
 
 
 def _near(
-    features: np.ndarray, items: Sequence[Item], fit: Sequence[bool], near_duplicates: float
+    features: np.ndarray, items: Sequence[Item], has_kept: Sequence[bool], near_duplicates: float
 ) -> dict[int, tuple[int, float]]:
-    """For the numbers of pictures that look like one of `items` before them its number, and their cosine similarity.
+    """Return picture number -> (number of the earlier look-alike, cosine similarity).
 
-    Only those of which a caption is kept, `fit`, are compared: a picture does not go for the sake of one that goes,
-    too.
+    Only pictures with a kept caption are compared; a dropped picture cannot cause another to be dropped.
     """
-    features[~np.array(fit)] = 0
+    features[~np.array(has_kept)] = 0
     found = find_near(features, near_duplicates)
     return {items[at].number: (items[first].number, cosine) for at, (first, cosine) in found.items()}

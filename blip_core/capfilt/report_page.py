@@ -1,4 +1,4 @@
-"""What a run of CapFilt came to: counts, how scores are spread, and a page to judge the threshold by."""
+"""The report of a run of CapFilt: counts, histograms of scores, and a page to judge the threshold by."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REASONS = {
     "unusable": "entries of the input that cannot be used",
 }
 BAD = ("too long", "unreadable", "unusable")
-"""Reasons that tell of broken input; the others are what CapFilt is for."""
+"""Reasons that mean broken input; the others are the normal work of CapFilt."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,14 @@ class Shown:
 
 
 class Summary:
-    """Counts of lines, in memory that does not grow with them but for what was broken.
+    """Counts of lines. Its memory grows with the number of broken inputs only.
 
-    The sample is drawn by the hash of picture and caption, so that it is the same however a run was stopped and gone
-    on with.
+    The sample is chosen by a hash of picture and caption, so interrupted and resumed runs show the same one.
     """
 
     def __init__(self, threshold: float):
         self.threshold = threshold
-        self.pictures = 0  # of which something was kept
+        self.pictures = 0  # with at least one kept caption
         self.kept: Counter[str] = Counter()  # captions by source
         self.dropped: Counter[tuple[str, str]] = Counter()  # by source ("" for pictures and entries) and reason
         self.scores: dict[str, np.ndarray] = {source: np.zeros(BINS, np.int64) for source in SOURCES}
@@ -86,10 +85,10 @@ class Summary:
             del sample[max(sample)]
 
     def counts(self) -> dict[str, Any]:
-        """Numbers of pictures and captions.
+        """Count pictures and captions.
 
-        `pictures`: `kept`, of which some caption was; dropped ones and unusable entries by reason. `web`, `synthetic`:
-        captions, `kept` and dropped by reason.
+        `pictures`: how many kept at least one caption; dropped ones by reason. `web`, `synthetic`: captions, `kept`
+        and dropped by reason.
         """
         found: dict[str, Any] = {"pictures": {"kept": self.pictures}}
         found |= {source: {"kept": self.kept[source]} for source in SOURCES}
@@ -98,13 +97,13 @@ class Summary:
         return found
 
     def sample(self, kept: bool) -> list[Shown]:
-        """Some captions of both sources that were kept, or did not match; the highest scores first."""
+        """Return some captions of both sources that were kept, or did not match, highest scores first."""
         found = [shown for source in SOURCES for shown in self._sample.get((kept, source), {}).values()]
         return sorted(found, key=lambda shown: (-shown.score, shown.key, shown.caption))
 
 
 def write_report(folder: Path, summary: Summary, items: Iterable[Item]) -> Path:
-    """Write scores.png and report.html, which holds all that it shows; returns the latter's path."""
+    """Write scores.png and the self-contained report.html; return the path of the latter."""
     shown = {one.key for kept in (True, False) for one in summary.sample(kept)}
     pictures = {item.key: item.picture for item in items if item.key in shown}
     chart = io.BytesIO()
@@ -126,7 +125,7 @@ def _page(summary: Summary, chart: bytes, pictures: Mapping[str, Picture]) -> st
     )
     columns = "".join(f"<th>{name}</th>" for name in ("pictures", "web captions", "synthetic captions"))
     parts = []
-    for kept, title in ((True, "Kept"), (False, "Dropped, for the filter finds no match")):
+    for kept, title in ((True, "Kept"), (False, "Dropped: the filter finds no match")):
         cards = "".join(_card(shown, pictures) for shown in summary.sample(kept))
         parts.append(f"<h2>{title}</h2><div class='cards'>{cards or '<p>none</p>'}</div>")
     return PAGE.format(
@@ -149,8 +148,8 @@ def _card(shown: Shown, pictures: Mapping[str, Picture]) -> str:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=80)
         picture = f"<img src='{_data(file.getvalue(), 'jpeg')}' alt=''>"
-    except (OSError, ValueError, KeyError):  # it was there when it was captioned
-        picture = "<div class='gone'>the picture is gone</div>"
+    except (OSError, ValueError, KeyError):  # removed since it was captioned
+        picture = "<div class='gone'>the picture was removed</div>"
     return (
         f"<figure title='{html.escape(shown.key, quote=True)}'><div class='picture'>{picture}</div>"
         f"<figcaption>{html.escape(shown.caption)}</figcaption>"

@@ -1,6 +1,6 @@
-"""The forms that what was kept may have: JSON lines, Parquet or WebDataset's tar shards, all of which training reads.
+"""Output formats of kept captions: JSON lines, Parquet, WebDataset tar; training reads all three.
 
-A shard's bytes follow from its lines and pictures alone: no times, owners or names of machines are in them.
+A shard's bytes depend on its lines and pictures alone: they hold no times, owners or names of machines.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from blip_core.files import encode_line, shared_path, write_lines
 from blip_core.processing.picture_files import SUFFIXES
 
 GROUP, GROUP_BYTES = 32, 2**26
-"""Pictures of a row group, of which all that come before one are read to read it, and their bytes."""
+"""Pictures, and bytes, per row group; reading one picture reads all before it in its group."""
 HALVES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 
 class Form(Protocol):
-    """How the shards of what was kept are written and read."""
+    """A format of output shards."""
 
     suffix: str
 
     def check(self) -> None:
-        """Raise `ValueError` where what writes the form is not installed."""
+        """Raise `ValueError` where the library that writes the format is not installed."""
 
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
         """Write a shard; `items` has the pictures of its lines by their keys.
 
-        Raises `OSError` where it cannot be written, `ChangedError` where a picture is not what was captioned.
+        Raises `OSError` where it cannot be written, `ChangedError` where a picture changed after it was captioned.
         """
 
     def read(self, path: Path) -> list[Line]:
-        """The lines of a shard, without the bytes of pictures. Raises `ValueError` for one that is damaged."""
+        """Return the lines of a shard without the bytes of pictures. Raises `ValueError` for a damaged one."""
 
 
 class JsonLines:
@@ -53,7 +53,7 @@ class JsonLines:
     suffix = ".jsonl"
 
     def check(self) -> None:
-        """All that it needs is there."""
+        """Nothing more needs to be installed."""
 
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
         """Write pictures first, then the lines."""
@@ -83,7 +83,7 @@ class Parquet:
         import_pyarrow()
 
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
-        """Write some pictures at a time."""
+        """Write one row group at a time."""
         pq = import_pyarrow()
         import pyarrow as pa
 
@@ -109,7 +109,7 @@ class Parquet:
                 rows = file.read(columns).to_pylist()
         except FileNotFoundError:
             raise
-        except Exception as error:  # pyarrow raises more than errors of its own for files that make no sense
+        except Exception as error:  # for damaged files pyarrow raises more than its own errors
             raise _broken(path, error) from None
         return [{**row, "image": row["image"]["path"], "key": _restore(row["key"])} for row in rows]
 
@@ -120,7 +120,7 @@ class WebDataset:
     suffix = ".tar"
 
     def check(self) -> None:
-        """All that it needs is there."""
+        """Nothing more needs to be installed."""
 
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
         """Write picture by picture."""
@@ -129,12 +129,12 @@ class WebDataset:
                 name, data = row["image"]["path"], row["image"]["bytes"]
                 text = encode_line({field: value for field, value in row.items() if field != "image"})
                 for member, content in ((name, data), (os.path.splitext(name)[0] + ".json", text)):
-                    header = tarfile.TarInfo(member)  # of the year 1970, and nobody's
+                    header = tarfile.TarInfo(member)  # fixed date and owner: identical bytes on every machine
                     header.size = len(content)
                     tar.addfile(header, io.BytesIO(content))
 
     def read(self, path: Path) -> list[Line]:
-        """Read the texts, and over the pictures."""
+        """Read the captions, skipping the pictures."""
         lines: list[Line] = []
         image = ""
         try:
@@ -154,7 +154,7 @@ FORMS: dict[str, Form] = {"jsonl": JsonLines(), "parquet": Parquet(), "webdatase
 
 
 def read_again(line: Line, picture: Picture) -> bytes:
-    """The bytes of a picture that was captioned. Raises `ChangedError` where they are not to be had any more."""
+    """Return the bytes of a captioned picture. Raises `ChangedError` where they have changed or cannot be read."""
     try:
         data = picture.read()
     except ChangedError:
@@ -162,13 +162,13 @@ def read_again(line: Line, picture: Picture) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ChangedError(
-            f"{picture.name} was captioned and cannot be read any more ({reason}); put it back as it was and give the "
-            "same again."
+            f"{picture.name} was captioned and cannot be read any more ({reason}); restore it and run the command "
+            "again, or use another folder."
         ) from error
     if hashlib.blake2b(data, digest_size=16).hexdigest() != line["hash"]:
         raise ChangedError(
-            f"{picture.name} changed after it was captioned; put it back as it was and give the same again, or begin "
-            "anew in another folder."
+            f"{picture.name} changed after it was captioned; restore it and run the command again, or use another "
+            "folder."
         )
     return data
 
@@ -184,7 +184,7 @@ def _restore(key: str) -> str:
 
 
 def _broken(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is not as it was written ({error}); {_remedy(path)} to have it made anew.")
+    return ValueError(f"{path} is damaged ({error}); {_remedy(path)} and run again to rebuild it.")
 
 
 def _remedy(path: Path) -> str:
@@ -214,7 +214,7 @@ def _groups(rows: Iterable[Line]) -> Iterator[list[Line]]:
 
 
 def _name(path: Path, item: Item, data: bytes) -> str:
-    """What a picture is called in its shard: `00000/00000017.jpg`, the suffix by what it is."""
+    """The name of a picture in its shard, such as `00000/00000017.jpg`; the suffix follows from its format."""
     with Image.open(io.BytesIO(data)) as image:
         kind = (image.format or "").lower()
     suffix = {"jpeg": ".jpg", "mpo": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")

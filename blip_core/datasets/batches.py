@@ -149,7 +149,7 @@ class Batches:
     def _left_out(self, example: Example) -> bool:
         missing = self.task.lacks(example)
         if missing:
-            self.dataset.report(example.key, f"has not got {missing} to learn from")
+            self.dataset.report(example.key, f"has no {missing} to learn from")
         return bool(missing)
 
     @property

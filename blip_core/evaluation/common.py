@@ -1,9 +1,9 @@
-"""What the evaluations share: their result, which examples count, pictures in batches, a model that does not train."""
+"""What the evaluations share: their result, the examples that count, and batches of their pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,17 @@ from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
 
 Progress = Callable[[int], None]
-"""Called with how many more pictures are dealt with."""
+"""Called with the number of pictures just processed."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that evaluate a data set together, `count` with the same model each; this one has number `rank`.
+    """The processes that evaluate a data set together, each with the same model; every one gets the whole result.
 
-    `exchange` gives the bytes of all processes, in their order, for those of this one; all must call it alike. Results
-    are joined by it, so that each process has the whole result.
+    Args:
+        rank: The number of this process, from 0.
+        count: How many there are.
+        exchange: Takes the bytes of this process and returns those of all, in their order; all must call it alike.
     """
 
     rank: int = 0
@@ -30,18 +32,18 @@ class Processes:
     exchange: Callable[[bytes], list[bytes]] = lambda own: [own]
 
     def own(self, items: int) -> slice:
-        """Which of so many items are this process's: neighbours, so that those of all, joined, are in order again."""
+        """Return this process's contiguous slice of `items`."""
         first, last = (items * rank // self.count for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 
     def join(self, items: Sequence[Any]) -> list[Any]:
-        """The items of all processes, which JSON can hold (tuples become lists), one behind the other."""
+        """Return the items of all processes, in order; JSON carries them, so tuples become lists."""
         if self.count == 1:
             return list(items)
         return [item for part in self.exchange(json.dumps(list(items)).encode()) for item in json.loads(part)]
 
     def join_arrays(self, array: np.ndarray) -> list[np.ndarray]:
-        """The arrays (n, ...) of all processes, of which only n may differ."""
+        """Return the arrays (n, ...) of all processes; n may differ between them."""
         if self.count == 1:
             return [array]
         parts = self.exchange(np.ascontiguousarray(array).tobytes())
@@ -56,8 +58,12 @@ ALONE = Processes()
 class Evaluation:
     """The result of an evaluation.
 
-    `metrics` by name, 0 to 1 each but CIDEr (0 to 10); `counted` says over how many examples, or pictures and texts,
-    they are; `entries` holds the results one by one; `problems` what was left out, by the examples' keys, and why.
+    Attributes:
+        task: The name of the task.
+        metrics: By name, each from 0 to 1 but for CIDEr (0 to 10).
+        counted: How many examples, or pictures and texts, they are computed over.
+        entries: The results one by one.
+        problems: The keys of the examples that were left out, and why.
     """
 
     task: str
@@ -67,59 +73,96 @@ class Evaluation:
     problems: list[tuple[str, str]]
 
 
-def complete(dataset: Dataset, task: str, problems: list[tuple[str, str]]) -> list[Example]:
-    """The examples that have what a result is compared with; the others become problems.
+class Run:
+    """One evaluation in progress. Its keywords are common to all `evaluate_...` functions.
 
-    Raises `ValueError` for a data set of another task, and where no example is left.
+    Args:
+        task: The task that the data set must be opened for.
+        processor: Prepares the pictures.
+        dataset: The examples; those without a target to compare with become problems.
+        batch_size: How many pictures the model gets at once.
+        background: The colour behind transparent pictures, as in `Batches`.
+        progress: Called with the number of pictures just processed.
+        processes: The processes that evaluate together.
+
+    Attributes:
+        examples: The examples that can be evaluated.
+        problems: The keys of the others, and why.
+
+    Raises:
+        ValueError: For a data set of another task, and where no example can be evaluated.
     """
-    if dataset.task != task:
-        raise ValueError(f"The data set was opened for {dataset.task}, not for {task}.")
-    found = []
-    for example in dataset:
-        if missing := get_task(task).lacks(example):
-            problems.append((example.key, f"has not got {missing} to compare with"))
-        else:
-            found.append(example)
-    if not found:
-        reason = f"; the first: {': '.join(problems[0])}" if problems else ""
-        raise ValueError(f"The data set has no example that can be evaluated{reason}.")
-    return found
+
+    def __init__(
+        self,
+        task: str,
+        processor: BlipProcessor,
+        dataset: Dataset,
+        *,
+        batch_size: int = 8,
+        background: str | None = None,
+        progress: Progress | None = None,
+        processes: Processes = ALONE,
+    ):
+        if dataset.task != task:
+            raise ValueError(f"The data set was opened for {dataset.task}, not for {task}.")
+        self.task, self.processor, self.batch_size, self.background = task, processor, batch_size, background
+        self.progress, self.processes = progress or (lambda count: None), processes
+        self.problems, self.examples = list(dataset.problems), []
+        for example in dataset:
+            if missing := get_task(task).lacks(example):
+                self.problems.append((example.key, f"has no {missing} to compare with"))
+            else:
+                self.examples.append(example)
+        if not self.examples:
+            reason = f"; the first: {': '.join(self.problems[0])}" if self.problems else ""
+            raise ValueError(f"The data set has no example that can be evaluated{reason}.")
+
+    @classmethod
+    def split(cls, task: str, processor: BlipProcessor, dataset: Dataset, options: dict[str, Any]) -> Run:
+        """Begin with the keywords of a run, which are taken out of `options`; the rest are those of `generate`."""
+        common = {name: options.pop(name) for name in COMMON if name in options}
+        return cls(task, processor, dataset, **common)
+
+    def groups(self) -> dict[str, list[Example]]:
+        """Return the examples of each picture by the key of the first, see `by_picture`."""
+        return {group[0].key: group for group in by_picture(self.examples)}
+
+    def batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        """Yield the pictures of this process's share of the examples in batches, read ahead by threads.
+
+        Pictures that cannot be read become problems, in all processes. Raises `ValueError` where no process can read
+        any.
+        """
+        dataset = Dataset(self.task, examples[self.processes.own(len(examples))])
+        done = 0
+        if len(dataset):
+            batches = Batches(
+                dataset, self.processor, self.task, self.batch_size, training=False, background=self.background
+            )
+            for batch in batches.epoch(0):
+                yield batch
+                self.progress(len(batch.examples))
+                done += len(batch.examples)
+            if done < len(dataset):
+                self.progress(len(dataset) - done)
+        found = [(key, reason) for key, reason in self.processes.join(dataset.problems)]
+        self.problems.extend(found)
+        if not sum(self.processes.join([done])):
+            raise ValueError(f"Not one picture can be read; the first: {': '.join(found[0])}.")
+
+    def result(self, metrics: dict[str, float], counted: dict[str, int], entries: list[dict[str, Any]]) -> Evaluation:
+        """Return the result; `entries` are those of all processes."""
+        return Evaluation(self.task, metrics, counted, entries, self.problems)
 
 
-def by_picture(examples: Sequence[Example]) -> list[list[Example]]:
+COMMON = ("batch_size", "background", "progress", "processes")
+"""The keywords of `Run` that every evaluation takes."""
+
+
+def by_picture(examples: Iterable[Example]) -> list[list[Example]]:
     """Put examples of the same picture together, in the order of the first of each."""
     groups: dict[Any, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.images if example.image_id is None else example.image_id, []).append(example)
     return list(groups.values())
-
-
-def read_pictures(
-    examples: Sequence[Example],
-    processor: BlipProcessor,
-    task: str,
-    batch_size: int,
-    background: str | None,
-    problems: list[tuple[str, str]],
-    progress: Progress | None,
-    processes: Processes,
-) -> Iterator[Batch]:
-    """Yield the pictures of this process's examples in batches, read ahead by threads.
-
-    Those that cannot be read become problems, in all processes. Raises `ValueError` where none can be read in any.
-    """
-    dataset = Dataset(task, examples[processes.own(len(examples))])
-    done = 0
-    if len(dataset):
-        batches = Batches(dataset, processor, task, batch_size, training=False, background=background)
-        for batch in batches.epoch(0):
-            yield batch
-            if progress:
-                progress(len(batch.examples))
-            done += len(batch.examples)
-        if progress and done < len(dataset):
-            progress(len(dataset) - done)
-    found = [(key, reason) for key, reason in processes.join(dataset.problems)]
-    problems.extend(found)
-    if not sum(processes.join([done])):
-        raise ValueError(f"Not one picture can be read; the first: {': '.join(found[0])}.")

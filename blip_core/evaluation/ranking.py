@@ -1,7 +1,7 @@
-"""Evaluation of retrieval: ITC ranks everything, ITM the best of it anew.
+"""Evaluation of retrieval: ITC ranks everything, ITM re-ranks the best candidates.
 
-N pictures, M texts, k candidates. In memory are features, and k numbers for each picture and each text. Image
-embeddings, 2 MB a picture at base size, are not kept: a picture is encoded a second time for ITM, which is little
+N pictures, M texts, k candidates. Features stay in memory, and k indices and scores for each picture and each text.
+Image embeddings, 2 MB a picture at base size, do not: a picture is encoded a second time for ITM, which costs little
 beside its hundreds of pairs with texts.
 """
 
@@ -13,15 +13,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Dataset
-from blip_core.evaluation.common import (
-    ALONE,
-    Evaluation,
-    Processes,
-    Progress,
-    by_picture,
-    complete,
-    read_pictures,
-)
+from blip_core.evaluation.common import Evaluation, Processes, Run
 from blip_core.inference import Matcher
 from blip_core.inference.loaded_model import split
 from blip_core.metrics import recalls
@@ -38,68 +30,69 @@ TEXTS = 8
 
 
 def evaluate_retrieval(
-    model: Any,
-    processor: BlipProcessor,
-    dataset: Dataset,
-    *,
-    rerank: int = 256,
-    batch_size: int = 8,
-    background: str | None = None,
-    progress: Progress | None = None,
-    processes: Processes = ALONE,
+    model: Any, processor: BlipProcessor, dataset: Dataset, *, rerank: int = 256, **common: Any
 ) -> Evaluation:
     """Find every picture's captions among all, and every caption's picture: recall@1, @5 and @10 both ways.
 
-    All are ranked by ITC similarity; of each the `rerank` best are ranked anew by ITM, by the logit of a match plus
-    the similarity, as in the original (which takes 256 on COCO and 128 on Flickr30k); 0 leaves it at ITC. Examples of
-    the same picture are one, with all their captions. `progress` hears of each picture twice if there is ITM;
-    `processes` are those that evaluate together, each of which gets the whole result.
-    Raises `ValueError` for a model of another head, and where nothing can be compared.
+    All are ranked by ITC similarity, then the best by the logit of a match plus the similarity, as in the original.
+    Examples of the same picture count as one, with all their captions.
+
+    Args:
+        model: A matching model of any engine.
+        processor: Its processor.
+        dataset: Opened for "retrieval".
+        rerank: How many of the best are re-ranked by ITM (the original: 256 on COCO, 128 on Flickr30k); 0 for none.
+        **common: Keywords of `Run`; `progress` counts each picture twice if there is ITM.
+
+    Returns:
+        The recalls and their mean, and for each picture and text the rank of the best right candidate.
+
+    Raises:
+        ValueError: For a model of another head, and where nothing can be compared.
     """
     matcher = Matcher(model, processor)
     whole_number("rerank", rerank)
-    problems = list(dataset.problems)
-    groups = {group[0].key: group for group in by_picture(complete(dataset, "retrieval", problems))}
-    firsts = [group[0] for group in groups.values()]
+    run = Run("retrieval", processor, dataset, **common)
+    groups, processes = run.groups(), run.processes
 
     keys: list[str] = []
-    parts = [np.empty((0, matcher.width), np.float32)]  # of one without pictures, too
-    for batch in read_pictures(firsts, processor, "retrieval", batch_size, background, problems, progress, processes):
-        parts.append(matcher.item_features(batch.inputs["pixel_values"][:, None], batch_size))
+    parts = [np.empty((0, matcher.width), np.float32)]  # a process may have no pictures
+    for batch in run.batches([group[0] for group in groups.values()]):
+        parts.append(matcher.item_features(batch.inputs["pixel_values"][:, None], run.batch_size))
         keys += [example.key for example in batch.examples]
     read = [groups[key][0] for key in processes.join(keys)]
     pictures = np.concatenate(processes.join_arrays(np.concatenate(parts).astype(np.float32)))  # (N, width)
     owned = [[text for example in groups[first.key] for text in example.texts] for first in read]
     texts = [text for group in owned for text in group]
-    owners = [number for number, group in enumerate(owned) for _ in group]
-    tokenized = _Texts(matcher, texts, TEXTS * batch_size)
+    owners = [index for index, group in enumerate(owned) for _ in group]
+    tokenized = _Texts(matcher, texts, TEXTS * run.batch_size)
     features = tokenized.features(processes)  # (M, width)
 
     depth = max(rerank, *LIMITS)
     to_texts, text_scores = _nearest(pictures, features, depth)
     to_pictures, picture_scores = _nearest(features, pictures, depth)
     if rerank:
-        own, wanting = to_texts[:, :rerank], _wanting(to_pictures[:, :rerank], len(read))
+        own, rankers = to_texts[:, :rerank], _rankers(to_pictures[:, :rerank], len(read))
         text_logits: np.ndarray = np.full(own.shape, -np.inf, np.float32)
         picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
-        numbers = {first.key: number for number, first in enumerate(read)}
-        for batch in read_pictures(read, processor, "retrieval", batch_size, background, problems, progress, processes):
+        indices = {first.key: index for index, first in enumerate(read)}
+        for batch in run.batches(read):
             states = matcher.encode(batch.inputs["pixel_values"])
             for row, example in enumerate(batch.examples):
-                number = numbers[example.key]
-                places = wanting[number]
-                pairs = np.concatenate([own[number], places // picture_logits.shape[1]])
-                wanted, inverse = np.unique(pairs, return_inverse=True)  # each pair once, whoever wants it
+                index = indices[example.key]
+                places = rankers[index]
+                pairs = np.concatenate([own[index], places // picture_logits.shape[1]])
+                wanted, inverse = np.unique(pairs, return_inverse=True)  # score each pair once
                 logits = tokenized.match(states[row : row + 1], wanted)[inverse]
-                text_logits[number], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
+                text_logits[index], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
         text_logits = np.maximum.reduce(processes.join_arrays(text_logits))  # each process has the rows of its pictures
         picture_logits = np.maximum.reduce(processes.join_arrays(picture_logits))
         to_texts = _reorder(to_texts, text_scores, text_logits)
         to_pictures = _reorder(to_pictures, picture_scores, picture_logits)
 
     right_texts: list[set[int]] = [set() for _ in read]
-    for number, owner in enumerate(owners):
-        right_texts[owner].add(number)
+    for index, owner in enumerate(owners):
+        right_texts[owner].add(index)
     right_pictures = [{owner} for owner in owners]
     ways = {"image_to_text": (to_texts, right_texts), "text_to_image": (to_pictures, right_pictures)}
     metrics = {
@@ -117,11 +110,11 @@ def evaluate_retrieval(
         {"text": text, "image": names[owner], **_found(row, {owner}, names)}
         for text, owner, row in zip(texts, owners, to_pictures, strict=True)
     ]
-    return Evaluation("retrieval", metrics, {"pictures": len(read), "texts": len(texts)}, entries, problems)
+    return run.result(metrics, {"pictures": len(read), "texts": len(texts)}, entries)
 
 
 class _Texts:
-    """The texts of a data set, tokenized once; the model gets `size` of like lengths at a time."""
+    """The texts of a data set, tokenized once and given to the model `size` at a time, in batches of similar length."""
 
     def __init__(self, matcher: Matcher, texts: Sequence[str], size: int):
         task = get_task("retrieval")
@@ -153,19 +146,19 @@ class _Texts:
 
 def _nearest(queries: np.ndarray, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     parts = [nearest(queries[at : at + QUERIES], features, k) for at in range(0, len(queries), QUERIES)]
-    numbers, similarities = zip(*parts, strict=True)
-    return np.concatenate(numbers), np.concatenate(similarities)
+    rows, similarities = zip(*parts, strict=True)
+    return np.concatenate(rows), np.concatenate(similarities)
 
 
-def _wanting(to_pictures: np.ndarray, pictures: int) -> list[np.ndarray]:
-    """For each picture the places in `to_pictures` (M, k), counted through, of the texts that want to see it."""
+def _rankers(to_pictures: np.ndarray, pictures: int) -> list[np.ndarray]:
+    """For each picture, flat indices into `to_pictures` (M, k) of the texts that rank it."""
     places = np.argsort(to_pictures, axis=None, kind="stable")
     sizes = np.bincount(to_pictures.ravel(), minlength=pictures)
     return np.split(places, np.cumsum(sizes)[:-1])
 
 
 def _reorder(ranked: np.ndarray, similarities: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Put the candidates that ITM has seen, the first of each row, in the order of logit + similarity."""
+    """Order the candidates that ITM has scored, the first of each row, by logit + similarity."""
     k = logits.shape[1]
     order = np.argsort(-(logits + similarities[:, :k]), axis=1, kind="stable")
     return np.concatenate([np.take_along_axis(ranked[:, :k], order, axis=1), ranked[:, k:]], axis=1)
@@ -173,5 +166,5 @@ def _reorder(ranked: np.ndarray, similarities: np.ndarray, logits: np.ndarray) -
 
 def _found(ranked: np.ndarray, right: set[int], names: Sequence[str]) -> dict[str, Any]:
     """The rank of the best right one, from 1 on or None if it is not among the candidates, and the ten best."""
-    places = [place for place, number in enumerate(ranked.tolist(), 1) if number in right]
-    return {"rank": min(places, default=None), "best": [names[number] for number in ranked[: max(LIMITS)]]}
+    ranks = [rank for rank, index in enumerate(ranked.tolist(), 1) if index in right]
+    return {"rank": min(ranks, default=None), "best": [names[index] for index in ranked[: max(LIMITS)]]}

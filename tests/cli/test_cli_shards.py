@@ -195,8 +195,8 @@ def test_an_index_killed_and_of_a_folder_that_changed(search, pictures, monkeypa
     next(part.iterdir()).write_text('{"name": "0.png", "stamp": "", "frames": 0, "feature": "AAAA"}')
     code, _, err = search("a dog", "photos", "--index", "it")
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "is not as it was written" in err
-    assert "remove it to have it made anew" in err
+    assert "is damaged" in err
+    assert "remove it and run again to rebuild it" in err
     assert search("a dog", "photos", "--index", "it", "--rebuild")[2].endswith("blip: 8 done, 1 failed\n")
 
 

@@ -212,11 +212,11 @@ def test_what_lacks_an_answer_is_not_trained_on(tmp_path):
     del entries[1]["answer"]
     data = open_dataset(write_entries(tmp_path / "a.json", entries), "vqa")
     batches = make_batches(data, 2)
-    assert data.problems == [("a.json:1", "has not got an answer to learn from")]
+    assert data.problems == [("a.json:1", "has no answer to learn from")]
     assert {example.key for example in next(batches.epoch(0)).examples} == {"a.json:0", "a.json:2"}
     inputs = next(make_batches(data, 3, training=False).epoch(0)).inputs
     assert sorted(inputs) == ["attention_mask", "input_ids", "pixel_values"]  # none has answers where one has not
-    said = r"2 examples .* less than a batch of 3; 1 entries of the data .* a.json:1: has not got an answer .*\. Mend"
+    said = r"2 examples .* less than a batch of 3; 1 entries of the data .* a.json:1: has no answer .*\. Mend"
     with pytest.raises(ValueError, match=said):
         make_batches(data, 3)
 

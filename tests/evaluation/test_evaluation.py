@@ -231,9 +231,9 @@ def test_plain_output(folder, evaluate):
     ("task", "entries", "options", "message"),
     [
         ("caption", [], (), "No example"),
-        ("caption", [{"image": "0.png"}], (), "has not got a caption"),
-        ("vqa", [{"image": "0.png", "question": "what"}], (), "has not got an answer"),
-        ("nlvr", [{"images": ["0.png", "1.png"], "sentence": "what"}], (), "has not got a label"),
+        ("caption", [{"image": "0.png"}], (), "has no caption"),
+        ("vqa", [{"image": "0.png", "question": "what"}], (), "has no answer"),
+        ("nlvr", [{"images": ["0.png", "1.png"], "sentence": "what"}], (), "has no label"),
         ("caption", [{"image": "bad.png", "caption": "broken"}], (), "Not one picture can be read"),
         ("vqa", None, ("--choices", "empty.txt"), "no answers to choose from"),
         ("vqa", None, ("--choices", "numbers.json"), "must hold texts alone"),

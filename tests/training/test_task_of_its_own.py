@@ -13,8 +13,7 @@ from blip_core import BlipProcessor
 from blip_core.cli import main
 from blip_core.datasets import Batches, Example, open_dataset
 from blip_core.engines import get_engine
-from blip_core.evaluation import Evaluation
-from blip_core.evaluation.common import ALONE, complete, read_pictures
+from blip_core.evaluation import Run
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.tasks import TASKS, Task, count_tokens, get_task, register
 from blip_core.training import train
@@ -35,12 +34,11 @@ def inputs(examples, texts, tokenize, prompt, with_targets):
     return dict(tokenize(text=texts, prompt=prompt or None, return_labels=True))
 
 
-def evaluate(model, processor, dataset, *, batch_size=8, background=None, progress=None, processes=ALONE):
+def evaluate(model, processor, dataset, **common):
     """How often the caption that the model writes is the right number."""
-    problems = list(dataset.problems)
-    examples, entries = complete(dataset, "count", problems), []
+    run, entries = Run("count", processor, dataset, **common), []
     tensors = get_engine("pt")
-    for batch in read_pictures(examples, processor, "count", batch_size, background, problems, progress, processes):
+    for batch in run.batches(run.examples):
         with tensors.no_gradients(model):
             tokens = model.generate(tensors.to_tensor(batch.inputs["pixel_values"], model), max_new_tokens=4)
         said = processor.batch_decode(tensors.to_numpy(tokens), skip_special_tokens=True)
@@ -48,7 +46,7 @@ def evaluate(model, processor, dataset, *, batch_size=8, background=None, progre
             {"example": e.key, "right": e.texts[0] == text} for e, text in zip(batch.examples, said, strict=True)
         ]
     accuracy = float(np.mean([entry["right"] for entry in entries]))
-    return Evaluation("count", {"exact": accuracy}, {"pictures": len(entries)}, entries, problems)
+    return run.result({"exact": accuracy}, {"pictures": len(entries)}, entries)
 
 
 COUNT = Task(
@@ -57,7 +55,7 @@ COUNT = Task(
     description="how many squares there are: exact answers",
     parse=parse,
     inputs=inputs,
-    target=("label", "a count"),
+    target=("label", "count"),
     max_length=8,
     loss_count=count_tokens,
     evaluate=evaluate,
