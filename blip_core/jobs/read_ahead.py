@@ -1,4 +1,4 @@
-"""Reading ahead: threads read the next batch while the model works on this one."""
+"""Read ahead: threads read the next batch while the model works on this one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 READERS = 4
-"""Threads that decode and resize; Pillow releases Python's lock."""
+"""Threads that decode and resize; Pillow releases the GIL."""
 
 
 def read_batches(
     items: Iterable[Item], size: int, read: Callable[[Item], Read], readers: int = READERS
 ) -> Iterator[list[tuple[Item, Read | Exception]]]:
-    """Read pictures in batches of `size`, each with what `read` returned or raised.
+    """Yield items in batches of `size`, each with what `read` returned or raised for it.
 
-    While the model works on one batch, threads read the next; no more than two batches are in memory.
+    Threads read the next batch meanwhile; at most two batches are in memory.
     """
     pool = ThreadPoolExecutor(readers)
     ahead: deque[list[tuple[Item, Future[Read | Exception]]]] = deque()
@@ -42,12 +42,12 @@ def read_batches(
 def _attempt(read: Callable[[Item], Read], item: Item) -> Read | Exception:
     try:
         return read(item)
-    except Exception as error:  # whatever is wrong with one picture, the others are to be done
+    except Exception as error:  # one broken picture must not stop the others
         return error
 
 
 def in_one_line(error: Exception | str) -> str:
-    """What is wrong, in one line; what the system says of a file begins with its name, not with a number."""
+    """Return an error as one line; the system's errors begin with the file's name instead of a number."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         remedy = "; make room and run the same command again" if error.errno in FULL_DISK else ""
         error = f"{os.fsdecode(error.filename)}: {error.strerror[:1].lower()}{error.strerror[1:]}{remedy}"

@@ -1,7 +1,7 @@
 """Work in shards: by this process alone, by several that share it, or by Ray on this machine or a cluster.
 
-A shard is a part of the input. Its result depends on nothing else, and becomes a file that is whole or absent. So any
-process may work on any shard, be killed, or work on a shard a second time.
+A shard is a part of the input. Its result depends on nothing else and is written atomically, so any process may work
+on any shard, be killed, or do a shard a second time.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SHARD_SIZE = 1000
 Item = TypeVar("Item")
 Unit = TypeVar("Unit")
 Work = Callable[[Unit], Iterator[int]]
-"""Works on a shard, writes its result, and yields from time to time how many more pictures are done."""
+"""Works on a shard, writes its result, and yields the number of pictures just processed."""
 
 
 @dataclass(frozen=True)
 class Shard(Generic[Item]):
-    """Consecutive items that are worked on as a whole."""
+    """Consecutive items that are processed as a unit."""
 
     name: str
     items: Sequence[Item]
@@ -48,9 +48,9 @@ def cut(items: Sequence[Item], size: int) -> list[Shard[Item]]:
 
 @dataclass(frozen=True)
 class Share:
-    """The shards of one of several processes: that with this `number`, from 1, takes every `of`th shard.
+    """The shards of one of several processes: process `number`, from 1, takes every `of`th shard.
 
-    Raises `ValueError` for numbers that make no share.
+    Raises `ValueError` unless 1 <= `number` <= `of`.
     """
 
     number: int = 1
@@ -65,7 +65,7 @@ class Share:
 
     @classmethod
     def parse(cls, given: str) -> Share:
-        """Read `I/N`."""
+        """Parse `I/N`."""
         found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", given)
         if not found:
             raise ValueError(f"A share is I/N with whole numbers 1 <= I <= N, such as 1/8, got {given!r}.")
@@ -80,10 +80,14 @@ class Share:
 class OnRay:
     """How Ray does the work.
 
-    `address` is that of a cluster, "auto" or "host:6379"; None starts Ray on this machine while the work lasts.
-    `actors` is the number of processes, each of which loads the models once; None for as many as there is room for.
-    Each has `cpus` cores and `gpus` GPUs, of which fractions are allowed.
-    Raises `ValueError` for values that cannot work, and where Ray is not installed.
+    Args:
+        address: That of a cluster, "auto" or "host:6379"; None starts Ray on this machine while the work lasts.
+        actors: The number of processes, which each load the models once. None: as many as the cluster has room for.
+        cpus: Cores of each actor, which may be a fraction.
+        gpus: GPUs of each actor, which may be a fraction.
+
+    Raises:
+        ValueError: For values out of range, and where Ray is not installed.
     """
 
     address: str | None = setting(None, text, optional=True)
@@ -98,10 +102,10 @@ class OnRay:
 
 
 def work_through(shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray: OnRay | None = None) -> Iterator[int]:
-    """Work through shards; yields how many more pictures are done.
+    """Work through shards; yields the number of pictures just processed.
 
-    `start` is called once in each process that works, and loads what is needed. With Ray, it and the shards must be
-    picklable, and actors that die are started again. An exception of the work ends it; finished shards stay.
+    `start` is called once in each working process and loads what it needs. With Ray, it and the shards must be
+    picklable, and actors that die are restarted. An exception ends the work; finished shards stay.
 
     Raises `OSError` where Ray cannot be reached.
     """
@@ -118,22 +122,22 @@ def work_through(shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray
 def find_run(
     path: Path, name: str, run: Mapping[str, Any], allowed: Collection[str] = (), free: Collection[str] = ()
 ) -> bool:
-    """Tell whether a folder holds a run with these facts, which the file `name` in it remembers.
+    """Say whether a folder holds a run with these facts, which its file `name` stores.
 
-    Raises `ValueError` for a folder of another run, naming each difference but in the facts that are `free` to change,
-    and for one of other files than those `allowed`.
+    Raises `ValueError` for a folder of another run, naming the differences (the facts in `free` may differ), and for
+    one with files that are not `allowed`.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; the output of this command needs a folder.")
-    # Looked for first: another process that begins at this moment writes the facts before anything else.
+    # Listed first: another process that begins at this moment writes the facts before anything else.
     others = path.is_dir() and any(
         p.name not in allowed and not fnmatch(p.name, TEMPORARY) and not fnmatch(p.name, LOCK) for p in path.iterdir()
     )
     if (path / name).exists():
         if different := differences(read_json(path / name), run, free):
             raise ValueError(
-                f"{path} holds another run: {'; '.join(different)}. Give the same again to go on with it, or name "
-                "another folder."
+                f"{path} holds another run: {'; '.join(different)}. Give the same again to resume it, or name another "
+                "folder."
             )
         return True
     if others:
@@ -142,7 +146,7 @@ def find_run(
 
 
 def begin_run(path: Path, name: str, run: Mapping[str, Any], allowed: Collection[str] = ()) -> None:
-    """Begin a run with these facts in a folder, or go on with it; raises what `find_run` does, and `OSError`."""
+    """Begin a run with these facts in a folder, or resume it; raises as `find_run`, and `OSError`."""
     if not find_run(path, name, run, allowed):
         with writing(path):
             write_json(path / name, dict(run))
@@ -150,10 +154,10 @@ def begin_run(path: Path, name: str, run: Mapping[str, Any], allowed: Collection
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file in an `OSError` of writing, and what to do."""
+    """Name the path in an `OSError` of writing, and what to do."""
     try:
         yield
-    except ChangedError:  # of a file that is read meanwhile; it says so
+    except ChangedError:  # an input file changed; the message says so
         raise
     except OSError as error:
         raise OSError(
@@ -163,27 +167,27 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def clean(path: Path) -> None:
-    """Remove the temporary files that killed processes left; for when all work is done."""
+    """Remove the temporary files that killed processes left; call it when all work is done."""
     for left in path.rglob(TEMPORARY):
         left.unlink(missing_ok=True)
 
 
 def check_worker(found: object, wanted: object) -> None:
-    """Raise `ValueError` where the models that a worker loaded are not those of the run."""
+    """Raise `ValueError` unless a worker loaded the models of the run."""
     if found != wanted:
         raise ValueError("A worker has loaded other models than the run; give all machines the same files.")
 
 
 class _Actor:
-    """The worker that Ray keeps in each process."""
+    """The worker in each of Ray's processes."""
 
     def __init__(self, start: Callable[[], Work[Any]]):
-        # Ray tells PyTorch by this variable how many cores the actor has; TensorFlow asks another one.
+        # Ray sets OMP_NUM_THREADS to the actor's cores, which PyTorch follows; TensorFlow reads another variable.
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         self.work = start()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Work on a batch of one shard. Errors come back as values, as Ray would wrap exceptions in its own words."""
+        """Work on a batch of one shard. Errors are returned as values, as Ray would wrap exceptions."""
         error, pictures = np.empty(1, object), 0
         try:
             pictures = sum(self.work(batch["shard"][0]))
@@ -192,32 +196,32 @@ class _Actor:
         return {"pictures": [pictures], "error": error}
 
 
-def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], how: OnRay) -> Iterator[int]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], settings: OnRay) -> Iterator[int]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # off: it reports to Ray's makers
     import ray
     import ray.data
 
     mine = not ray.is_initialized()
     if mine:
         try:
-            _knock(how.address)  # Ray itself would try for several minutes
-            ray.init(how.address or "local", logging_level=logging.ERROR, log_to_driver=False)
+            _check_reachable(settings.address)  # Ray itself would try for several minutes
+            ray.init(settings.address or "local", logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, RuntimeError, ValueError) as error:
-            where, said = how.address or "this machine", str(error).rstrip(".")
-            hint = " Where the cluster has a token, RAY_AUTH_TOKEN must hold it." if how.address else ""
-            raise OSError(f"Ray cannot be reached at {where}: {said}.{hint}") from None
+            where, reason = settings.address or "this machine", str(error).rstrip(".")
+            hint = " Where the cluster has a token, RAY_AUTH_TOKEN must hold it." if settings.address else ""
+            raise OSError(f"Ray cannot be reached at {where}: {reason}.{hint}") from None
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        room = how.actors or _room(ray.cluster_resources(), how)
+        room = settings.actors or _room(ray.cluster_resources(), settings)
         rows = [{"shard": shard} for shard in shards]
         found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
             fn_constructor_args=(start,),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(len(rows), room)),
-            num_cpus=how.cpus,
-            num_gpus=how.gpus,
+            num_cpus=settings.cpus,
+            num_gpus=settings.gpus,
         )
         for row in found.iter_rows():
             if row["error"] is not None:
@@ -228,20 +232,20 @@ def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], how: OnRay)
             ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
+def _check_reachable(address: str | None) -> None:
     """Raise `OSError` where an address with a port does not answer."""
     found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address or "")
     if found:
         socket.create_connection((found[1], int(found[2])), timeout=10).close()
 
 
-def _room(resources: dict[str, float], how: OnRay) -> int:
+def _room(resources: dict[str, float], settings: OnRay) -> int:
     """Return how many actors a cluster has room for."""
-    wanted = {"CPU": how.cpus, "GPU": how.gpus}
+    wanted = {"CPU": settings.cpus, "GPU": settings.gpus}
     room = min(resources.get(name, 0) // amount for name, amount in wanted.items() if amount)
     if room < 1:
         raise ValueError(
             f"Ray has {resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs, too little for one actor "
-            f"with {how.cpus:g} and {how.gpus:g}."
+            f"with {settings.cpus:g} and {settings.gpus:g}."
         )
     return int(room)

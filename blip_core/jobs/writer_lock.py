@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on an output that ends with the process that holds it, however that ends."""
+"""A lock on an output, for one writer at a time; it ends with the process that holds it, even a killed one."""
 
 from __future__ import annotations
 
@@ -13,30 +13,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".*.lock"
-"""The names of lock files. One that a killed process left is not locked any more, and is taken by the next process."""
+"""Pattern of lock files. A file left by a killed process is no longer locked; the next process takes it."""
 
 PLACE = 2**30
-"""The byte that is locked on Windows, where a locked byte cannot be read: far behind what the file says."""
-
+"""The byte that is locked on Windows: far beyond the content, as locked bytes cannot be read there."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems say that cannot lock a file."""
+"""Errors of file systems without locks."""
 
 
 class BusyError(OSError):
-    """Another process writes the same output."""
+    """Another process is writing the same output."""
 
 
 @contextmanager
 def one_writer(path: str | Path) -> Iterator[None]:
     """Hold the lock of an output, the file `.NAME.lock` beside it, while the block runs.
 
-    For a folder that several files are written to, name the file in it that stands for the whole run. Threads of one
-    process exclude each other, too. Where the file system has no locks, a warning says so and the block runs.
+    For an output folder of several files, name the one that represents the whole run. Threads of one process exclude
+    each other, too. On a file system without locks the block runs after a warning.
 
-    Raises `BusyError`, naming the process and machine that hold the lock, where another one is writing.
+    Raises `BusyError`, naming the process and machine that hold the lock.
     """
-    path = Path(os.path.realpath(path))  # two names of one file have one lock
+    path = Path(os.path.realpath(path))  # links to one file share one lock
     path.parent.mkdir(parents=True, exist_ok=True)
     begin = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
     lock = path.with_name(f".{begin}.lock")
@@ -51,7 +50,7 @@ def one_writer(path: str | Path) -> Iterator[None]:
         os.write(handle, json.dumps(holder).encode())
         yield
     finally:
-        if sys.platform == "win32":  # a file that is open cannot be removed there
+        if sys.platform == "win32":  # open files cannot be removed there
             os.close(handle)
         with suppress(OSError):
             lock.unlink()
@@ -60,7 +59,7 @@ def one_writer(path: str | Path) -> Iterator[None]:
 
 
 def _acquire(lock: Path, path: Path) -> int | None:
-    """Open and lock the file, again where its last holder has removed it meanwhile; None where there are no locks."""
+    """Open and lock the file, again if its last holder has just removed it; None without locks."""
     while True:
         try:
             handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
@@ -73,11 +72,11 @@ def _acquire(lock: Path, path: Path) -> int | None:
         except FileNotFoundError:
             pass
         except OSError as error:
-            said = _holder(handle)
+            holder = _holder(handle)
             os.close(handle)
             if error.errno in NO_LOCKS:
                 return None
-            raise BusyError(f"{path} is being written by {said}; wait until that ends, or name another.") from None
+            raise BusyError(f"{path} is being written by {holder}; wait until that ends, or name another.") from None
         os.close(handle)
 
 
@@ -85,7 +84,7 @@ def _holder(handle: int) -> str:
     try:
         found = json.loads(os.pread(handle, 1000, 0) if hasattr(os, "pread") else os.read(handle, 1000))
         return f"process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has just begun
+    except (OSError, ValueError, KeyError, TypeError):  # it has not written its name yet
         return "another process"
 
 

@@ -1,4 +1,4 @@
-"""What a folder holds that can be searched, and the state of each file."""
+"""List the files of a folder that can be searched, and the state of each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Collection:
 
     Attributes:
         folder: The folder.
-        stamps: The name of each, relative to the folder, and what changes when its file is written.
-        problems: The folders below that cannot be listed, and why.
+        stamps: For each name, relative to the folder, a string that changes when the file is written.
+        problems: The subfolders that cannot be listed, and why.
     """
 
     folder: str
@@ -33,8 +33,8 @@ class Collection:
 
         Args:
             folder: The folder.
-            recursive: Whether folders below are listed as well.
-            videos: Whether videos are listed, too: files and, unless `recursive`, folders of frames.
+            recursive: List subfolders as well.
+            videos: List videos as well: files and, unless `recursive`, folders of frames.
 
         Raises:
             ValueError: For a folder with nothing to search in.
@@ -61,9 +61,9 @@ class Collection:
 
 
 def stamp(path: str) -> str:
-    """What changes when a file is written: its size in bytes and its time in nanoseconds."""
+    """Return a string that changes when a file is written: its size in bytes and time in nanoseconds."""
     try:
         size, time = file_version(path)
-    except OSError:  # gone, or a link to nowhere: reading it will tell
+    except OSError:  # deleted, or a dangling link: reading it reports the error
         return "missing"
     return f"{size} {time}"

@@ -1,8 +1,8 @@
-"""Features of the pictures of a folder, kept on disk: encoded once, mapped into memory to be searched.
+"""Features of the pictures of a folder, kept on disk and mapped into memory for searching.
 
 An index is a folder of two files. `blip-features.npy` is a float32 array (rows, width), which NumPy can open;
-`blip-index.sqlite` says which row belongs to which picture and what the features were made by. The database is written
-after the features, in one transaction: a run that is killed loses what it was writing, and nothing else.
+`blip-index.sqlite` says which row belongs to which picture, and which model made the features. The database is written
+after the features, in one transaction: a killed run loses only what it was writing.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ SCHEMA = (
     "CREATE TABLE free (row INTEGER PRIMARY KEY)",
 )
 VERSION = 1
-ANEW = "begin it anew (blip search --rebuild)"
+REBUILD = "rebuild it (blip search --rebuild)"
 PARTS = "blip-parts"
-"""The folder in an index of what other processes have encoded and no search has taken in yet."""
+"""The folder in an index for what other processes have encoded and no search has taken in yet."""
 HEADER = 128
-"""Bytes before the first feature: NumPy's header, in which it leaves room for the number of rows to grow."""
+"""Bytes before the first feature: NumPy's header, with room for the number of rows to grow."""
 
 
 class Entry(NamedTuple):
-    """What an index knows of a picture or video."""
+    """What an index stores about a picture or video."""
 
     stamp: str
-    """The state of the file that was encoded, in the words of whoever adds it."""
+    """The file's state when it was encoded (opaque to the index)."""
     frames: int
     """How many frames a video was sampled at; 0 for a picture."""
     row: int
@@ -44,15 +44,20 @@ class Entry(NamedTuple):
 
 
 class FeatureIndex:
-    """The features of a folder's pictures, made by one model; opened, or begun where there is none.
+    """The features of a folder's pictures, made by one model. Opens the index, or creates one.
 
-    `index` is the folder of the index, `folder` that of the pictures, `model` what tells apart models whose features
-    must not be mixed (`Matcher.features_identity`), `width` the number of values of a feature. Names of pictures are
-    relative to `folder`, with any bytes that a file name may have. Several processes may use an index at once.
+    Names of pictures are relative to `folder` and may hold any bytes of a file name. Several processes may use an index
+    at once. Nothing in the files is trusted: sizes are checked, and names are looked up but never opened.
 
-    Nothing in the files is trusted: not sizes, and names are only ever looked up, never opened. Raises `ValueError`
-    for files that are damaged or of no index, and for an index of other pictures or another model; `OSError` where
-    the index cannot be read or written.
+    Args:
+        index: The folder of the index.
+        folder: The folder of the pictures.
+        model: The identity of the model (`Matcher.features_identity`): features of two models are never mixed.
+        width: The number of values of a feature.
+
+    Raises:
+        OSError: Where the index cannot be read or written.
+        ValueError: For damaged or other files, and for an index of other pictures or another model.
     """
 
     def __init__(self, index: str | os.PathLike[str], folder: str | os.PathLike[str], model: str, width: int):
@@ -78,19 +83,19 @@ class FeatureIndex:
         self.close()
 
     def close(self) -> None:
-        """Close the files. What was added is on the disk already."""
+        """Close the files. What was added is already on the disk."""
         self._database.close()
 
     @property
     def features(self) -> np.ndarray:
-        """All rows, float32 (rows, width), as views of the mapped file; what no entry points to means nothing."""
+        """All rows, float32 (rows, width), mapped from the file; rows that no entry points to are unused."""
         rows = self._whole_rows()
-        if not rows:  # nothing cannot be mapped
+        if not rows:  # an empty file cannot be mapped
             return np.empty((0, self.width), np.float32)
         return np.memmap(self._features, "<f4", "r", HEADER, (rows, self.width))
 
     def entries(self) -> dict[str, Entry]:
-        """Every picture by name, in the order of their rows."""
+        """Return the entries of all pictures by name, in the order of their rows."""
         rows, found = self._whole_rows(), {}
         with self._explained():
             for name, stamp, frames, row in self._database.execute(
@@ -103,10 +108,11 @@ class FeatureIndex:
         return found
 
     def add(self, entries: Mapping[str, tuple[str, int]], features: np.ndarray) -> None:
-        """Add pictures, or replace those of the same names, so that they stay whatever happens next.
+        """Add pictures, or replace those of the same names, durably.
 
-        `entries` gives for each name its stamp and its number of frames (0: a picture), in the order of `features`
-        (pictures, width).
+        Args:
+            entries: The stamp and the number of frames (0 for a picture) by name.
+            features: (pictures, width), in the same order.
         """
         if features.shape != (len(entries), self.width):
             raise ValueError(f"Expected features of shape {(len(entries), self.width)}, got {features.shape}.")
@@ -121,12 +127,12 @@ class FeatureIndex:
             )
 
     def remove(self, names: Iterable[str]) -> None:
-        """Forget pictures; their rows are used again."""
+        """Remove pictures; their rows are used again."""
         with self._transaction():
             self._release([os.fsencode(name) for name in names])
 
     def _open(self, wanted: dict[str, bytes]) -> None:
-        """Begin an empty database, or see whether it is one of ours, of the same pictures and model."""
+        """Create the tables of an empty database, or check that it is an index of these pictures and this model."""
         found = {sql for (sql,) in self._database.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
         if not found:
             for statement in SCHEMA:
@@ -137,20 +143,20 @@ class FeatureIndex:
             return
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if found != set(SCHEMA) or version != VERSION:
-            raise self._damaged("it is none of this version")
+            raise self._damaged("it was written by another version")
         made = dict(self._database.execute("SELECT name, value FROM made"))
         if made.keys() != wanted.keys() or not all(isinstance(value, bytes) for value in made.values()):
-            raise self._damaged("it does not say what it was made of")
+            raise self._damaged("it does not say which pictures and model it is of")
         if made["folder"] != wanted["folder"]:
             mine, yours = (os.fsdecode(names["folder"]) for names in (made, wanted))
             raise ValueError(
                 f"The index {self.path} is of the pictures in {mine:.300}, not in {yours}; choose another folder for "
-                f"the index, or {ANEW}."
+                f"the index, or {REBUILD}."
             )
         if made != wanted:
             raise ValueError(
                 f"The index {self.path} was made by another model, or at another image size or precision, and such "
-                f"features cannot be compared; choose another folder for the index, or {ANEW}."
+                f"features cannot be compared; choose another folder for the index, or {REBUILD}."
             )
 
     def _check_header(self) -> None:
@@ -161,7 +167,7 @@ class FeatureIndex:
             raise self._damaged(f"{self._features.name} is missing") from None
         rows = re.search(rb"'shape': \((\d{1,18}), ", beginning)
         if rows is None or header(int(rows[1]), self.width) != beginning:
-            raise self._damaged(f"{self._features.name} is no array of float32 with {self.width} columns")
+            raise self._damaged(f"{self._features.name} is not an array of float32 with {self.width} columns")
 
     def _whole_rows(self) -> int:
         return max(self._features.stat().st_size - HEADER, 0) // (4 * self.width)
@@ -172,7 +178,7 @@ class FeatureIndex:
             self._database.execute("DELETE FROM pictures WHERE name = ?", (name,))
 
     def _take_rows(self, count: int) -> list[int]:
-        """Rows that no picture has: those that were freed, then new ones."""
+        """Return unused rows: freed ones first, then new ones."""
         query = "SELECT max(row) FROM (SELECT max(row) AS row FROM pictures UNION ALL SELECT max(row) FROM free)"
         (last,) = self._database.execute(query).fetchone()
         rows = [row for (row,) in self._database.execute("SELECT row FROM free ORDER BY row LIMIT ?", (count,))]
@@ -194,7 +200,7 @@ class FeatureIndex:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Do all or nothing, with the index to ourselves."""
+        """Lock the index; commit, or roll back on an error."""
         with self._explained():
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -214,11 +220,11 @@ class FeatureIndex:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, reason: str) -> ValueError:
-        return ValueError(f"The index {self.path} is damaged: {reason}; {ANEW}.")
+        return ValueError(f"The index {self.path} is damaged: {reason}; {REBUILD}.")
 
 
 def header(rows: int, width: int) -> bytes:
-    """The header of an `.npy` file of float32 (rows, width), 128 bytes for any number of rows."""
+    """Return the header of an `.npy` file of float32 (rows, width), 128 bytes for any number of rows."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
     assert file.tell() == HEADER
@@ -226,9 +232,9 @@ def header(rows: int, width: int) -> bytes:
 
 
 def default_index(folder: str | os.PathLike[str], model: str) -> Path:
-    """Where the index of a folder's pictures by a model lies unless a user says otherwise: in the user's cache.
+    """Return the default folder for the index of a folder's pictures by a model.
 
-    That is `blip/search` in `$XDG_CACHE_HOME`, else in `~/.cache` (`%LOCALAPPDATA%` on Windows).
+    It is in `blip/search` of `$XDG_CACHE_HOME`, else of `~/.cache` (`%LOCALAPPDATA%` on Windows).
     """
     windows = os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
     cache = os.environ.get("XDG_CACHE_HOME") or windows or "~/.cache"
@@ -241,7 +247,11 @@ def default_index(folder: str | os.PathLike[str], model: str) -> Path:
 def delete_index(index: str | os.PathLike[str]) -> None:
     """Delete the files of an index, and nothing else in its folder."""
     index = Path(index)
-    for name in ("blip-index.sqlite-journal", "blip-index.sqlite", "blip-features.npy"):  # journal: of a killed run
+    for name in (
+        "blip-index.sqlite-journal",
+        "blip-index.sqlite",
+        "blip-features.npy",
+    ):  # a killed run leaves the journal
         (index / name).unlink(missing_ok=True)
     for part in index.glob(f"{PARTS}/*/*.jsonl"):
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Encoding the pictures and videos of a folder, read ahead of the model."""
+"""Encode the pictures and videos of a folder; threads read ahead of the model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from blip_core.jobs.read_ahead import read_batches
 from blip_core.search.video import FRAMES, sample_frames
 
 Encoded = tuple[np.ndarray, int]
-"""A feature, (width,), and the number of frames of a video it is of; 0 for a picture."""
+"""A feature, (width,), and the number of frames of its video; 0 for a picture."""
 
 
 @dataclass(frozen=True)
 class FolderEncoder:
-    """Encodes what a folder holds by names that are relative to it, `batch_size` frames at a time."""
+    """Encodes files by names relative to a folder, `batch_size` frames at a time."""
 
     matcher: Matcher
     folder: str
@@ -29,13 +29,13 @@ class FolderEncoder:
     def read(self, name: str | os.PathLike[str]) -> np.ndarray:
         """Read and prepare a picture or frames of a video, float32 (n, 3, height, width); raises as `sample_frames`."""
         processor = self.matcher.processor
-        turn = processor.image_processor.apply_exif_orientation
-        frames = sample_frames(os.path.join(self.folder, name), self.frames, turn)
+        orientation = processor.image_processor.apply_exif_orientation
+        frames = sample_frames(os.path.join(self.folder, name), self.frames, orientation)
         result: np.ndarray = processor(images=frames, return_tensors="np")["pixel_values"]
         return result
 
     def features(self, names: Iterable[str]) -> Iterator[list[tuple[str, Encoded | Exception]]]:
-        """Yield each name of a batch with its feature, or with what is wrong with it."""
+        """Yield, batch by batch, each name with its feature or its error."""
 
         def work(items: Sequence[np.ndarray]) -> list[Encoded]:
             counts = [self.frames if len(item) > 1 else 0 for item in items]
@@ -44,7 +44,7 @@ class FolderEncoder:
         return self._run(names, work)
 
     def states(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray | Exception]]:
-        """Yield each name with its image embeddings (1, S, W), or with what is wrong with it."""
+        """Yield each name with its image embeddings (1, image tokens, vision width) or its error."""
         for batch in self._run(names, lambda items: self.matcher.item_states(items, self.batch_size)):
             yield from batch
 

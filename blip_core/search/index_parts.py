@@ -1,8 +1,8 @@
-"""Features that several processes make for one index: files beside it, until a search takes them in.
+"""Parts of an index, written by several processes into files until a search takes them in.
 
 INDEX/blip-parts/MODEL/00000-0123456789abcdef.jsonl has a line for each picture of a shard that was not encoded before:
-its name, stamp, frames and feature, float32 in base 64; or what was wrong with it. MODEL is
-`Matcher.features_identity`. A file is whole or absent, and nobody writes one of its name with other content.
+its name, stamp, frames and feature, float32 in base 64; or its error. MODEL is
+`Matcher.features_identity`. Files are written atomically; equal names have equal content.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Line = dict[str, Any]
 
 
 class Parts:
-    """The parts of an index that one model makes, whose features have `width` values."""
+    """The parts of an index that one model makes; its features have `width` values."""
 
     def __init__(self, index: str | os.PathLike[str], model: str, width: int):
         self.path, self.width = Path(index).absolute() / PARTS / model, width
 
     @staticmethod
     def name(shard: str, items: Iterable[Sequence[str]]) -> str:
-        """What the part of a shard with these pictures to encode, their names and stamps, is called."""
+        """Return the name of the part of a shard, by the names and stamps of its pictures to encode."""
         return f"{shard}-{hashlib.blake2b(os.fsencode(repr(list(items))), digest_size=8).hexdigest()}"
 
     @staticmethod
     def line(name: str, stamp: str, frames: int, feature: np.ndarray) -> Line:
-        """The line of a picture or video; `feature` is (width,)."""
+        """Return the line of a picture or video; `feature` is (width,)."""
         encoded = base64.b64encode(feature.astype("<f4").tobytes()).decode()
         return {"name": name, "stamp": stamp, "frames": frames, "feature": encoded}
 
@@ -51,20 +51,20 @@ class Parts:
             write_lines(self.path / f"{part}.jsonl", lines)
 
     def read(self, part: str) -> list[Line]:
-        """The lines of a part, none where a search has taken it in. Raises `ValueError` for one that is no JSON."""
+        """Return the lines of a part, [] where a search has taken it in. Raises `ValueError` where it is not JSON."""
         try:
             return read_lines(self.path / f"{part}.jsonl")
         except FileNotFoundError:
             return []
 
     def entries(self) -> dict[str, tuple[str, int]]:
-        """The stamp and number of frames of all that is encoded, by name. Raises `ValueError` as `take_into` does."""
+        """Return stamps and numbers of frames of all encoded files by name. Raises `ValueError` as `take_into` does."""
         return {name: entry for part in self._all() for name, entry in self._encoded(part)[0].items()}
 
     def take_into(self, index: FeatureIndex) -> None:
-        """Add all parts to the index, in their order, and remove them. Killed in between, a part is taken in again.
+        """Add all parts to the index, in order, and remove them; after a kill in between, a part is added again.
 
-        Raises `ValueError` for a part that is damaged.
+        Raises `ValueError` for a damaged part.
         """
         for part in self._all():
             entries, features = self._encoded(part)
@@ -72,7 +72,7 @@ class Parts:
                 index.add(entries, np.stack(features))
             (self.path / f"{part}.jsonl").unlink(missing_ok=True)
         clean(self.path)
-        with suppress(OSError):  # there is none, or another process writes to it
+        with suppress(OSError):  # it is missing, or another process writes to it
             self.path.rmdir()
             self.path.parent.rmdir()
 
@@ -87,12 +87,12 @@ class Parts:
             features = [np.frombuffer(base64.b64decode(line["feature"]), "<f4").reshape(self.width) for line in good]
         except (LookupError, TypeError, ValueError) as error:
             path = self.path / f"{part}.jsonl"
-            raise ValueError(f"{path} is not as it was written ({error}); remove it to have it made anew.") from None
+            raise ValueError(f"{path} is damaged ({error}); remove it and run again to rebuild it.") from None
         return entries, features
 
 
 def encode_part(encoder: FolderEncoder, parts: Parts, shard: Shard[tuple[str, str]]) -> Iterator[int]:
-    """Encode a shard's pictures, names and stamps, into its part; yields how many more pictures are done."""
+    """Encode the files of a shard, names and stamps, into its part; yields the number just processed."""
     stamps, lines = dict(shard.items), []
     for batch in encoder.features(stamps):
         for name, result in batch:
@@ -106,9 +106,9 @@ def encode_part(encoder: FolderEncoder, parts: Parts, shard: Shard[tuple[str, st
 
 
 def start_elsewhere(
-    load: Callable[[], Matcher], identity: str, how: tuple[str, int, int], parts: Parts
+    load: Callable[[], Matcher], identity: str, settings: tuple[str, int, int], parts: Parts
 ) -> Work[Shard[tuple[str, str]]]:
-    """Begin in a process of its own, with a matcher that must be that of the index; `how` is of a `FolderEncoder`."""
+    """Start in a worker process; its models must equal those of the run. `settings` are those of a `FolderEncoder`."""
     matcher = load()
     check_worker(matcher.features_identity, identity)
-    return partial(encode_part, FolderEncoder(matcher, *how), parts)
+    return partial(encode_part, FolderEncoder(matcher, *settings), parts)

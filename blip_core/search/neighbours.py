@@ -1,4 +1,4 @@
-"""Search: the nearest features first (ITC), then the best of them matched with the text itself (ITM)."""
+"""Find the nearest features (ITC), and re-rank the best by matching them with the text itself (ITM)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CHUNK = 2**14
 
 @dataclass
 class Hit:
-    """A picture or video that was found, and how well it fits."""
+    """A picture or video that was found, and its scores."""
 
     name: str
     itc: float
     """The cosine similarity of the features, -1 to 1."""
     logits: tuple[float, float] | None = None
-    """Those of ITM, where it was asked: that picture and text differ, and that they match."""
+    """Those of ITM after re-ranking: for "they differ" and "they match"."""
 
     @property
     def itm_logit(self) -> float | None:
@@ -37,7 +37,7 @@ class Hit:
 
     @property
     def score(self) -> float:
-        """ITM's logit of a match plus the ITC similarity; that alone where ITM was not asked.
+        """ITM's logit of a match plus the ITC similarity; without ITM the similarity alone.
 
         Source: the original's evaluation of retrieval.
         """
@@ -47,44 +47,57 @@ class Hit:
 def nearest(
     queries: np.ndarray, features: np.ndarray, k: int, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` rows of `features` with the greatest cosine similarity to each query, best first.
+    """Find the rows of `features` with the greatest cosine similarity to each query, best first.
 
-    `queries` (Q, F) and `features` (N, F) are L2-normalised float32; `features` may be a mapped file of any size, of
-    which some megabytes at a time are looked at. `rows`, increasing numbers, are those that count, all unless given.
-    Returns row numbers (Q, k) and similarities (Q, k); fewer than k where there are not as many rows. Of equal ones
-    the first comes first.
-    Raises `ValueError` for features that are not normalised, as those of a damaged file.
+    Args:
+        queries: L2-normalised float32 (Q, F).
+        features: L2-normalised float32 (N, F); may be a mapped file of any size, which is read in chunks.
+        k: How many rows to find; all where there are fewer.
+        rows: The rows to search, in increasing order; None for all.
+
+    Returns:
+        Row indices int64 (Q, k) and similarities float32 (Q, k); of equal similarities the lower row comes first.
+
+    Raises:
+        ValueError: For features that are not normalised, as those of a damaged file.
     """
     count = len(features) if rows is None else len(rows)
     best = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
     for start in range(0, count, CHUNK):
-        numbers = np.arange(start, min(start + CHUNK, count)) if rows is None else rows[start : start + CHUNK]
-        first, end = int(numbers[0]), int(numbers[-1]) + 1
-        # Rows without a gap are a view of the file; others are copied, these few.
-        part = features[first:end] if end - first == len(numbers) else features[numbers]
-        with np.errstate(invalid="ignore", over="ignore"):  # of values that the next lines refuse
+        chunk = np.arange(start, min(start + CHUNK, count)) if rows is None else rows[start : start + CHUNK]
+        first, end = int(chunk[0]), int(chunk[-1]) + 1
+        # Rows without a gap are a view of the file; others are copied.
+        part = features[first:end] if end - first == len(chunk) else features[chunk]
+        with np.errstate(invalid="ignore", over="ignore"):  # the next lines refuse such values
             similarities = queries @ part.T  # (Q, rows of this chunk)
-        if not np.abs(similarities).max(initial=0) <= 1.01:  # so that NaN is none of them either
-            raise ValueError("The features are not normalised: the index is damaged, or of something else.")
-        best = [_better(*pair, numbers, k) for pair in zip(best, similarities, strict=True)]
+        if not np.abs(similarities).max(initial=0) <= 1.01:  # also true of NaN
+            raise ValueError("The features are not normalised: the index is damaged, or no index of a matcher.")
+        best = [_better(*pair, chunk, k) for pair in zip(best, similarities, strict=True)]
     return np.array([found for _, found in best]), np.array([values for values, _ in best])
 
 
 def _better(
-    best: tuple[np.ndarray, np.ndarray], similarities: np.ndarray, numbers: np.ndarray, k: int
+    best: tuple[np.ndarray, np.ndarray], similarities: np.ndarray, rows: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` best similarities, and their rows, of those so far and of some more."""
+    """Merge the best similarities and rows so far with those of another chunk."""
     values, found = best
     new = similarities > values[-1] if len(values) == k else slice(None)  # most are not among the best
-    values, found = np.concatenate([values, similarities[new]]), np.concatenate([found, numbers[new]])
+    values, found = np.concatenate([values, similarities[new]]), np.concatenate([found, rows[new]])
     order = np.argsort(-values, kind="stable")[:k]
     return values[order], found[order]
 
 
 def find(queries: np.ndarray, features: np.ndarray, entries: Mapping[str, Entry], k: int) -> list[list[Hit]]:
-    """The `k` pictures of an index that are nearest to each query, best first, by `nearest`.
+    """Find the pictures of an index that are nearest to each query.
 
-    `entries` are those of `FeatureIndex.entries()` that shall be searched, `features` its `features`.
+    Args:
+        queries: L2-normalised float32 (Q, F).
+        features: Those of a `FeatureIndex`.
+        entries: The entries of the index to search.
+        k: How many pictures to find.
+
+    Returns:
+        The hits of each query, best first.
     """
     names = sorted(entries, key=lambda name: entries[name].row)
     rows = np.array([entries[name].row for name in names], np.int64)
@@ -97,30 +110,37 @@ def find(queries: np.ndarray, features: np.ndarray, entries: Mapping[str, Entry]
 
 
 def candidates(hits: Sequence[Sequence[Hit]], k: int) -> dict[str, list[int]]:
-    """The pictures among the `k` best of any query, and the numbers of those queries: what `rerank` has to encode."""
+    """Return what `rerank` has to encode: the names among the `k` best of any query -> indices of those queries."""
     wanted: dict[str, list[int]] = {}
-    for number, found in enumerate(hits):
+    for index, found in enumerate(hits):
         for hit in found[:k]:
-            wanted.setdefault(hit.name, []).append(number)
+            wanted.setdefault(hit.name, []).append(index)
     return wanted
 
 
 def rerank(
     matcher: Matcher, texts: Sequence[str], hits: Sequence[list[Hit]], k: int, embeds: Iterable[tuple[str, np.ndarray]]
 ) -> Iterator[str]:
-    """Match the `k` best of each text by ITM, put them in the order of their scores, and yield each picture's name.
+    """Match the best hits of each text by ITM and order them by score, in place; matched ones come first.
 
-    `hits` are those of `texts`, one list each, and are changed in place: what was matched comes first. `embeds` gives
-    the pictures of `candidates(hits, k)` with their image embeddings (`Matcher.item_states`), in any order, each once
-    however many texts it is matched with; one that is left out keeps its place behind those that were matched.
+    Args:
+        matcher: The matcher.
+        texts: Texts.
+        hits: The hits of each text.
+        k: How many of each to match.
+        embeds: The names in `candidates(hits, k)` with their image embeddings (`Matcher.item_states`), each once, in
+            any order. Pictures that are left out keep their order behind the matched ones.
+
+    Yields:
+        The name of each picture once it is matched with all its texts.
     """
     wanted = candidates(hits, k)
     by_name = [{hit.name: hit for hit in found} for found in hits]
     for name, states in embeds:
-        numbers = wanted[name]
-        logits = matcher.match(states, [texts[number] for number in numbers])
-        for number, (differ, match) in zip(numbers, logits.tolist(), strict=True):
-            by_name[number][name].logits = (differ, match)
+        indices = wanted[name]
+        logits = matcher.match(states, [texts[index] for index in indices])
+        for index, (differ, match) in zip(indices, logits.tolist(), strict=True):
+            by_name[index][name].logits = (differ, match)
         yield name
     for found in hits:
         found.sort(key=lambda hit: (hit.logits is None, -hit.score))

@@ -1,4 +1,4 @@
-"""Searching a folder: its index brought up to date, the nearest found by ITC, the best of them matched by ITM."""
+"""Search a folder: update its index, find the nearest pictures by ITC, re-rank the best by ITM."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from blip_core.search.video import FRAMES
 
 ALL = Share()
 RERANK = 16
-"""How many of the best are matched unless users choose: each takes a CPU about half a second (the original: 128)."""
+"""How many of the best are matched by default: each takes a CPU about half a second (the original: 128)."""
 
 
 class Searcher:
-    """Find the pictures of a folder that fit texts or pictures best, by an index that is kept on disk.
+    """Find the pictures of a folder that fit texts or pictures best, with an index that is kept on disk.
 
     Args:
         matcher: A `Matcher`.
         folder: The folder, or a `Collection` of what it holds.
-        index: The folder of the index; one in the user's cache unless given.
-        rebuild: Whether the index is begun anew.
-        recursive: Whether folders below are searched as well.
-        videos: Whether videos are searched, too.
-        frames: How many frames stand for a video.
+        index: The folder of the index; None for one in the user's cache.
+        rebuild: Rebuild the index from scratch.
+        recursive: Search subfolders as well.
+        videos: Search videos as well.
+        frames: How many frames represent a video.
         batch_size: How many frames the model gets at once.
 
     Raises:
@@ -86,7 +86,20 @@ class Searcher:
         background: str | Sequence[int] | None = None,
         **options: Any,
     ) -> Self:
-        """Load a matcher as `Matcher.from_pretrained` does, and open the index of a folder with the other `options`."""
+        """Load a matcher and open the index of a folder.
+
+        Args:
+            name, engine, device, dtype, revision, background: As in `Matcher.from_pretrained`.
+            folder: The folder to search.
+            **options: Keywords of the constructor.
+
+        Returns:
+            The searcher.
+
+        Raises:
+            OSError: As `Matcher.from_pretrained` and the constructor do.
+            ValueError: As they do.
+        """
         matcher = Matcher.from_pretrained(
             name, engine=engine, device=device, dtype=dtype, revision=revision, background=background
         )
@@ -106,16 +119,16 @@ class Searcher:
         top: int = 10,
         rerank: int = RERANK,
     ) -> list[list[Hit]]:
-        """Bring the index up to date and search it.
+        """Update the index and search it.
 
         Args:
             texts: What to look for, in words.
-            images: Pictures or videos to find similar ones of.
-            top: How many are returned for each.
-            rerank: How many of the best of each text are put in order by the matching head.
+            images: Pictures or videos to find similar ones to.
+            top: How many hits to return for each.
+            rerank: How many of the best hits of each text are re-ranked by the matching head.
 
         Returns:
-            A list for each text, then for each picture, best first.
+            The hits of each text, then of each picture, best first.
 
         Raises:
             OSError: For a picture of `images` that cannot be read.
@@ -130,7 +143,19 @@ class Searcher:
         return [found[:top] for found in hits]
 
     def queries(self, texts: Sequence[str], images: Sequence[str | os.PathLike[str]] = ()) -> np.ndarray:
-        """Return the features of what is looked for, float32 (texts and images, F)."""
+        """Encode what to look for.
+
+        Args:
+            texts: Texts.
+            images: Paths of pictures or videos.
+
+        Returns:
+            Their features, float32 (texts + images, F).
+
+        Raises:
+            OSError: For a picture that cannot be read.
+            ValueError: For texts that are too long.
+        """
         features = [np.empty((0, self.matcher.width), np.float32)]
         features += [self.matcher.text_features(texts)] if texts else []
         here = replace(self.encoder, folder="")
@@ -139,7 +164,11 @@ class Searcher:
         return np.concatenate(features)
 
     def outdated(self, *, with_parts: bool = False) -> list[str]:
-        """Return the names of what is new or changed since it was encoded, for the index or for parts of it."""
+        """Return the names of files that are new or have changed since they were encoded.
+
+        Args:
+            with_parts: Leave out what parts of the index, not taken in yet, have already.
+        """
         known: dict[str, tuple[str, int]] = {n: (e.stamp, e.frames) for n, e in self.index.entries().items()}
         known |= self.parts.entries() if with_parts else {}
         return [
@@ -149,14 +178,14 @@ class Searcher:
         ]
 
     def update(self) -> Iterator[tuple[str, Exception | None]]:
-        """Encode what is new or changed, batch by batch, and forget what is gone.
+        """Encode new and changed files, batch by batch, and remove deleted ones from the index.
 
         Yields:
-            The name of each picture that was encoded, or that could not be, with what is wrong with it.
+            The name of each file, with None once it is encoded, or the error of one that cannot be read.
         """
         self.parts.take_into(self.index)
         known, stamps = self.index.entries(), self.collection.stamps
-        # What is not looked for now, such as folders below, stays in the index as long as it exists.
+        # Files that this search leaves out, as of subfolders, stay in the index as long as they exist.
         exists = {name: os.path.lexists(os.path.join(self.encoder.folder, name)) for name in known.keys() - stamps}
         self.index.remove(name for name, there in exists.items() if not there)
         for batch in self.encoder.features(self.outdated()):
@@ -167,11 +196,19 @@ class Searcher:
             for name, result in batch:
                 broken = isinstance(result, Exception)
                 if broken and name in known:
-                    self.index.remove([name])  # as it was before it broke
+                    self.index.remove([name])  # the file has broken since it was encoded
                 yield name, result if isinstance(result, Exception) else None
 
     def shards(self, share: Share = ALL, size: int = SHARD_SIZE) -> tuple[list[Shard[tuple[str, str]]], int]:
-        """Return this process's share of what is to be encoded, and how many of its pictures are encoded already."""
+        """Return this process's share of the files to encode.
+
+        Args:
+            share: Which share of the shards.
+            size: Pictures in a shard.
+
+        Returns:
+            The shards, each with the names and stamps of its outdated files, and how many files are encoded already.
+        """
         todo, mine, done = set(self.outdated(with_parts=True)), [], 0
         for shard in share.take(cut(list(self.collection.stamps.items()), size)):
             if items := [item for item in shard.items if item[0] in todo]:
@@ -185,29 +222,47 @@ class Searcher:
         on_ray: OnRay | None = None,
         load: Callable[[], Matcher] | None = None,
     ) -> Iterator[int]:
-        """Encode shards into parts of the index, which the next `update` takes in; yields how many more are done.
+        """Encode shards into parts of the index, which the next `update` takes in.
 
-        With `on_ray` Ray does it, in processes that get their matcher from `load`, which can be pickled. What became of
-        each picture is in `parts.read(shard.name)`.
+        Args:
+            shards: As `shards` returns them.
+            on_ray: Let Ray do the work.
+            load: With Ray, a picklable function that loads the matcher in each process.
+
+        Yields:
+            The number of pictures just processed; `parts.read(shard.name)` has the result of each.
         """
         start: Callable[[], Work[Shard[tuple[str, str]]]] = partial(partial, encode_part, self.encoder, self.parts)
         if on_ray:
             assert load is not None
-            how = (self.encoder.folder, self.encoder.frames, self.encoder.batch_size)
-            start = partial(start_elsewhere, load, self.matcher.features_identity, how, self.parts)
+            settings = (self.encoder.folder, self.encoder.frames, self.encoder.batch_size)
+            start = partial(start_elsewhere, load, self.matcher.features_identity, settings, self.parts)
         return work_through(shards, start, on_ray)
 
     def search(self, queries: np.ndarray, k: int) -> list[list[Hit]]:
-        """Return the `k` nearest to each of the `queries`, float32 (queries, F), best first, by the index as it is."""
+        """Search the index as it is.
+
+        Args:
+            queries: Features, float32 (queries, F).
+            k: How many hits to return for each.
+
+        Returns:
+            The nearest files to each query, best first.
+        """
         stamps = self.collection.stamps
         entries = {name: entry for name, entry in self.index.entries().items() if name in stamps}
         return find(queries, self.index.features, entries, k)
 
     def rerank(self, texts: Sequence[str], hits: Sequence[list[Hit]], k: int) -> Iterator[tuple[str, Exception | None]]:
-        """Match the `k` best hits of each text by ITM, in place; each picture is encoded once for all texts.
+        """Re-rank the best hits of each text by ITM, in place; each picture is encoded once for all texts.
+
+        Args:
+            texts: Texts.
+            hits: The hits of each.
+            k: How many of each to match.
 
         Yields:
-            The name of each picture that was matched, or that could not be read, with what is wrong with it.
+            The name of each file, with None once it is matched, or the error of one that cannot be read.
         """
         problems: list[tuple[str, Exception]] = []
 

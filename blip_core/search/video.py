@@ -12,30 +12,36 @@ from blip_core.processing.picture_files import is_picture_name, load_image, open
 from blip_core.validators import whole_number
 
 FRAMES = 8
-"""How many frames stand for a video, as in the original's evaluation."""
+"""How many frames represent a video, as in the original's evaluation."""
 
 ANIMATIONS = ("AVIF", "GIF", "PNG", "WEBP")
-"""Formats of Pillow whose pictures follow each other in time; those of a TIFF or of a stereo camera do not."""
+"""Pillow's formats with frames in time, unlike the pages of a TIFF or the views of a stereo camera."""
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
-"""What a file must end in to be taken for a video."""
+"""Suffixes of video files."""
 
 CONTAINERS = "asf,avi,matroska,mov,mp4,mpeg,mpegts,ogg,webm"
-"""Formats that FFmpeg may take a file for: none is a playlist, which could name other files."""
+"""Formats that FFmpeg may detect: no playlists, which could name other files."""
 
 
 def sample_frames(
     path: str | os.PathLike[str], frames: int = FRAMES, apply_exif_orientation: bool | None = None
 ) -> list[Image.Image]:
-    """Up to `frames` frames of a video, spread evenly; the picture itself where there is but one.
+    """Return frames of a video, spread evenly; a still picture is its only frame.
 
-    `path` is a video file by its suffix (needs PyAV: `pip install "blip-duo[video]"`), an animated GIF, WebP, PNG or
-    AVIF, any other picture, or a folder of pictures, which are frames in the order of their names. Of a video with
-    `count` frames those with the numbers floor(i * count / frames) are taken: the first of each of `frames` equal
-    parts. A shorter one gives all of its frames once. `apply_exif_orientation` is that of `load_image`.
+    Args:
+        path: A video file (needs PyAV: `pip install "blip-duo[video]"`), an animated GIF, WebP, PNG or AVIF, any other
+            picture, or a folder of pictures, which are frames in the order of their names.
+        frames: How many to take of a video of `count` frames, at the indices floor(i * count / frames); a shorter
+            video gives all of its frames.
+        apply_exif_orientation: As in `load_image`.
 
-    Raises `ValueError` for a number below 1, a folder without pictures, a file without a video, and where PyAV is
-    missing; `OSError` for a file that cannot be read.
+    Returns:
+        The frames, in order.
+
+    Raises:
+        OSError: For a file that cannot be read.
+        ValueError: For `frames` below 1, a folder without pictures, a file without a video, and where PyAV is missing.
     """
     whole_number("frames", frames, least=1)
     name = os.fspath(path)
@@ -50,56 +56,56 @@ def sample_frames(
 
 
 def frame_files(folder: str) -> list[str]:
-    """The paths of the pictures in a folder, in the order of their names."""
+    """Return the paths of the pictures in a folder, in the order of their names."""
     return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if is_picture_name(name)]
 
 
 def is_video_file(path: str) -> bool:
-    """Say whether a file is a video by its suffix."""
+    """Say whether a file is a video, by its suffix."""
     return path.lower().endswith(VIDEOS)
 
 
 def positions(count: int, frames: int) -> list[int]:
-    """The numbers of the frames to take of `count`: increasing, from 0 on, each once."""
+    """Return the indices of the frames to take of `count`, increasing and distinct."""
     return [i * count // frames for i in range(frames)] if count > frames else list(range(count))
 
 
 def animation_frames(path: str, frames: int) -> list[Image.Image]:
-    """Frames of an animation that Pillow reads, and none of any other file."""
+    """Return frames of an animation that Pillow reads; none for any other file."""
     with ExitStack() as stack:
         try:
             image, _ = stack.enter_context(open_image(path))
         except Exception:
-            return []  # no picture, as load_image will say
+            return []  # not a picture: load_image raises the error
         try:
             count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
             return [frame_at(image, position) for position in positions(count, frames)] if count > 1 else []
-        except Exception as error:  # a file that is cut off, and one of fewer frames than it says, among others
+        except Exception as error:  # such as a truncated file, or one with fewer frames than its header says
             raise OSError(f"{path} is not an animation that can be read whole: {error}") from error
 
 
 def frame_at(image: Image.Image, position: int) -> Image.Image:
-    """A frame of an animation, as a picture of its own."""
+    """Return a copy of one frame of an animation."""
     image.seek(position)
     return image.copy()
 
 
 def video_frames(path: str, frames: int) -> list[Image.Image]:
-    """Frames of a video file, by PyAV; arguments and errors as of `sample_frames`."""
+    """Return frames of a video file, decoded by PyAV; raises as `sample_frames`."""
     try:
         import av
     except ImportError:
         raise ValueError(f'{path}: video files need PyAV; pip install "blip-duo[video]", or av.') from None
-    with open(path, "rb") as file:  # an open file and not its path: FFmpeg opens nothing by itself
+    with open(path, "rb") as file:  # given as an open file, so that FFmpeg opens no path itself
         try:
             with av.open(file, options={"format_whitelist": CONTAINERS}) as container:
                 streams = container.streams.video
-                # What the header says of the number of frames may be missing or wrong: the packets are counted.
+                # The number of frames in the header may be missing or wrong: count the packets.
                 times = [packet.pts for packet in container.demux(streams[0])] if streams else []
                 known = sorted(time for time in times if time is not None)
                 chosen = [known[position] for position in positions(len(known), frames)]
                 found = [frame_from(container, streams[0], time) for time in chosen]
-        except Exception as error:  # of FFmpeg, and of Python where FFmpeg seeks to what a broken file says
+        except Exception as error:  # FFmpeg's errors, and Python's where a broken file makes it seek out of range
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"{path} is not a video that can be read whole: {reason}") from error
     if not found:
@@ -108,7 +114,7 @@ def video_frames(path: str, frames: int) -> list[Image.Image]:
 
 
 def frame_from(container: Any, stream: Any, time: int) -> Image.Image:
-    """The frame of a time (in the stream's units), or the nearest to it that can be decoded, upright."""
+    """Return the frame at a time (in the stream's units), or the nearest that can be decoded, upright."""
     container.seek(time, stream=stream)
     frame = None
     for frame in container.decode(stream):
