@@ -6,10 +6,11 @@ indices and the tuple. `tokens` are a picture's patches and its class token, `le
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
+
+from blip_core.validators import describe
 
 Tensor = Any
 """`torch.Tensor` or `tf.Tensor`."""
@@ -32,10 +33,7 @@ class ModelOutput:
     """
 
     def __init_subclass__(cls) -> None:
-        rows = [(name, row.metadata["meaning"]) for name, row in vars(cls).items() if isinstance(row, Field)]
-        if rows:
-            attributes = "".join(f"\n    {name}: {meaning}" for name, meaning in rows)
-            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nAttributes:{attributes}\n"
+        describe(cls, "Attributes")
 
     def keys(self) -> tuple[str, ...]:
         """Return the names of the fields that are not None, in order."""

@@ -7,9 +7,10 @@ beside its fields, with `setting`, and runs them with `check_settings`.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field, fields
+from dataclasses import Field, field, fields
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -116,9 +117,17 @@ def is_token_ids(value: Any, empty: bool = False) -> bool:
 
 
 def setting(
-    default: Any, validator: Callable[..., Any], /, *, facts: dict[str, Any] | None = None, **limits: Any
+    default: Any,
+    validator: Callable[..., Any] | None,
+    meaning: str = "",
+    /,
+    *,
+    facts: dict[str, Any] | None = None,
+    **limits: Any,
 ) -> Any:
-    """Return a dataclass field with its validator; `limits` are the validator's keywords, `facts` further metadata.
+    """Return a dataclass field with its validator and its meaning.
+
+    `limits` are keywords of the validator, `facts` is further metadata.
 
     Example:
         >>> from dataclasses import dataclass
@@ -130,8 +139,22 @@ def setting(
         >>> Options(beams=5)
         Options(beams=5)
     """
-    validator = partial(validator, **limits) if limits else validator
-    return field(default=default, metadata={"validator": validator, **(facts or {})})
+    validator = partial(validator, **limits) if validator and limits else validator
+    return field(default=default, metadata={"validator": validator, "meaning": meaning, **(facts or {})})
+
+
+def describe(cls: type, title: str) -> None:
+    """Append the meanings of a class's fields, inherited ones first, to its docstring; call it in `__init_subclass__`.
+
+    A section that follows, such as "Raises:", goes after a line that holds "{fields}".
+    """
+    rows = {**getattr(cls, "__dataclass_fields__", {}), **vars(cls)}
+    meanings = {name: row.metadata.get("meaning") for name, row in rows.items() if isinstance(row, Field)}
+    lines = "".join(f"\n    {name}: {meaning}" for name, meaning in meanings.items() if meaning)
+    if lines:
+        text = inspect.cleandoc(cls.__doc__ or "")
+        text = text if "{fields}" in text else text + "\n\n{fields}\n"
+        cls.__doc__ = text.replace("{fields}", f"{title}:{lines}")
 
 
 def check_settings(owner: Any, prefix: str = "") -> None:
