@@ -1,4 +1,4 @@
-"""What all configurations share: how they are read from JSON files, kept whole, and written back."""
+"""What all configurations share: reading JSON files, keeping their unknown keys, and writing them back."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from blip_core.hub import or_shipped, resolve_folder
 class ConfigMixin:
     """A dataclass that is stored as a JSON file in the Hugging Face layout.
 
-    Keys of a file that are no field are kept in `extra`, can be read as attributes, and are written back. An attribute
-    that is set and is no field goes there, too, so that it is saved and comes back. `file_names` are the files that
-    hold such a configuration: the first is written, the first that exists is read. `constants` are written to every
-    file with these values. `null_is_default` says that null in a file stands for a field's default.
+    Other keys of a file are kept in `extra`, can be read as attributes, and are written back; so are attributes that
+    are set and are not fields.
+
+    Class attributes: `file_names` are the files that may hold the configuration; the first is written, the first that
+    exists is read. `constants` are written to every file. `null_is_default` says that null in a file stands for a
+    field's default.
     """
 
     file_names: ClassVar[tuple[str, ...]] = ("config.json",)
@@ -30,7 +32,7 @@ class ConfigMixin:
     null_is_default: ClassVar[bool] = False
     extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
-    if not TYPE_CHECKING:  # a type checker shall find misspelt attributes
+    if not TYPE_CHECKING:  # so that type checkers find misspelt attributes
 
         def __getattr__(self, name: str) -> Any:
             extra = self.__dict__.get("extra", {})
@@ -55,6 +57,9 @@ class ConfigMixin:
         Args:
             values: Fields by name; other keys are kept in `extra`.
             **overrides: Further keywords of the constructor, which win over `values`.
+
+        Returns:
+            The configuration.
 
         Raises:
             ValueError: A value cannot work or is of the wrong type.
@@ -86,6 +91,9 @@ class ConfigMixin:
                 Hub such as `Salesforce/blip-vqa-base`; None for the small model in the package.
             revision: A branch, tag or commit of the repository.
 
+        Returns:
+            The configuration.
+
         Raises:
             OSError: There is no such file, folder or repository.
             ValueError: A file is damaged, or holds settings that cannot work.
@@ -107,17 +115,24 @@ class ConfigMixin:
         return cls._without_file(files[0])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the JSON file into `folder`, which is made if needed; an existing file is replaced in one step."""
+        """Write the JSON file; an existing one is replaced atomically.
+
+        Args:
+            folder: Created if needed.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         write_json(Path(folder) / self.file_names[0], self.to_dict())
 
     @classmethod
     def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the part of a file that describes this class; None where the file says nothing of it."""
+        """Return the part of a file that describes this class; None where it has none."""
         return values
 
     @classmethod
     def _without_file(cls, file: Path) -> Self:
-        """Return the configuration of a folder that has none of the files; by default that is an error."""
+        """Return the configuration of a folder without any of the files; raises by default."""
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
 
 

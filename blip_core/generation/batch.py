@@ -1,4 +1,4 @@
-"""Generation over a batch: drives a backend's decoding session with one search per item."""
+"""Generate over a batch: drive an engine's decoding session with one search per item."""
 
 from __future__ import annotations
 
@@ -84,10 +84,13 @@ def generate(
         attention_mask: (items, length), 1 for tokens, 0 for padding.
         config: The options.
         seed: Of sampling. A number is used for every item alike, so that the same picture gets the same text whatever
-            its neighbours; a sequence holds one per item; None draws fresh ones. One uniform number per row and token
+            its neighbours; a sequence holds one per item; None draws new ones. One uniform number per row and token
             (with beams one per candidate) comes from Philox keyed by the seed and the index of the returned text.
         stream: Called as stream(item, token) with each new token as soon as it is known; one text per item, no beams.
         max_positions: The longest text that the model can take, prompt included.
+
+    Returns:
+        The texts of all items.
 
     Raises:
         ValueError: Prompts, lengths or options cannot work together, logits are not finite, or the options allow no
@@ -172,9 +175,11 @@ def check_prompts(input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np
 
 
 def check_stream(stream: Callable[[int, int], None] | None, config: GenerationConfig) -> None:
-    """Refuse to stream tokens that a later step may take back."""
+    """Refuse to stream tokens that a later step may replace."""
     if stream and (config.num_beams > 1 or config.num_return_sequences > 1):
-        raise ValueError("stream needs num_beams=1 and num_return_sequences=1: otherwise no token is known to stay.")
+        raise ValueError(
+            "stream needs num_beams=1 and num_return_sequences=1: otherwise a later step may replace tokens."
+        )
 
 
 def item_seeds(seed: int | Sequence[int] | None, items: int) -> list[int]:
@@ -192,7 +197,7 @@ def item_seeds(seed: int | Sequence[int] | None, items: int) -> list[int]:
 def record(
     scores: np.ndarray, step: int, live: list[tuple[int, Search]], items: int, config: GenerationConfig
 ) -> np.ndarray:
-    """Return the scores of one step with a place for every row of every item, NaN where the row had ended."""
+    """Return the scores of one step for every row of every item, NaN where the row has ended."""
     rows = max(config.num_beams, config.num_return_sequences)
     width = len(scores) // len(live)
     everything = np.full((items, rows, scores.shape[1]), np.nan, np.float32)

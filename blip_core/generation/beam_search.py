@@ -1,4 +1,4 @@
-"""Greedy search, sampling and beam search for one item: its state, and one step from the scores of its rows.
+"""Greedy search, sampling and beam search for one item.
 
 An item is one image or prompt; its beams or its samples are rows, as many as the item returns or has beams. A search
 knows nothing of other items, so a text is the same alone and in any batch.
@@ -90,9 +90,9 @@ class Chains(Search):
 class Beams(Search):
     """Beam search and beam sampling.
 
-    Of `num_beams` x (end tokens + 1) candidates the best `num_beams` that do not end are continued. Those that end are
-    finished if they are among the first `num_beams`, and the best `num_beams` finished ones are kept. Where fewer than
-    `num_beams` can be continued, rows with the total -inf fill the item; nothing is chosen from them.
+    From `num_beams` x (end tokens + 1) candidates, the best `num_beams` that do not end are continued. Those that end
+    are finished if they are among the first `num_beams`; the best `num_beams` finished ones are kept. Where fewer than
+    `num_beams` can be continued, rows with the total -inf fill the batch; nothing is chosen from them.
     """
 
     def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
@@ -135,7 +135,7 @@ class Beams(Search):
         return float(total / new_tokens**self.config.length_penalty)
 
     def _enough(self, best: tuple[float, Hypothesis]) -> bool:
-        """Say whether the search can stop: by `early_stopping`, or as the running beams cannot improve the result."""
+        """Say whether the search can stop: by `early_stopping`, or because running beams cannot improve the result."""
         if len(self.finished) < self.config.num_beams:
             return False
         if self.config.early_stopping is True:

@@ -14,9 +14,8 @@ from blip_core.generation.options import GenerationConfig
 
 BLOCK = 128
 
-
 Step = Callable[[np.ndarray, Sequence[int], int], None]
-"""Changes the scores of the token that follows `tokens` (prompt included) in a text of so many tokens or more."""
+"""Called with (scores, tokens, shortest): changes the scores of the token after `tokens`, prompt included."""
 
 
 class LogitsProcessor:
@@ -82,7 +81,7 @@ def _top_p(config: GenerationConfig) -> Step | None:
 
 
 def _least_kept(config: GenerationConfig) -> int:
-    """Tokens that top-k and top-p keep: beam sampling must be able to go on where a beam ends."""
+    """Tokens that top-k and top-p keep at least: beam sampling must be able to continue where a beam ends."""
     return 1 if config.num_beams == 1 else len(config.end_ids) + 1 if config.end_ids else 2
 
 
@@ -99,7 +98,7 @@ STEPS: dict[str, Callable[[GenerationConfig], Step | None]] = {
 
 
 def penalise_repetition(scores: np.ndarray, tokens: Sequence[int], penalty: float) -> None:
-    """Make every token that occurred less likely: a positive score is divided by `penalty`, a negative multiplied."""
+    """Make tokens that occurred less likely: positive scores are divided by `penalty`, negative ones multiplied."""
     seen = np.unique(tokens)
     values = scores[seen]
     scores[seen] = np.where(values < 0, values * np.float32(penalty), values / np.float32(penalty))
@@ -116,7 +115,7 @@ def ban_repeated_ngrams(scores: np.ndarray, tokens: Sequence[int], size: int) ->
 def ban_words(scores: np.ndarray, tokens: Sequence[int], words: Sequence[Sequence[int]]) -> None:
     """Ban each token that would complete one of `words`."""
     for *start, last in words:
-        # As in transformers, a word of several tokens is not looked for where it would be the whole text.
+        # As in transformers, a word of several tokens is not banned where it would be the whole text.
         if not start or (len(tokens) > len(start) and list(tokens[-len(start) :]) == start):
             scores[last] = -np.inf
 
@@ -165,18 +164,18 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
 def draw(scores: np.ndarray, uniforms: Sequence[float]) -> np.ndarray:
     """Draw int64 (up to len(uniforms),) distinct indices with the probabilities softmax(`scores`), in order.
 
-    Each uniform in [0, 1) is looked up in the cumulative distribution, float64, in the order of the vocabulary, of
-    what has not been drawn yet. Fewer indices come back where fewer have a probability.
+    Each uniform in [0, 1) is looked up in the cumulative distribution (float64, in the order of the vocabulary) of the
+    indices that are left. Returns fewer where fewer have a probability.
     """
     ids = np.flatnonzero(np.isfinite(scores))
     if not ids.size:
         return ids
     weights = np.exp(scores[ids].astype(np.float64) - scores[ids].max())
-    drawn: list[int] = []
+    chosen: list[int] = []
     for uniform in uniforms:
         cumulative = np.cumsum(weights)
         if cumulative[-1] == 0:
             break
-        drawn.append(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")))
-        weights[drawn[-1]] = 0
-    return ids[drawn]
+        chosen.append(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")))
+        weights[chosen[-1]] = 0
+    return ids[chosen]

@@ -40,12 +40,11 @@ ELSEWHERE = {
     "exponential_decay_length_penalty": None, "constraints": None, "force_words_ids": None, "guidance_scale": None,
     "stop_strings": None, "max_time": None,
 }  # fmt: skip
-"""Options of other packages that would change the text, with the value that does not; a file that sets one is warned
-about, as it would be read but not followed."""
+"""Options of other packages that are not implemented here, with the value without effect; others cause a warning."""
 
 
 class Option(NamedTuple):
-    """One option of generation, for those who list them: command lines and documentation."""
+    """One option of generation, for command lines and documentation that list them."""
 
     name: str
     default: Any
@@ -55,7 +54,7 @@ class Option(NamedTuple):
 
 
 def option(meaning: str, when: str, default: Any, validator: Any, *, off: Any = None, **limits: Any) -> Any:
-    """Return a row: a field with its validator; `off` is the value that does nothing, also written as None."""
+    """Return a row: a field with its validator; `off` is the value without effect, for which None stands."""
     return setting(default, validator, facts={"meaning": meaning, "when": when, "off": off}, **limits)
 
 
@@ -87,7 +86,7 @@ def _words(name: str, value: Any) -> Any:
 class GenerationConfig(ConfigMixin):
     """Say which texts `generate` looks for.
 
-    Names, defaults and meanings are those of transformers 4.57.6, but for `prompt_ids`, which it does not have.
+    Names, defaults and meanings are those of transformers 4.57.6, except `prompt_ids`, which it lacks.
     `num_beams=1` is greedy search, with `do_sample` sampling; more is beam search, with `do_sample` beam sampling.
     None turns an option off.
 
@@ -112,10 +111,10 @@ class GenerationConfig(ConfigMixin):
     min_length: int = option("shortest text, prompt included.", LENGTH, 0, whole_number, off=0)
     min_new_tokens: int | None = option(
         "shortest text without its prompt; wins over `min_length`.", LENGTH, None, whole_number, optional=True)
-    do_sample: bool = option("draw each token by its probability.", ALWAYS, False, flag)
+    do_sample: bool = option("sample each token by its probability.", ALWAYS, False, flag)
     num_beams: int = option("beams that are searched; 1 is greedy search.", ALWAYS, 1, whole_number, least=1)
     num_return_sequences: int = option(
-        "texts for each picture: so many samples, or the best beams, at most `num_beams`.", ALWAYS,
+        "texts for each picture: samples, or the best beams, at most `num_beams`.", ALWAYS,
         1, whole_number, least=1, off=1)
     temperature: float = option(
         "divides the logits: below 1 sharpens the distribution, above 1 flattens it.", SAMPLING,
@@ -132,18 +131,18 @@ class GenerationConfig(ConfigMixin):
         "a finished text scores sum of log-probabilities / new tokens ** `length_penalty`: above 0 prefers long texts.",
         BEAMS, 1.0, number, least=-100, most=100, off=1.0)
     repetition_penalty: float = option(
-        "above 1 makes tokens less likely that the text or prompt holds already.", ALWAYS,
+        "above 1 makes tokens less likely that the prompt or text already contains.", ALWAYS,
         1.0, number, above=0, off=1.0)
     no_repeat_ngram_size: int = option(
-        "no sequence of so many tokens comes twice.", ALWAYS, 0, whole_number, off=0)
+        "no sequence of this many tokens occurs twice.", ALWAYS, 0, whole_number, off=0)
     bad_words_ids: list[list[int]] | None = option("lists of tokens that never appear.", ALWAYS, None, _words)
     prompt_ids: list[int] | None = option(
-        "tokens without `[CLS]` and `[SEP]` that begin a text for which `generate` is given no `input_ids`: the prompt "
+        "tokens without `[CLS]` and `[SEP]` that begin a text where `generate` gets no `input_ids`: the prompt "
         "that a captioner was trained with. []: trained without one; None: not known.", ALWAYS,
         None, token_ids, optional=True, empty=True)
     bos_token_id: int | None = option("kept for Hugging Face files.", ALWAYS, None, whole_number, optional=True)
     eos_token_id: int | list[int] | None = option(
-        "ends a text: an id, a list of ids, or None for a text that ends at its greatest length only.", ALWAYS,
+        "ends a text: an id, a list of ids, or None for texts of the greatest length.", ALWAYS,
         None, _ends)
     pad_token_id: int | None = option(
         "follows a text that is shorter than others; None takes the end token.", ALWAYS,
@@ -181,41 +180,49 @@ class GenerationConfig(ConfigMixin):
 
     @property
     def padding_id(self) -> int:
-        """What follows a text that is shorter than others: `pad_token_id`, else the first end token, else 0."""
+        """The token after the end of a text: `pad_token_id`, else the first end token, else 0."""
         return self.pad_token_id if self.pad_token_id is not None else (self.end_ids or [0])[0]
 
     def length_limits(self, prompt_length: int, max_positions: int | None = None) -> tuple[int, int]:
-        """Return the least and the greatest number of tokens of a text, prompt included.
+        """Return the limits of a text's length.
 
-        `max_positions` is what the model can take: it caps the default length, and a greater length that was asked
-        for is a `ValueError`, as are a prompt that leaves no room and limits that contradict each other.
+        Args:
+            prompt_length: Tokens of the prompt.
+            max_positions: Tokens that the model can take, which caps the default length; None for no cap.
+
+        Returns:
+            The least and the greatest number of tokens, prompt included.
+
+        Raises:
+            ValueError: For a prompt that leaves no room, a length that the model cannot take, and limits that
+                contradict each other.
         """
         if max_positions is not None and prompt_length >= max_positions:
             raise ValueError(
                 f"The prompt has {prompt_length} tokens, but the model has {max_positions} positions; shorten it."
             )
         if self.max_new_tokens is not None:
-            longest, said = prompt_length + self.max_new_tokens, f"max_new_tokens={self.max_new_tokens}"
+            longest, limit = prompt_length + self.max_new_tokens, f"max_new_tokens={self.max_new_tokens}"
         elif self._length_left_out and self.max_length == DEFAULT_LENGTH:
-            longest, said = min(prompt_length + DEFAULT_LENGTH, max_positions or sys.maxsize), "the default length"
+            longest, limit = min(prompt_length + DEFAULT_LENGTH, max_positions or sys.maxsize), "the default length"
         else:
-            longest, said = self.max_length, f"max_length={self.max_length}"
+            longest, limit = self.max_length, f"max_length={self.max_length}"
         if max_positions is not None and longest > max_positions:
             raise ValueError(
-                f"A prompt of {prompt_length} tokens with {said} may grow to {longest} tokens, but the model has "
+                f"A prompt of {prompt_length} tokens with {limit} may grow to {longest} tokens, but the model has "
                 f"{max_positions} positions; shorten the prompt or ask for fewer tokens."
             )
         if prompt_length >= longest:
             raise ValueError(
-                f"The prompt has {prompt_length} tokens, which leaves no room for a text with {said}; "
+                f"The prompt has {prompt_length} tokens, which leaves no room for a text with {limit}; "
                 "shorten the prompt, or set max_new_tokens."
             )
         shortest = self.min_length if self.min_new_tokens is None else prompt_length + self.min_new_tokens
         if shortest > longest:
             name = "min_length" if self.min_new_tokens is None else "min_new_tokens"
             raise ValueError(
-                f"{name}={getattr(self, name)} asks for {shortest} tokens (prompt included), but {said} ends a text at "
-                f"{longest}; lower the one or raise the other."
+                f"{name}={getattr(self, name)} asks for {shortest} tokens (prompt included), but {limit} ends a text "
+                f"at {longest}; lower the one or raise the other."
             )
         return shortest, longest
 
@@ -229,7 +236,13 @@ class GenerationConfig(ConfigMixin):
         ]
 
     def updated(self, **overrides: Any) -> Self:
-        """Return a copy with other values, as the keywords of `generate` give them.
+        """Return a copy with some options replaced.
+
+        Args:
+            **overrides: Options, as keywords of `generate`.
+
+        Returns:
+            The new configuration.
 
         Raises:
             TypeError: A keyword is no option; the message names the nearest ones.
@@ -248,7 +261,7 @@ class GenerationConfig(ConfigMixin):
         return values
 
     def unused_options(self) -> list[str]:
-        """Return the names of options that are set but have no effect in the method chosen."""
+        """Return the names of options that are set but have no effect with the chosen method."""
         unused = {SAMPLING: not self.do_sample, BEAMS: self.num_beams == 1}
         return [
             row.name
@@ -259,11 +272,17 @@ class GenerationConfig(ConfigMixin):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
-        """Build from a dictionary as `generation_config.json` holds it; other keys are kept in `extra`.
+        """Build from a dictionary as `generation_config.json` holds it.
 
         A `max_length` of 20 in a file that transformers derived from a model's configuration ("_from_model_config")
-        is its default, which counts new tokens. An option of transformers that would change the text but is not known
-        here is warned about.
+        is its default, which counts new tokens. A warning names options that are not implemented here.
+
+        Args:
+            values: Options by name; other keys are kept in `extra`.
+            **overrides: Options that win over `values`.
+
+        Returns:
+            The configuration.
 
         Raises:
             ValueError: A value cannot work.

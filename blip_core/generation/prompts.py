@@ -1,4 +1,4 @@
-"""What a caption or an answer begins with: prompts as the decoder reads them, and room for what follows."""
+"""Prompts of captions and answers, as the decoder reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blip_core.processing.processor import BlipProcessor
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts int64 (items, length) and their mask, the options to continue them by, and room in tokens for each."""
+    """Prompts int64 (items, length) and their mask, the options of generation, and the KV cache's size in tokens."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
@@ -35,9 +35,9 @@ def prepare_prompts(
     seed: int | Sequence[int] | None,
     stream: Callable[[int, int], None] | None,
 ) -> Prompts:
-    """Prepare generation for `items` pictures, and refuse wrong arguments before anything is computed.
+    """Prepare generation for `items` pictures; wrong arguments are refused before anything is computed.
 
-    `options` are fields of `GenerationConfig` over those of `config`. Raises `ValueError`.
+    `options` replace fields of `config`. Raises `ValueError`.
     """
     tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
     config = config.updated(**{**tokens, **options})
@@ -51,7 +51,7 @@ def prepare_prompts(
 
 
 def prompt_tokens(prompt: str, processor: BlipProcessor) -> list[int]:
-    """The tokens of a prompt for `generate(prompt_ids=...)`: those of the text, without `[CLS]` and `[SEP]`."""
+    """Return the tokens of a prompt for `generate(prompt_ids=...)`, without `[CLS]` and `[SEP]`."""
     return list(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
 

@@ -1,4 +1,4 @@
-"""From pictures to `pixel_values`: BLIP's image processor."""
+"""BLIP's image processor: turns pictures into `pixel_values`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from blip_core.validators import (
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 LARGEST = 4096
-"""The greatest height and width that pictures are resized to; BLIP's are 224 to 480."""
+"""The largest height and width to resize pictures to; BLIP's are 224 to 480."""
 
 
 def _sides(name: str, value: Any) -> dict[str, int]:
@@ -93,10 +93,10 @@ class BlipImageProcessor(ConfigMixin):
         image_mean: One number, or one for each channel; None stands for BLIP's (OpenAI CLIP's).
         image_std: The same, not zero.
         do_convert_rgb: Convert PIL images and files of any mode to RGB.
-        apply_exif_orientation: Turn pictures as the camera noted. None turns files and leaves PIL images, as
+        apply_exif_orientation: Rotate pictures by their EXIF orientation. None rotates files but not PIL images, as
             transformers does.
-        background: Colour on which transparent pictures are put: "white", "#ffcc00" or three numbers from 0 to 255.
-            None takes the colours beneath the transparent parts, as transformers does.
+        background: Colour behind transparent pictures: "white", "#ffcc00" or three numbers from 0 to 255. None takes
+            the stored colours of the transparent parts, as transformers does.
 
     Raises:
         ValueError: A setting cannot work; the message names it.
@@ -126,7 +126,7 @@ class BlipImageProcessor(ConfigMixin):
         check_settings(self)
 
     def __call__(self, images: Any, **options: Any) -> BlipInputs:
-        """The same as `preprocess`."""
+        """Prepare one or many pictures; arguments, result and errors as in `preprocess`."""
         return self.preprocess(images, **options)
 
     def preprocess(
@@ -138,7 +138,7 @@ class BlipImageProcessor(ConfigMixin):
         input_data_format: str | None = None,
         **overrides: Any,
     ) -> BlipInputs:
-        """Prepare one or many pictures. Several are prepared in as many threads as there are processors.
+        """Prepare one or many pictures; several are prepared in one thread per CPU core.
 
         Args:
             images: A picture, a list of pictures (also nested), or an array or tensor of four dimensions. A picture is
@@ -146,15 +146,15 @@ class BlipImageProcessor(ConfigMixin):
                 or an array or tensor (torch, TensorFlow) of shape (height, width, channels) or (channels, height,
                 width) with values from 0 to 255, with `do_rescale=False` also from 0 to 1.
             return_tensors: "np", "pt" or "tf" for one tensor, None for a list of arrays.
-            data_format: Where the result's channels are, "channels_first" or "channels_last"; None as in the input.
-            input_data_format: Where an array's channels are; None looks for 3 or 1 of them.
-            **overrides: Settings of the constructor for this call alone; None leaves them as they are.
+            data_format: The layout of the result, "channels_first" or "channels_last"; None for that of the input.
+            input_data_format: The layout of arrays; None infers it from a dimension of 3 or 1.
+            **overrides: Settings of the constructor for this call only; None changes nothing.
 
         Returns:
             `pixel_values`, one per picture, float32 unless scaling is off.
 
         Raises:
-            OSError: A file cannot be read, or is no picture.
+            OSError: A file cannot be read, or is not a picture.
             ValueError: Any other picture or option cannot work.
         """
         check_return_tensors(return_tensors)
@@ -181,7 +181,7 @@ class BlipImageProcessor(ConfigMixin):
             with open_image(image, name) as (opened, name), ROOM.take(opened.width * opened.height):
                 picture = decode(opened, self.apply_exif_orientation, name, not isinstance(image, Image.Image))
                 picture = to_rgb(picture, name, to_colour(self.background)) if self.do_convert_rgb else picture
-                # A PIL image has its channels last, always, however few pixels it has.
+                # A PIL image always has its channels last, even where its size looks like channels.
                 pixels = picture if picture.mode == "RGB" and self.do_resize else to_array(np.asarray(picture), name)
                 return self._to_planes(pixels, name, result_layout or "channels_last")
         array = to_array(image, name)
@@ -196,7 +196,7 @@ class BlipImageProcessor(ConfigMixin):
         if self.do_resize:
             picture = resize(picture, self.size["height"], self.size["width"], self.resample)
         assert isinstance(picture, np.ndarray)
-        # From here on (channels, height, width) in memory, and our own: one pass per plane and no copy at the end.
+        # From here on a copy (channels, height, width): one pass per plane, and no copy at the end.
         planes = picture.transpose(2, 0, 1)
         if picture.dtype == np.uint8 and (self.do_rescale or self.do_normalize):
             every = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (len(planes), 256, 1))

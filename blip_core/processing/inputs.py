@@ -1,4 +1,4 @@
-"""The result of the processors: a dictionary of lists or tensors, the keywords of a model."""
+"""The result of the processors: a dictionary of lists or tensors, which are a model's keywords."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BlipInputs(dict[str, Any]):
         """Move the tensors to a device and cast the floating-point ones, in place.
 
         Args:
-            device: Of the tensors' framework. NumPy arrays know no device but "cpu".
+            device: A device of the tensors' framework; for NumPy arrays "cpu".
             dtype: A type of the tensors' framework or its name ("float16"); may be given alone.
 
         Returns:
@@ -76,8 +76,8 @@ def check_return_tensors(value: str | None) -> None:
 def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: str) -> Any:
     """Join rows of one shape to a tensor whose first dimension is the batch; None leaves the list as it is.
 
-    Whole numbers become int64, or what the engine takes. Rows of different shapes are a
-    `ValueError` that tells `remedy`.
+    Whole numbers become int64, or what the engine takes. Rows of different shapes raise a `ValueError` that ends in
+    `remedy`.
     """
     check_return_tensors(return_tensors)
     if return_tensors is None:

@@ -11,22 +11,22 @@ LENGTH: Validator = partial(whole_number, least=1)
 """Validates a number of tokens."""
 
 
-def kept_lengths(sizes: Sequence[int], room: int, how: bool | str) -> list[int]:
-    """Return how many tokens are kept of a text, or of each of two, so that together they fit into `room`.
+def kept_lengths(sizes: Sequence[int], room: int, truncation: bool | str) -> list[int]:
+    """Return how many tokens to keep of a text, or of each of two, so that together they fit into `room`.
 
-    `how` is True or "longest_first" (the longer is cut until both are as long, then both), "only_first" or
-    "only_second". Raises `ValueError` where the one that may be cut is too short for that.
+    `truncation` is True or "longest_first" (the longer is cut until both are as long, then both), "only_first" or
+    "only_second". Raises `ValueError` where the text to cut is too short for that.
     """
     excess = sum(sizes) - room
     if excess <= 0:
         return list(sizes)
-    if how in ("only_first", "only_second"):
-        cut = int(how == "only_second")
+    if truncation in ("only_first", "only_second"):
+        cut = int(truncation == "only_second")
         if cut >= len(sizes):
             raise ValueError("truncation='only_second' needs text_pair; use truncation=True.")
         if sizes[cut] < excess:
             raise ValueError(
-                f"truncation={how!r} would have to drop {excess} tokens of a text of {sizes[cut]}; use "
+                f"truncation={truncation!r} would have to drop {excess} tokens of a text of {sizes[cut]}; use "
                 "truncation=True, which cuts the longer text, or a greater max_length."
             )
         return [size - excess * (index == cut) for index, size in enumerate(sizes)]
@@ -46,8 +46,8 @@ def pad_rows(
 ) -> list[list[int]]:
     """Pad rows to the length of the longest, or with `padding="max_length"` to `max_length`; False leaves them.
 
-    The length is rounded up to a `multiple_of`; `side`, "right" or "left", is where `fill` goes. A row that is longer
-    stays so.
+    The length is rounded up to a `multiple_of`; `side`, "right" or "left", is where `fill` goes. Longer rows are not
+    cut.
     """
     choice("padding", padding, (False, True, "longest", "max_length", "do_not_pad"))
     if padding in (False, "do_not_pad"):

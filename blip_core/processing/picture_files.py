@@ -1,4 +1,4 @@
-"""Pictures opened with care: from files, bytes, open files, URLs and data URIs to PIL images."""
+"""Open pictures with care, from files, bytes, open files, URLs or data URIs, as PIL images."""
 
 from __future__ import annotations
 
@@ -16,51 +16,54 @@ from typing import IO, Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 Source = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
-"""What a picture is read from: a path, an http(s) URL, a data URI, base64, a file's bytes, an open file, an image."""
+"""A picture's source: a path, an http(s) URL, a data URI, base64, a file's bytes, an open file, or an image."""
 
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JXL", "JPEG2000", "ICO", "TGA",
 )  # fmt: skip
-"""Pillow's formats that are opened. Others start programs (EPS: Ghostscript), or are documents rather than pictures."""
+"""The formats that Pillow may open. Others start programs (EPS: Ghostscript), or are documents."""
 
 SUFFIXES = (
     ".apng", ".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl",
     ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""What a file in a folder must end in to be taken for a picture; a file that is named itself may end in anything."""
+"""Suffixes of the pictures in a folder; a file that is named itself may have any suffix."""
 
 URL_BYTES, URL_SECONDS = 50 * 2**20, 20
-"""The largest picture that is downloaded, and the time that it may take."""
+"""Limits of a download: size and time."""
 
 PIXELS = 180_000_000
-"""Pixels that all threads together hold decoded: one picture as large as Pillow lets pass, or many usual ones."""
+"""Pixels that all threads together may hold decoded: one picture of the largest size that Pillow accepts, or many."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def is_picture_name(path: str) -> bool:
-    """Say whether a file of a folder is taken for a picture by its name, which must not begin with a dot."""
+    """Say whether a file in a folder is a picture, by its suffix; hidden files are not."""
     return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")
 
 
 def is_source(value: Any) -> bool:
-    """Say whether `load_image` takes a value, unlike arrays and tensors."""
+    """Say whether `load_image` takes a value; it takes no arrays or tensors."""
     return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
 
 def load_image(source: Source, apply_exif_orientation: bool | None = None, name: str = "The image") -> Image.Image:
-    """Read a picture into memory; a PIL image is loaded if it was not, and given back.
+    """Read a picture into memory; a PIL image is loaded if needed and returned.
 
     Args:
         source: A path, an http(s) URL (at most 50 MB, 20 s), a data URI, base64, the bytes of a file, a file opened in
-            binary mode, or a PIL image. The mode stays that of the file. An animation gives its first frame.
-        apply_exif_orientation: Turn the picture as its camera noted; None turns files and leaves PIL images, as
+            binary mode, or a PIL image. An animation gives its first frame.
+        apply_exif_orientation: Rotate the picture by its EXIF orientation; None rotates files but not PIL images, as
             transformers does.
-        name: Names in messages what comes from no file.
+        name: The picture's name in messages, for sources without a file name.
+
+    Returns:
+        The picture in the mode of the file.
 
     Raises:
-        OSError: The file is missing, is no regular file, is damaged, or is in none of `FORMATS`.
-        ValueError: The picture has more pixels than Pillow lets pass (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million).
+        OSError: The file is missing, is not a regular file, is damaged, or is in none of `FORMATS`.
+        ValueError: The picture has more pixels than Pillow accepts (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million).
     """
     with open_image(source, name) as (image, found):
         return decode(image, apply_exif_orientation, found, turn=not isinstance(source, Image.Image))
@@ -68,7 +71,7 @@ def load_image(source: Source, apply_exif_orientation: bool | None = None, name:
 
 @contextmanager
 def open_image(source: Source, name: str = "The image") -> Iterator[tuple[Image.Image, str]]:
-    """Open a picture, of which only the header is read; gives it with its name for messages. Raises as `load_image`."""
+    """Open a picture, reading only its header; yields it and its name for messages. Raises as `load_image`."""
     if isinstance(source, Image.Image):
         yield source, getattr(source, "filename", "") or name
         return
@@ -77,14 +80,14 @@ def open_image(source: Source, name: str = "The image") -> Iterator[tuple[Image.
     with _errors_named(name):
         try:
             image: Image.Image = Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN])
-        except UnidentifiedImageError:  # which says no more than the address of an object
+        except UnidentifiedImageError:  # its message is only the address of an object
             image = _open_heif(file)
     with image:
         yield image, name
 
 
 def decode(image: Image.Image, apply_exif_orientation: bool | None, name: str, turn: bool = True) -> Image.Image:
-    """Decode an opened picture; `turn` says whether None turns it as its camera noted. Raises as `load_image`."""
+    """Decode an opened picture; `turn` says whether None applies its EXIF orientation. Raises as `load_image`."""
     with _errors_named(name):
         image.load()
         turn = turn if apply_exif_orientation is None else apply_exif_orientation
@@ -92,7 +95,7 @@ def decode(image: Image.Image, apply_exif_orientation: bool | None, name: str, t
 
 
 class _Room:
-    """Amounts that threads take and give back; together they never hold more than the limit."""
+    """A semaphore for amounts: together, threads never hold more than the limit."""
 
     def __init__(self, limit: int):
         self.limit, self.taken, self.changed = limit, 0, threading.Condition()
@@ -113,7 +116,7 @@ class _Room:
 
 
 ROOM = _Room(PIXELS)
-"""Taken by whoever decodes a picture and makes it smaller, so that eight pictures of 177 megapixels go one by one."""
+"""Held while a picture is decoded and made smaller, so that huge pictures are decoded one at a time."""
 
 
 def _find(source: Any, name: str) -> tuple[str | io.BytesIO, str]:
@@ -152,8 +155,8 @@ def _from_base64(text: str) -> bytes | None:
 
 
 def _download(url: str) -> bytes:
-    """Return what an address answers with. Raises `OSError` for one that does not answer in time, or with too much."""
-    import http.client  # imported late, as few need it
+    """Return the bytes at an address. Raises `OSError` where it does not answer in time or sends too much."""
+    import http.client  # imported late: rarely needed
     import urllib.request
 
     content, deadline = bytearray(), time.monotonic() + URL_SECONDS
@@ -173,7 +176,7 @@ def _download(url: str) -> bytes:
 
 
 def _open_heif(file: str | io.BytesIO) -> Image.Image:
-    """Open a picture of a telephone by the package of the extra `heif`; `OSError` for what is no such picture."""
+    """Open an HEIF picture with the package of the extra `heif`; `OSError` for anything else."""
     beginning = file.getvalue()[:12] if isinstance(file, io.BytesIO) else _first_bytes(file)
     if beginning[4:8] != b"ftyp" or beginning[8:] not in HEIF_BRANDS:
         raise OSError("its format is not known")
@@ -201,5 +204,5 @@ def _errors_named(name: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # of the operating system, which names the file
+            raise  # the operating system's error names the file
         raise OSError(f"{name} is not a picture that can be read whole: {error}") from error

@@ -1,4 +1,4 @@
-"""Pictures in folders: which files are taken, what is passed over, and folders that cannot be listed."""
+"""List the pictures in folders; what is skipped and folders that cannot be listed are reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from blip_core.processing.picture_files import is_picture_name
 
 NOT_READ = (".arw", ".cr2", ".cr3", ".dng", ".eps", ".nef", ".pdf", ".psd", ".svg")
-"""Suffixes of what people take for pictures but no model is shown; of the others in a folder nothing is said."""
+"""Suffixes of pictures that cannot be read; a warning counts these, but not other files."""
 
 
 def files_inside(
@@ -21,9 +21,9 @@ def files_inside(
     problems: dict[str, str],
     passed: Counter[str],
 ) -> Iterator[str]:
-    """The files in a folder with a wanted name, pictures unless told otherwise, in the order of their names.
+    """Yield the files in a folder that are `wanted` by name (default: pictures), in the order of their names.
 
-    `problems` gets the folders that cannot be listed, `passed` the number of each kind of thing that is passed over.
+    `problems` gets the folders that cannot be listed, `passed` counts what is skipped, by kind.
     """
 
     def fail(error: OSError) -> None:
@@ -42,7 +42,7 @@ def files_inside(
 
 
 def tell_passed(passed: Counter[str]) -> None:
-    """Warn of what was passed over, if anything was."""
+    """Warn about what was skipped, if anything."""
     counts = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(passed.items()) if count]
     if counts:
         warnings.warn(f"passed over: {', '.join(counts)}; name a linked folder itself, convert files.", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Pictures of any mode and type of number: to RGB, to arrays, resized and scaled."""
+"""Convert pictures of any mode and number type: to RGB, to arrays, resized and scaled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYOUTS = ("channels_first", "channels_last")
 
 
 def flatten(images: Any, name: str = "images") -> Iterator[tuple[str, Any]]:
-    """Yield each picture with a name for error messages, out of lists in lists and arrays of four dimensions."""
+    """Yield each picture with a name for error messages, from nested lists and arrays of four dimensions."""
     if isinstance(images, list | tuple) or getattr(images, "ndim", None) == 4:
         for index, image in enumerate(images):
             yield from flatten(image, f"{name}[{index}]")
@@ -40,7 +40,7 @@ def to_colour(value: str | Sequence[int] | None, name: str = "background") -> Co
 
 
 def on_ground(image: Image.Image, ground: Colour) -> Image.Image:
-    """Put a picture of mode RGBA on a ground of one colour; RGB stays as it is."""
+    """Put an RGBA picture on a background of one colour; RGB stays as it is."""
     if image.mode == "RGB":
         return image
     result = Image.new("RGB", image.size, ground)
@@ -51,7 +51,7 @@ def on_ground(image: Image.Image, ground: Colour) -> Image.Image:
 def to_rgb(image: Image.Image, name: str, background: Colour | None = None) -> Image.Image:
     """Convert a PIL image of any mode to RGB.
 
-    Transparent parts are put on the background; without one the colours beneath are taken, as in transformers, with a
+    Transparent parts are put on the background; without one their stored colours are used, as in transformers, with a
     warning. Pixels of 16 or 32 bits are scaled to 8, see `to_8_bits`.
 
     Raises `ValueError` naming the picture for a mode that PIL cannot convert, or values that cannot be scaled.
@@ -63,7 +63,7 @@ def to_rgb(image: Image.Image, name: str, background: Colour | None = None) -> I
             if background is not None:
                 return on_ground(image.convert("RGBA"), background)
             if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
-                warnings.warn(TRANSPARENT, stacklevel=2)  # of this line: shown once, not for each picture
+                warnings.warn(TRANSPARENT, stacklevel=2)  # located here: shown once, not for each picture
         return to_8_bits(image, name).convert("RGB")
     except ValueError as error:
         if str(error).startswith(name):
@@ -72,25 +72,25 @@ def to_rgb(image: Image.Image, name: str, background: Colour | None = None) -> I
 
 
 TRANSPARENT = (
-    "A picture has transparent parts, of which the colours beneath are seen; give a background such as 'white' to put "
-    "pictures on it."
+    "A picture has transparent parts, whose stored colours are used; give a background such as 'white' to put pictures "
+    "on it."
 )
 
 
 def to_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale the values of a picture of whole numbers of 16 or 32 bits, or of floating-point numbers, to 0 to 255.
+    """Scale a picture of 16 or 32 bit integers or floating-point numbers to 0 to 255.
 
-    Values within 0 to 255 stay as they are, as in transformers, where greater ones become white. Here 65535 becomes
-    255, in floating point also 1, with a warning. Raises `ValueError` for any other range.
+    Values within 0 to 255 stay as they are, as in transformers, where larger ones become white. Here 65535 becomes 255
+    (in floating point also 1), with a warning. Raises `ValueError` for any other range.
     """
     if image.mode[0] not in "IF":
         return image
     values = np.asarray(image)
     low, high = values.min(), values.max()
     fractions = image.mode == "F" and high <= 1
-    if not 0 <= low <= high <= 65535:  # NaN is not, either
+    if not 0 <= low <= high <= 65535:  # also refuses NaN
         raise ValueError(
-            f"{name} has values from {low} to {high}, of which black and white are not known; scale them to 0 to 255."
+            f"{name} has values from {low} to {high}, whose black and white are unknown; scale them to 0 to 255."
         )
     if not fractions and high <= 255:
         return image
@@ -129,9 +129,9 @@ def to_array(image: Any, name: str) -> np.ndarray:
 
 
 def find_layout(shape: tuple[int, ...], name: str) -> str:
-    """Tell whether 3 channels, else 1 channel, come first or last in a shape; first where it could be both.
+    """Infer the layout of an array from a first or last dimension of 3, else 1; first where both fit.
 
-    Raises `ValueError` where neither is so, and warns where it is a guess.
+    Raises `ValueError` where neither fits, and warns where both do.
     """
     if shape[0] in (1, 3) and shape[2] in (1, 3):
         warnings.warn(
@@ -150,8 +150,8 @@ def find_layout(shape: tuple[int, ...], name: str) -> str:
 def resize(image: Image.Image | np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
     """Resize a PIL image or an array (height, width, channels) through PIL, which works on 8 bits.
 
-    Whole numbers 0-255 (of any dtype) give uint8. Fractions 0-1 are cut to 8 bits, resized, and given back as float32
-    0-1, as transformers does. Raises `ValueError` for other values.
+    Whole numbers 0-255 (of any dtype) give uint8. Fractions 0-1 are quantised to 8 bits, resized, and returned as
+    float32 0-1, as transformers does. Raises `ValueError` for other values.
     """
     fractions = False
     if isinstance(image, np.ndarray):
@@ -175,7 +175,7 @@ def resize(image: Image.Image | np.ndarray, height: int, width: int, resample: i
 
 
 def scale(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply in float64 and round once to float32, which is what makes the result the same to the last bit."""
+    """Multiply in float64 and round once to float32, so that the result equals transformers' to the last bit."""
     product = image.astype(np.float64)
     product *= factor
     return product.astype(np.float32)

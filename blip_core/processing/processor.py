@@ -1,4 +1,4 @@
-"""The image processor and the tokenizer in one: a model's inputs from pictures and texts."""
+"""The image processor and the tokenizer in one: turns pictures and texts into a model's inputs."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ class BlipProcessor:
         Args:
             images: One picture or many, see `BlipImageProcessor.preprocess`.
             text: One text or many. One text goes with all of several pictures.
-            prompt: Goes before each text; alone with pictures it is the text of each.
-            return_labels: Make the inputs of a captioner's training step, as the original trained it: each row of
-                `input_ids` begins with `[DEC]`, and `labels` are the `input_ids` with -100, which the loss leaves out,
-                on the prompt and on padding.
+            prompt: Precedes each text; with pictures and no text it is the text of each.
+            return_labels: Make the inputs of a captioner's training step, as the original does: each row of
+                `input_ids` begins with `[DEC]`, and `labels` are the `input_ids` with -100, which the loss ignores, at
+                the prompt and at padding.
             add_special_tokens: Put texts between `[CLS]` and `[SEP]`.
-            padding, truncation, max_length, pad_to_multiple_of, padding_side: As in `BlipTokenizer`, but that texts
-                are padded to the longest where tensors are returned, unless `padding` says otherwise.
+            padding, truncation, max_length, pad_to_multiple_of, padding_side: As in `BlipTokenizer`; with
+                `return_tensors`, `padding` defaults to the longest text.
             return_tensors: "np", "pt" or "tf"; None for lists.
             **image_options: Further options of `BlipImageProcessor.preprocess`.
 
         Returns:
-            `pixel_values`, `input_ids`, `attention_mask` and `labels`, as far as they were asked for.
+            `pixel_values`, `input_ids`, `attention_mask` and `labels`, whichever were asked for.
 
         Raises:
             OSError: The file of a picture cannot be read.
@@ -97,8 +97,8 @@ class BlipProcessor:
         single = isinstance(text, str)
         texts = check_texts("text", [text] if single else text)
         if prompt is not None:
-            texts = [f"{prompt} {text}" for text in texts]  # BERT takes any run of spaces for one
-        if truncation is None:  # as in the tokenizer, which is not to pad before there are labels
+            texts = [f"{prompt} {text}" for text in texts]  # BERT merges runs of spaces
+        if truncation is None:  # the tokenizer's default; padding comes after the labels
             truncation = max_length is not None and padding in (None, False)
         if padding is None:
             padding = return_tensors is not None
@@ -130,20 +130,23 @@ class BlipProcessor:
         rows["labels"] = [[-100] * len(start) + row[len(start) :] for row in rows["input_ids"]]
 
     def decode(self, token_ids: Any, **options: Any) -> str:
-        """Return the text of one row of token ids, see `BlipTokenizer.decode`."""
+        """Return the text of one row of token ids; arguments and errors as in `BlipTokenizer.decode`."""
         return self.tokenizer.decode(token_ids, **options)
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
-        """Return the text of each row of token ids, see `BlipTokenizer.batch_decode`."""
+        """Return the text of each row of token ids; arguments and errors as in `BlipTokenizer.batch_decode`."""
         return self.tokenizer.batch_decode(sequences, **options)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
-        """Read the processor files of a model; for those that are missing the defaults are BLIP's own.
+        """Read the processor files of a model; missing files stand for BLIP's defaults.
 
         Args:
             name_or_path: A folder, a file in it, or a Hub repository; None for the small model in the package.
             revision: A branch, tag or commit of the repository.
+
+        Returns:
+            The processor.
 
         Raises:
             OSError: There is no such folder or repository.
@@ -155,6 +158,13 @@ class BlipProcessor:
         return cls(BlipImageProcessor.from_pretrained(folder), BlipTokenizer.from_pretrained(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the files of both into `folder`, in the Hugging Face layout, each atomically."""
+        """Write the files of both in the Hugging Face layout, each atomically.
+
+        Args:
+            folder: Created if needed.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

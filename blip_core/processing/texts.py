@@ -18,7 +18,7 @@ GAPS = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'"} | {
 
 
 def check_texts(name: str, texts: Any, is_split_into_words: bool = False) -> list[Any]:
-    """Return texts as a list. Raises `ValueError` naming the argument and the place of what is no text."""
+    """Return texts as a list. Raises `ValueError` naming the argument and index of what is not a text."""
     expected = "a list of words (is_split_into_words=True)" if is_split_into_words else "a text"
     if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts:
         raise ValueError(f"{name} must be {expected} or a list of them, got {texts!r:.80}.")
@@ -32,9 +32,9 @@ def check_texts(name: str, texts: Any, is_split_into_words: bool = False) -> lis
 
 
 def to_ids(ids: Any) -> list[int]:
-    """Return one row of token ids, or a single id, as a list; out of a list, an array or a tensor of any framework.
+    """Return one row of token ids, or a single id, as a list; takes a list, an array or a tensor of any framework.
 
-    Raises `ValueError` for anything else, and for numbers that no vocabulary has.
+    Raises `ValueError` for anything else, and for ids that no vocabulary has.
     """
     if hasattr(ids, "numpy") and not hasattr(ids, "tolist"):  # TensorFlow
         ids = ids.numpy()

@@ -1,4 +1,4 @@
-"""From texts to `input_ids` and back: BERT's WordPiece with BLIP's two tokens, on the `tokenizers` library."""
+"""Turn texts into `input_ids` and back: BERT's WordPiece with BLIP's two tokens, on the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from blip_core.validators import check_settings, choice, flag, setting
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 BLIP_TOKENS = {"bos": "[DEC]", "enc": "[ENC]"}
-"""The first tokens of a decoder's text and of text that is encoded together with a picture; added last."""
+"""The first tokens of a decoder's text and of image-grounded text; they have the last ids."""
 SIDES = ("right", "left")
 TRUNCATIONS = (False, True, "longest_first", "only_first", "only_second", "do_not_truncate")
 
@@ -94,7 +94,7 @@ class BlipTokenizer(ConfigMixin):
         self.backend.add_special_tokens(list(BLIP_TOKENS.values()))
 
     def __getattr__(self, name: str) -> Any:
-        """Give `pad_token`, `pad_token_id` and the like for unk, sep, pad, cls, mask, bos ([DEC]) and enc ([ENC])."""
+        """Return `pad_token`, `pad_token_id` and the like for unk, sep, pad, cls, mask, bos ([DEC]) and enc ([ENC])."""
         kind, _, rest = name.partition("_")
         if rest not in ("token", "token_id") or kind not in self.__dict__.get("special_tokens", ()):
             return super().__getattr__(name)  # type: ignore[misc]  # hidden from type checkers there
@@ -102,7 +102,7 @@ class BlipTokenizer(ConfigMixin):
         return token if rest == "token" else self.backend.token_to_id(token)
 
     def __len__(self) -> int:
-        """The number of ids, `[DEC]` and `[ENC]` included: 30524, the `vocab_size` of a `BlipTextConfig`."""
+        """Return the number of ids, `[DEC]` and `[ENC]` included: 30524, the `vocab_size` of a `BlipTextConfig`."""
         return self.backend.get_vocab_size()
 
     @property
@@ -116,7 +116,7 @@ class BlipTokenizer(ConfigMixin):
         return sorted(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token with its id."""
+        """Return every token with its id."""
         return self.backend.get_vocab()
 
     def __call__(
@@ -155,7 +155,7 @@ class BlipTokenizer(ConfigMixin):
             `input_ids` and `attention_mask` (1 = token, 0 = padding).
 
         Raises:
-            ValueError: A text is none, or an option cannot work.
+            ValueError: What should be a text is not, or an option cannot work.
         """
         check_return_tensors(return_tensors)
         if truncation is None:
@@ -184,11 +184,35 @@ class BlipTokenizer(ConfigMixin):
         return BlipInputs({k: v[0] for k, v in inputs.items()}) if single and return_tensors is None else inputs
 
     def encode(self, text: Text, text_pair: Text | None = None, **options: Any) -> list[int]:
-        """Return the ids of one text; options as in a call."""
+        """Tokenize one text.
+
+        Args:
+            text: The text.
+            text_pair: A second text that follows it.
+            **options: Further options of a call.
+
+        Returns:
+            Its token ids.
+
+        Raises:
+            ValueError: As in a call.
+        """
         return list(self(text, text_pair, **options)["input_ids"])
 
     def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
-        """Return the tokens of one text as strings; those that continue a word begin with `##`."""
+        """Split one text into tokens.
+
+        Args:
+            text: The text.
+            text_pair: A second text that follows it.
+            add_special_tokens: Add `[CLS]` and `[SEP]`.
+
+        Returns:
+            The tokens as strings; those that continue a word begin with `##`.
+
+        Raises:
+            ValueError: As in a call.
+        """
         return list(self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens)))
 
     def pad(
@@ -202,7 +226,15 @@ class BlipTokenizer(ConfigMixin):
     ) -> BlipInputs:
         """Pad rows to one length: `input_ids` with `pad_token_id`, `attention_mask` with 0, `labels` with -100.
 
-        The options are those of a call. Raises `ValueError` for other names than these three.
+        Args:
+            inputs: Rows by these names.
+            padding, max_length, pad_to_multiple_of, padding_side, return_tensors: As in a call.
+
+        Returns:
+            The padded rows by the same names.
+
+        Raises:
+            ValueError: For another name, or an option that cannot work.
         """
         side = padding_side or self.padding_side
         choice("padding_side", side, SIDES)
@@ -231,6 +263,12 @@ class BlipTokenizer(ConfigMixin):
             skip_special_tokens: Drop `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]`, `[DEC]` and `[ENC]`.
             clean_up_tokenization_spaces: Close the gaps before punctuation and around apostrophes ("a man ' s hat ."
                 becomes "a man's hat."); without it those around apostrophes stay. None for the tokenizer's setting.
+
+        Returns:
+            The text.
+
+        Raises:
+            ValueError: For what is not one row of token ids.
         """
         text = self.backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
@@ -238,17 +276,46 @@ class BlipTokenizer(ConfigMixin):
         return close_gaps(text) if clean_up_tokenization_spaces else text
 
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
-        """Return the text of each row, see `decode`; `sequences` has two dimensions, or is a list of rows."""
+        """Return the text of each row.
+
+        Args:
+            sequences: Token ids of two dimensions, or a list of rows.
+            **options: As in `decode`.
+
+        Returns:
+            The texts.
+
+        Raises:
+            ValueError: As `decode` does.
+        """
         return [self.decode(row, **options) for row in sequences]
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Return the token of an id, or the tokens of a row of ids; unknown ids are `[UNK]`."""
+        """Look up tokens.
+
+        Args:
+            ids: An id, or a row of ids.
+            skip_special_tokens: Drop special tokens from a row.
+
+        Returns:
+            The token of an id, or a list of tokens; unknown ids become `[UNK]`.
+
+        Raises:
+            ValueError: For what is not a row of token ids.
+        """
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
         tokens = [self.backend.id_to_token(i) or self.unk_token for i in to_ids(ids) if i not in skipped]
         return tokens[0] if isinstance(ids, int) else tokens
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """Return the id of a token, or the ids of many; unknown tokens have the id of `[UNK]`."""
+        """Look up ids.
+
+        Args:
+            tokens: A token, or a list of tokens.
+
+        Returns:
+            The id of a token, or a list of ids; unknown tokens get the id of `[UNK]`.
+        """
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
         found = self.backend.token_to_id(tokens)
@@ -258,12 +325,15 @@ class BlipTokenizer(ConfigMixin):
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
         """Read the `tokenizer.json`, else the `vocab.txt` of a model, and its `tokenizer_config.json`.
 
-        Where there is no vocabulary it is BERT's, as by `BlipTokenizer()`; a warning tells if the model's `config.json`
-        says that this is not its own.
+        A model without a vocabulary file gets BERT's, as `BlipTokenizer()` has it, with a warning if the size in its
+        `config.json` differs.
 
         Args:
             name_or_path: A folder, a vocabulary file, or a Hub repository; None for the small model in the package.
             revision: A branch, tag or commit of the repository.
+
+        Returns:
+            The tokenizer.
 
         Raises:
             OSError: There is no such folder or repository.
@@ -290,9 +360,20 @@ class BlipTokenizer(ConfigMixin):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
-        """Build from a dictionary as `tokenizer_config.json` holds it; see `ConfigMixin.from_dict`."""
+        """Build from a dictionary as `tokenizer_config.json` holds it.
+
+        Args:
+            values: Settings and tokens by name; other keys are kept in `extra`.
+            **overrides: Further keywords of the constructor, which win over `values`.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ValueError: A setting cannot work, or the vocabulary lacks a token.
+        """
         limit = values.get("model_max_length")
-        if isinstance(limit, int | float) and limit > 10**9:  # how transformers writes that there is no limit
+        if isinstance(limit, int | float) and limit > 10**9:  # transformers writes this for no limit
             values = {**values, "model_max_length": None}
         # A token is given as a text, or as an object with this and more.
         tokens = {kind: values.get(f"{kind}_token") for kind in BERT_TOKENS}
@@ -310,7 +391,14 @@ class BlipTokenizer(ConfigMixin):
         return {**values, **own, "additional_special_tokens": others, "model_input_names": inputs}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json` into `folder`, each atomically."""
+        """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json`, each atomically.
+
+        Args:
+            folder: Created if needed.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
         folder = Path(folder)
         with atomic_path(folder / "tokenizer.json") as temporary:
             temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
@@ -322,10 +410,10 @@ class BlipTokenizer(ConfigMixin):
     def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
         return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
 
-    def _room(self, how: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
-        """Return how many tokens a row may have besides the special ones that are added; None for no limit."""
-        choice("truncation", how, TRUNCATIONS)
-        if how in (False, "do_not_truncate"):
+    def _room(self, truncation: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
+        """Return how many tokens a row may have besides the added special ones; None for no limit."""
+        choice("truncation", truncation, TRUNCATIONS)
+        if truncation in (False, "do_not_truncate"):
             return None
         limit = self.model_max_length if max_length is None else max_length
         LENGTH("max_length", limit)

@@ -1,4 +1,4 @@
-"""Vocabularies of BERT: the one shipped in the package, and those of files."""
+"""BERT vocabularies: the one in the package, and those read from files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def read_vocabulary(
 ) -> Tokenizer:
     """Read a `tokenizer.json`, or a `vocab.txt` of one WordPiece a line, to which the other arguments apply.
 
-    Without `strip_accents` accents go where case goes, as in BERT. Raises `ValueError` for a file that is neither.
+    `strip_accents=None` strips accents along with case, as in BERT. Raises `ValueError` for a file that is neither.
     """
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, which no vocabulary of a BLIP is.")
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, more than any vocabulary of BLIP.")
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
@@ -54,7 +54,7 @@ def read_vocabulary(
 
 
 def warn_of_another_vocabulary(folder: Path, size: int) -> None:
-    """Warn if the `config.json` of a model without tokenizer files tells of another size than the package's own."""
+    """Warn if the `config.json` of a model without tokenizer files gives another size than the package's vocabulary."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     text = config.get("text_config")
     expected = text.get("vocab_size") if isinstance(text, dict) else None
