@@ -21,9 +21,10 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
+from blip_core.generation.prompts import prepare_prompts
 from blip_core.inference.answer_tries import Texts, check_answers
 from blip_pt.base import evaluating
-from blip_pt.decoding import prepare, search
+from blip_pt.decoding import search
 from blip_pt.image_model import BlipImageModel, begin_with
 from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.scoring import rank_answers, score_texts, token_lists
@@ -181,11 +182,12 @@ class BlipForQuestionAnswering(BlipImageModel):
         """
         with evaluating(self):
             input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
-            prompts = prepare(self.text_decoder, input_ids.shape[0], None, None, config, options, seed, stream)
+            decoder = self.text_decoder
+            prompts = prepare_prompts(None, None, input_ids.shape[0], decoder.config, config, options, seed, stream)
             _, question = self.encode_question(
                 pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
             )
-            return search(self.text_decoder, question, attention_mask, prompts, seed, stream)
+            return search(decoder, question, attention_mask, prompts)
 
     def score_texts(
         self,

@@ -20,13 +20,14 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import check_labels, given_texts, warn_of_beginning
+from blip_core.generation.prompts import prepare_prompts
 from blip_core.inference.attribution import chosen_layer
 from blip_pt.base import evaluating
-from blip_pt.decoding import prepare, search
+from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps
 from blip_pt.image_model import BlipImageModel, begin_with
 from blip_pt.language_model import BlipTextLMHeadModel
-from blip_pt.nn import is_tracing, wide
+from blip_pt.nn import is_tracing, to_array, wide
 from blip_pt.scoring import score_texts, token_lists
 from blip_pt.vision import BlipVisionModel
 
@@ -132,9 +133,10 @@ class BlipForConditionalGeneration(BlipImageModel):
         with evaluating(self):
             pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
             config = generation_config or self.generation_config
-            prompts = prepare(self.text_decoder, pictures, input_ids, attention_mask, config, options, seed, stream)
+            ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
+            prompts = prepare_prompts(ids, mask, pictures, self.text_decoder.config, config, options, seed, stream)
             embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            return search(self.text_decoder, embeds, None, prompts, seed, stream)
+            return search(self.text_decoder, embeds, None, prompts)
 
     def score_texts(
         self,

@@ -6,17 +6,16 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from blip_core import GenerationConfig, GenerationOutput
-from blip_core.generation import generate
-from blip_core.generation.prompts import Prompts, prepare_prompts
-from blip_pt.nn import additive_mask, causal_mask, over_heads, to_array
+from blip_core import GenerationOutput
+from blip_core.generation.prompts import Prompts
+from blip_pt.nn import additive_mask, causal_mask, over_heads
 
 if TYPE_CHECKING:
     from blip_pt.language_model import BlipTextLMHeadModel
@@ -134,33 +133,10 @@ class PyTorchSession:
         return logits
 
 
-def prepare(
-    decoder: BlipTextLMHeadModel,
-    pictures: int,
-    input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    config: GenerationConfig,
-    options: dict[str, Any],
-    seed: int | Sequence[int] | None,
-    stream: Callable[[int, int], None] | None,
-) -> Prompts:
-    """Prepare to generate from tokenized prompts (B, L), else from the one of `config`, for so many pictures."""
-    ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
-    return prepare_prompts(ids, mask, pictures, decoder.config, config, options, seed, stream)
-
-
 def search(
-    decoder: BlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
-    prompts: Prompts,
-    seed: int | Sequence[int] | None,
-    stream: Callable[[int, int], None] | None,
+    decoder: BlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, prompts: Prompts
 ) -> Tensor | GenerationOutput:
     """Generate from encoder states (B or 1, S, W)."""
-    ids, mask, config = prompts.input_ids, prompts.attention_mask, prompts.config
-    longest = decoder.config.max_position_embeddings
-    session = PyTorchSession(decoder, states, states_mask, len(ids), prompts.capacity)
-    output = generate(session, ids, mask, config, seed=seed, stream=stream, max_positions=longest)
-    output = output.map(lambda array: torch.from_numpy(array).to(decoder.device))
-    return output if config.return_dict_in_generate else output.sequences
+    session = PyTorchSession(decoder, states, states_mask, len(prompts.input_ids), prompts.capacity)
+    output = prompts.generate(session).map(lambda array: torch.from_numpy(array).to(decoder.device))
+    return output if prompts.config.return_dict_in_generate else output.sequences

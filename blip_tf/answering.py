@@ -22,8 +22,9 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
+from blip_core.generation.prompts import prepare_prompts
 from blip_core.inference.answer_tries import Texts, check_answers
-from blip_tf.decoding import prepare, search
+from blip_tf.decoding import search
 from blip_tf.image_model import TFBlipImageModel, begin_with
 from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nn import sizes
@@ -195,11 +196,12 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
         """
         input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
-        prompts = prepare(self.text_decoder, input_ids.shape[0], None, None, config, options, seed, stream)
+        decoder = self.text_decoder
+        prompts = prepare_prompts(None, None, input_ids.shape[0], decoder.config, config, options, seed, stream)
         _, question = self.encode_question(
             pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
         )
-        return search(self.text_decoder, question, attention_mask, prompts, seed, stream)
+        return search(decoder, question, attention_mask, prompts)
 
     def score_texts(
         self,

@@ -20,12 +20,13 @@ from blip_core import (
     GenerationOutput,
 )
 from blip_core.checks import check_labels, given_texts, warn_of_beginning
+from blip_core.generation.prompts import prepare_prompts
 from blip_core.inference.attribution import chosen_layer
-from blip_tf.decoding import prepare, search
+from blip_tf.decoding import search
 from blip_tf.explaining import attention_maps
 from blip_tf.image_model import TFBlipImageModel, begin_with
 from blip_tf.language_model import TFBlipTextLMHeadModel
-from blip_tf.nn import sizes, wide
+from blip_tf.nn import sizes, to_array, wide
 from blip_tf.scoring import score_texts, token_lists
 from blip_tf.vision import TFBlipVisionModel
 
@@ -131,9 +132,10 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         """
         pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
         config = generation_config or self.generation_config
-        prompts = prepare(self.text_decoder, pictures, input_ids, attention_mask, config, options, seed, stream)
+        ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
+        prompts = prepare_prompts(ids, mask, pictures, self.text_decoder.config, config, options, seed, stream)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-        return search(self.text_decoder, embeds, None, prompts, seed, stream)
+        return search(self.text_decoder, embeds, None, prompts)
 
     def score_texts(
         self,

@@ -6,17 +6,15 @@ states, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import GenerationConfig, GenerationOutput
-from blip_core.generation import generate
-from blip_core.generation.prompts import Prompts, prepare_prompts
-from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes, to_array
+from blip_core import GenerationOutput
+from blip_core.generation.prompts import Prompts
+from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
 
 if TYPE_CHECKING:
     from blip_tf.language_model import TFBlipTextLMHeadModel
@@ -171,33 +169,10 @@ class TensorFlowSession:
         return logits.numpy()
 
 
-def prepare(
-    decoder: TFBlipTextLMHeadModel,
-    pictures: int,
-    input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    config: GenerationConfig,
-    options: dict[str, Any],
-    seed: int | Sequence[int] | None,
-    stream: Callable[[int, int], None] | None,
-) -> Prompts:
-    """Prepare to generate from tokenized prompts (B, L), else from the one of `config`, for so many pictures."""
-    ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
-    return prepare_prompts(ids, mask, pictures, decoder.config, config, options, seed, stream)
-
-
 def search(
-    decoder: TFBlipTextLMHeadModel,
-    states: Tensor,
-    states_mask: Tensor | None,
-    prompts: Prompts,
-    seed: int | Sequence[int] | None,
-    stream: Callable[[int, int], None] | None,
+    decoder: TFBlipTextLMHeadModel, states: Tensor, states_mask: Tensor | None, prompts: Prompts
 ) -> Tensor | GenerationOutput:
     """Generate from encoder states (B or 1, S, W)."""
-    ids, mask, config = prompts.input_ids, prompts.attention_mask, prompts.config
-    longest = decoder.config.max_position_embeddings
-    session = TensorFlowSession(decoder, states, states_mask, len(ids), prompts.capacity)
-    output = generate(session, ids, mask, config, seed=seed, stream=stream, max_positions=longest)
-    output = output.map(tf.convert_to_tensor)
-    return output if config.return_dict_in_generate else output.sequences
+    session = TensorFlowSession(decoder, states, states_mask, len(prompts.input_ids), prompts.capacity)
+    output = prompts.generate(session).map(tf.convert_to_tensor)
+    return output if prompts.config.return_dict_in_generate else output.sequences

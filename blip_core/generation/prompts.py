@@ -10,19 +10,34 @@ import numpy as np
 
 from blip_core.checks import check_ids, check_pairs
 from blip_core.config import BlipTextConfig
-from blip_core.generation.batch import check_stream, item_seeds
+from blip_core.generation.batch import DecodingSession, GenerationOutput, check_stream, generate, item_seeds
 from blip_core.generation.options import GenerationConfig
 from blip_core.processing.processor import BlipProcessor
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts int64 (items, length) and their mask, the options of generation, and the KV cache's size in tokens."""
+    """Prompts int64 (items, length) and their mask, how to continue them, and the KV cache's size in tokens."""
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     config: GenerationConfig
     capacity: int
+    max_positions: int
+    seed: int | Sequence[int] | None
+    stream: Callable[[int, int], None] | None
+
+    def generate(self, session: DecodingSession) -> GenerationOutput:
+        """Continue the prompts by a session of so many rows and that capacity."""
+        return generate(
+            session,
+            self.input_ids,
+            self.attention_mask,
+            self.config,
+            seed=self.seed,
+            stream=self.stream,
+            max_positions=self.max_positions,
+        )
 
 
 def prepare_prompts(
@@ -46,8 +61,9 @@ def prepare_prompts(
     check_stream(stream, config)
     if config.do_sample:
         item_seeds(seed, len(ids))
-    limits = [config.length_limits(length, text.max_position_embeddings)[1] - length for length in mask.sum(1).tolist()]
-    return Prompts(ids, mask, config, ids.shape[1] + max(limits))
+    longest = text.max_position_embeddings
+    limits = [config.length_limits(length, longest)[1] - length for length in mask.sum(1).tolist()]
+    return Prompts(ids, mask, config, ids.shape[1] + max(limits), longest, seed, stream)
 
 
 def prompt_tokens(prompt: str, processor: BlipProcessor) -> list[int]:
