@@ -41,11 +41,22 @@ class BlipModel(BlipImageModel):
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
-        """Texts (B, L) -> projected pooled features (B, projection_dim), not normalised."""
+        """Encode texts.
+
+        Args:
+            position_ids: (B, L) or (L,), counted from 0 unless given.
+
+        Returns:
+            Projected pooled features (B, projection_dim), not normalised.
+        """
         return self.text_projection(self.text_model(input_ids, attention_mask, position_ids).pooler_output)
 
     def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """Pictures -> projected pooled features (B, projection_dim), not normalised."""
+        """Encode pictures.
+
+        Returns:
+            Projected pooled features (B, projection_dim), not normalised.
+        """
         return self.visual_projection(self.vision_model(pixel_values, interpolate_pos_encoding).pooler_output)
 
     def get_multimodal_features(
@@ -56,7 +67,11 @@ class BlipModel(BlipImageModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Texts grounded in pictures -> projected pooled features (B, projection_dim), not normalised."""
+        """Encode texts grounded in pictures.
+
+        Returns:
+            Projected pooled features (B, projection_dim), not normalised.
+        """
         input_ids = given_texts(input_ids)
         texts = (self.text_model, input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts)
@@ -77,7 +92,7 @@ class BlipModel(BlipImageModel):
         """Compare all pictures with all texts.
 
         Args:
-            position_ids: (B, L) or (L,), counted from 0 unless given.
+            position_ids: As of `get_text_features`.
             return_loss: Add the contrastive loss of matching pairs; needs as many pictures as texts.
 
         Returns:

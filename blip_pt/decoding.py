@@ -42,7 +42,7 @@ class LayerCache:
         return self.key[:, :, :end], self.value[:, :, :end]
 
     def select(self, rows: Tensor, pictures: Tensor | None) -> None:
-        """Go on with these rows, and with these pictures where they change."""
+        """Keep these rows and, where they change, these pictures."""
         if rows.shape[0] > self.key.shape[0]:
             self.key, self.value = self.key[rows], self.value[rows]
         else:  # the usual case, every step of a beam search: only what is filled is moved, within the same memory
@@ -114,7 +114,7 @@ class PyTorchSession:
 
     @torch.inference_mode()
     def select(self, rows: np.ndarray) -> None:
-        """Go on with these rows: row j continues what row rows[j] has been."""
+        """Keep these rows: new row j continues old row rows[j]."""
         index = torch.from_numpy(rows)
         wanted = self.picture_of[index]
         pictures, self.picture_of = torch.unique_consecutive(wanted, return_inverse=True)

@@ -90,8 +90,8 @@ class BlipMomentumModel(BlipImageModel):
     def start_momentum(self) -> None:
         """Begin contrastive training: copy the encoders, fill the queues with random features.
 
-        Call it before the optimizer is made. The features follow torch's global seed. Called again, it starts over
-        with the same parameters.
+        Call it before the optimizer is made. The features follow the framework's global seed. Called again, it starts
+        over with the same parameters.
         """
         if not self.has_momentum:
             self.make_momentum()
@@ -127,12 +127,20 @@ class BlipMomentumModel(BlipImageModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Pictures -> L2-normalised features (B, image_text_hidden_size), the ones to store and compare."""
+        """Encode pictures as the features to store and compare.
+
+        Returns:
+            L2-normalised features (B, image_text_hidden_size).
+        """
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return F.normalize(self.vision_proj(embeds[:, 0]), dim=-1)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Texts (B, L) -> L2-normalised features (B, image_text_hidden_size), to compare with those of pictures."""
+        """Encode texts as features to compare with those of pictures.
+
+        Returns:
+            L2-normalised features (B, image_text_hidden_size).
+        """
         return F.normalize(self.text_proj(self.text_encoder(input_ids, attention_mask).last_hidden_state[:, 0]), dim=-1)
 
     def features(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -173,7 +181,7 @@ class BlipMomentumModel(BlipImageModel):
         pointer.copy_((pointer + count) % size)
 
     def queued_ids(self) -> Tensor:
-        """The ids (Q,) of the pairs in the queues."""
+        """Return the ids (Q,) of the pairs in the queues."""
         return self.idx_queue[0]
 
     def contrastive_loss(

@@ -118,7 +118,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         image_embeds: Tensor | None = None,
         grid: Sequence[int] | None = None,
     ) -> Tensor:
-        """Map where in its picture each token of a text finds what speaks for a match.
+        """Map where in its picture each token of a text finds evidence for a match.
 
         Source: LAVIS's `compute_gradcam`.
 

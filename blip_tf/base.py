@@ -49,16 +49,16 @@ class TFBlipPreTrainedModel(KerasModel):
         return self.weights[0].value.device
 
     def table(self) -> list[Parameter]:
-        """This model's rows of the weight table, without those of a pooler that it was made without."""
+        """Return this model's rows of the weight table, but those of a pooler that it does not have."""
         rows = parameters(model_name(type(self)), self.config)
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
 
     def num_parameters(self) -> int:
-        """The number of weights; tied ones count once, queues of features not at all."""
+        """Count the weights; tied ones once, queues of features not at all."""
         return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_parameter(self, name: str) -> keras.Variable:
-        """The weight with a published name, such as `encoder.layers.0.mlp.fc1.weight`; queues have names, too."""
+        """Return the weight, or the variable of the training state, with a name of the table."""
         steps = attribute_path(name).split(".")
         return reduce(lambda at, step: at[int(step)] if isinstance(at, list) else getattr(at, step), steps, self)
 
@@ -210,7 +210,7 @@ def type_name(tensor: Tensor) -> str:
 
 
 def to_tensorflow(array: np.ndarray, dtype: str) -> Tensor:
-    """A tensor with the values of a NumPy array."""
+    """Copy a NumPy array into a tensor."""
     return tf.cast(tf.convert_to_tensor(np.asarray(array, order="C")), dtype)
 
 

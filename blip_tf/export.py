@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,28 +76,30 @@ def signatures(model: Any, max_new_tokens: int) -> dict[str, Signature]:
     texts = {"input_ids": whole(None, None), "attention_mask": whole(None, None)}
     vision = getattr(model, "vision_model", model if hasattr(model, "post_layernorm") else None)
     decoder = getattr(model, "text_decoder", model if hasattr(model, "cls") else None)
-    if vision is not None:
-        config = vision.config
-        picture = (None, config.num_channels, config.image_size, config.image_size)
-        pixels = {"pixel_values": tf.TensorSpec(picture, tf.float32)}
-        embeds = {"image_embeds": tf.TensorSpec((None, config.num_positions, config.hidden_size), model.compute_dtype)}
-        found["image_features"] = image_features(model, vision), pixels
     if hasattr(model, "pooler"):
         found["text_states"] = lambda **given: {"last_hidden_state": model(**given).last_hidden_state}, texts
     if hasattr(model, "get_text_features"):
         found["text_features"] = lambda **given: {"text_features": model.get_text_features(**given)}, texts
-    if hasattr(model, "itm_head"):
-        pairs = {**embeds, **texts}
-        found["itm_scores"] = lambda **given: {"itm_score": model(**given).itm_score}, pairs
-        found["itc_scores"] = lambda **given: {"itc_score": model(**given, use_itm_head=False).itm_score}, pairs
-    if decoder is not None and vision is not None:
-        if hasattr(model, "encode_question"):
-            found["question_states"] = question_states(model), {**embeds, **texts}
-            found["answer"] = answer(model, max_new_tokens), {**pixels, **texts}
-        else:
-            found["caption"] = caption(model, max_new_tokens), {**pixels, **texts}
     if decoder is not None:
         found |= decoding(decoder)
+    if vision is None:
+        return found
+    config = vision.config
+    picture = (None, config.num_channels, config.image_size, config.image_size)
+    pixels = {"pixel_values": tf.TensorSpec(picture, tf.float32)}
+    embeds = {"image_embeds": tf.TensorSpec((None, config.num_positions, config.hidden_size), model.compute_dtype)}
+    found["image_features"] = partial(image_features, model, vision), pixels
+    if hasattr(model, "classify"):
+        found["itm_scores"] = lambda **given: {"itm_score": model(**given).itm_score}, embeds | texts
+        found["itc_scores"] = (
+            lambda **given: {"itc_score": model(**given, use_itm_head=False).itm_score},
+            embeds | texts,
+        )
+    if hasattr(model, "encode_question"):
+        found["question_states"] = partial(question_states, model), embeds | texts
+        found["answer"] = partial(answer, model, max_new_tokens), pixels | texts
+    elif decoder is not None:
+        found["caption"] = partial(caption, model, max_new_tokens), pixels | texts
     return found
 
 
@@ -105,51 +108,37 @@ def whole(*shape: int | None) -> tf.TensorSpec:
     return tf.TensorSpec(shape, tf.int32)
 
 
-def image_features(model: Any, vision: Any) -> Callable[..., Tensors]:
+def image_features(model: Any, vision: Any, pixel_values: Tensor) -> Tensors:
     """Pictures -> embeddings (B, T, W) and, where the model has a projection, its features."""
-
-    def run(pixel_values: Tensor) -> Tensors:
-        output = vision(pixel_values)
-        found = {"image_embeds": output.last_hidden_state, "pooler_output": output.pooler_output}
-        if hasattr(model, "itm_head"):
-            found["image_features"] = model.get_image_features(image_embeds=output.last_hidden_state)
-        elif hasattr(model, "visual_projection"):
-            found["image_features"] = model.visual_projection(output.pooler_output)
-        return found
-
-    return run
+    output = vision(pixel_values)
+    found = {"image_embeds": output.last_hidden_state, "pooler_output": output.pooler_output}
+    if hasattr(model, "itm_head"):
+        found["image_features"] = model.get_image_features(image_embeds=output.last_hidden_state)
+    elif hasattr(model, "visual_projection"):
+        found["image_features"] = model.visual_projection(output.pooler_output)
+    return found
 
 
-def caption(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
+def caption(
+    model: Any, max_new_tokens: int, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
+) -> Tensors:
     """Pictures and tokenized prompts (`[CLS] [SEP]` for none) -> captions, as `generate` gives them."""
-
-    def run(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
-        embeds = model.encode_image(pixel_values, None, False).last_hidden_state
-        ids, mask = prompts(input_ids, attention_mask, model.config.text_config)
-        return {"sequences": greedy(model.text_decoder, embeds, None, ids, mask, max_new_tokens)}
-
-    return run
+    embeds = model.encode_image(pixel_values, None, False).last_hidden_state
+    ids, mask = prompts(input_ids, attention_mask, model.config.text_config)
+    return {"sequences": greedy(model.text_decoder, embeds, None, ids, mask, max_new_tokens)}
 
 
-def question_states(model: Any) -> Callable[..., Tensors]:
+def question_states(model: Any, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
     """Image embeddings and questions -> states (B, L, W), which the answer decoder reads."""
-
-    def run(image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
-        return {"encoder_states": model.encode_question(None, image_embeds, False, input_ids, attention_mask)[1]}
-
-    return run
+    return {"encoder_states": model.encode_question(None, image_embeds, False, input_ids, attention_mask)[1]}
 
 
-def answer(model: Any, max_new_tokens: int) -> Callable[..., Tensors]:
+def answer(model: Any, max_new_tokens: int, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
     """Pictures and questions -> answers, which begin with `[DEC]`."""
-
-    def run(pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
-        _, states = model.encode_question(pixel_values, None, False, input_ids, attention_mask)
-        begin = [model.config.text_config.bos_token_id, *(model.generation_config.prompt_ids or [])]
-        ids = tf.tile([begin], (sizes(states)[0], 1))
-        return {"sequences": greedy(model.text_decoder, states, attention_mask, ids, tf.ones_like(ids), max_new_tokens)}
-
-    return run
+    _, states = model.encode_question(pixel_values, None, False, input_ids, attention_mask)
+    begin = [model.config.text_config.bos_token_id, *(model.generation_config.prompt_ids or [])]
+    ids = tf.tile([begin], (sizes(states)[0], 1))
+    return {"sequences": greedy(model.text_decoder, states, attention_mask, ids, tf.ones_like(ids), max_new_tokens)}
 
 
 def prompts(ids: Tensor, mask: Tensor, config: BlipTextConfig) -> tuple[Tensor, Tensor]:

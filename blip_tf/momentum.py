@@ -88,8 +88,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
     def start_momentum(self) -> None:
         """Begin contrastive training: copy the encoders, fill the queues with random features.
 
-        Call it before the optimizer is made. The features follow TensorFlow's global seed. Called again, it starts over
-        with the same parameters.
+        Call it before the optimizer is made. The features follow the framework's global seed. Called again, it starts
+        over with the same parameters.
         """
         if not self.has_momentum:
             self.make_momentum()
@@ -125,14 +125,22 @@ class TFBlipMomentumModel(TFBlipImageModel):
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Pictures -> L2-normalised features (B, image_text_hidden_size), the ones to store and compare."""
+        """Encode pictures as the features to store and compare.
+
+        Returns:
+            L2-normalised features (B, image_text_hidden_size).
+        """
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return normalize(self.vision_proj(embeds[:, 0]))
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, training: bool = False
     ) -> Tensor:
-        """Texts (B, L) -> L2-normalised features (B, image_text_hidden_size), to compare with those of pictures."""
+        """Encode texts as features to compare with those of pictures.
+
+        Returns:
+            L2-normalised features (B, image_text_hidden_size).
+        """
         states = self.text_encoder(input_ids, attention_mask, training=training).last_hidden_state
         return normalize(self.text_proj(states[:, 0]))
 
@@ -191,7 +199,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         assign(variables, values)
 
     def queued_ids(self) -> Tensor:
-        """The ids (Q,) of the pairs in the queues."""
+        """Return the ids (Q,) of the pairs in the queues."""
         return raw(self.idx_queue)[0]
 
     def contrastive_loss(
@@ -310,7 +318,7 @@ def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:
 
 
 def draw(weights: Tensor, noise: Tensor) -> Tensor:
-    """Choose a column of each row (b, B) with probabilities in proportion to the weights, by random numbers (b,)."""
+    """Choose a column of each row (b, B), each with a probability in proportion to its weight, by numbers (b,)."""
     sums = tf.cumsum(weights, axis=1)
     whole = sums[:, -1:]
     chosen = tf.reduce_sum(tf.cast(sums <= tf.cast(noise, sums.dtype)[:, None] * whole, tf.int32), axis=1)

@@ -269,6 +269,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         )
 
     def get_config(self) -> dict[str, Any]:
+        """Return the values that `from_config` rebuilds the model from, the training state included."""
         return {**super().get_config(), "momentum": self.has_momentum}
 
 

@@ -257,4 +257,5 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         return output
 
     def get_config(self) -> dict[str, object]:
+        """Return the values that `from_config` rebuilds the model from, the pooling layer included."""
         return {**super().get_config(), "add_pooling_layer": self.pooler is not None}

@@ -109,7 +109,7 @@ class VisionLayer(Layer):
 
 
 class VisionEncoder(Layer):
-    """The stack of transformer blocks."""
+    """The stack of transformer layers."""
 
     def __init__(self, config: BlipVisionConfig):
         super().__init__()

@@ -11,6 +11,7 @@ import tensorflow as tf
 import blip_tf
 from blip_core import BlipConfig, GenerationConfig
 from blip_core.generation import generate
+from blip_tf.export import signatures
 from tests.helpers.tensorflow_models import CONFIGS_OF, difference, head_config, inputs
 
 CONFIG = BlipConfig.from_dict(CONFIGS_OF["wide"].to_dict())
@@ -107,6 +108,12 @@ def test_signatures_in_a_process_without_the_package(models, exported, texts, pi
             assert ends[0] != ends[1], name
         else:
             assert difference(value, found[name]) < 1e-5, name
+
+
+def test_pretraining_has_no_scores_of_embeddings():
+    """Its call takes pictures alone, so that it could not be traced for them."""
+    expected = {"image_features", "text_features", "caption", "begin", "step"}
+    assert signatures(model_of("BlipForPreTraining"), NEW_TOKENS).keys() == expected
 
 
 def test_prompts_of_any_form(models, exported, pixels):
