@@ -23,7 +23,7 @@ from blip_core import (
 from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
 from blip_core.generation.prompts import prepare_prompts
 from blip_core.inference.answer_tries import Texts, check_answers
-from blip_pt.base import evaluating
+from blip_pt.base import evaluated
 from blip_pt.decoding import search
 from blip_pt.image_model import BlipImageModel, begin_with
 from blip_pt.language_model import BlipTextLMHeadModel
@@ -159,6 +159,7 @@ class BlipForQuestionAnswering(BlipImageModel):
             cross_attentions=answer.cross_attentions,
         )
 
+    @evaluated
     def generate(
         self,
         pixel_values: Tensor | None = None,
@@ -180,15 +181,15 @@ class BlipForQuestionAnswering(BlipImageModel):
         Returns:
             int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
         """
-        with evaluating(self):
-            input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
-            decoder = self.text_decoder
-            prompts = prepare_prompts(None, None, input_ids.shape[0], decoder.config, config, options, seed, stream)
-            _, question = self.encode_question(
-                pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
-            )
-            return search(decoder, question, attention_mask, prompts)
+        input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
+        decoder = self.text_decoder
+        prompts = prepare_prompts(None, None, input_ids.shape[0], decoder.config, config, options, seed, stream)
+        _, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+        )
+        return search(decoder, question, attention_mask, prompts)
 
+    @evaluated
     def score_texts(
         self,
         pixel_values: Tensor | None = None,
@@ -209,12 +210,12 @@ class BlipForQuestionAnswering(BlipImageModel):
             Log-probabilities of each token and in sum, see `BlipTextScoresOutput`.
         """
         input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
-        with evaluating(self):
-            _, question = self.encode_question(
-                pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
-            )
-            return score_texts(self.text_decoder, question, attention_mask, answers)
+        _, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+        )
+        return score_texts(self.text_decoder, question, attention_mask, answers)
 
+    @evaluated
     def rank_answers(
         self,
         pixel_values: Tensor | None = None,
@@ -241,8 +242,7 @@ class BlipForQuestionAnswering(BlipImageModel):
         """
         input_ids, answers = self.given_answers(input_ids, answer_ids, answer_attention_mask)
         check_answers(answers, k, self.text_decoder.config)
-        with evaluating(self):
-            _, question = self.encode_question(
-                pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
-            )
-            return rank_answers(self.text_decoder, question, attention_mask, answers, k)
+        _, question = self.encode_question(
+            pixel_values, image_embeds, interpolate_pos_encoding, input_ids, attention_mask
+        )
+        return rank_answers(self.text_decoder, question, attention_mask, answers, k)

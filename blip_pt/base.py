@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +27,9 @@ from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import Parameter, parameters
 from blip_core.parameters.table import BUFFERS
 from blip_pt.nn import Linear, QuantizedLinear
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class BlipPreTrainedModel(nn.Module):
@@ -229,6 +233,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def evaluated(method: Callable[P, R]) -> Callable[P, R]:
+    """Make a method of a model run under `evaluating`."""
+
+    @wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with evaluating(cast(nn.Module, args[0])):
+            return method(*args, **kwargs)
+
+    return run
 
 
 def model_name(cls: type) -> str:

@@ -22,7 +22,7 @@ from blip_core import (
 from blip_core.checks import check_labels, given_texts, warn_of_beginning
 from blip_core.generation.prompts import prepare_prompts
 from blip_core.inference.attribution import chosen_layer
-from blip_pt.base import evaluating
+from blip_pt.base import evaluated
 from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps
 from blip_pt.image_model import BlipImageModel, begin_with
@@ -103,6 +103,7 @@ class BlipForConditionalGeneration(BlipImageModel):
             cross_attentions=text.cross_attentions,
         )
 
+    @evaluated
     def generate(
         self,
         pixel_values: Tensor | None = None,
@@ -130,14 +131,14 @@ class BlipForConditionalGeneration(BlipImageModel):
         Returns:
             int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
         """
-        with evaluating(self):
-            pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
-            config = generation_config or self.generation_config
-            ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
-            prompts = prepare_prompts(ids, mask, pictures, self.text_decoder.config, config, options, seed, stream)
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            return search(self.text_decoder, embeds, None, prompts)
+        pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
+        config = generation_config or self.generation_config
+        ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
+        prompts = prepare_prompts(ids, mask, pictures, self.text_decoder.config, config, options, seed, stream)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+        return search(self.text_decoder, embeds, None, prompts)
 
+    @evaluated
     def score_texts(
         self,
         pixel_values: Tensor | None = None,
@@ -158,10 +159,10 @@ class BlipForConditionalGeneration(BlipImageModel):
             ValueError: If a text has no tokens.
         """
         texts = token_lists(self.text_decoder, given_texts(input_ids), attention_mask)
-        with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
-            return score_texts(self.text_decoder, embeds, None, texts)
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
+        return score_texts(self.text_decoder, embeds, None, texts)
 
+    @evaluated
     def explain(
         self,
         pixel_values: Tensor | None = None,
@@ -191,16 +192,15 @@ class BlipForConditionalGeneration(BlipImageModel):
         real = F.pad(mask[:, 1:], (0, 1))  # (B, L) 1 where the next token is predicted
         patches = self.patch_grid(pixel_values, image_embeds, grid)
         texts = (self.text_decoder.bert, input_ids, attention_mask)
-        with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
-            def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-                ids = begin_with(text.bos_token_id, input_ids)
-                texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
-                output = self(image_embeds=states, **texts)
-                log_probs = torch.log_softmax(wide(output.logits), dim=-1)  # (B, L, V)
-                predicted = log_probs.gather(-1, ids.roll(-1, dims=1)[..., None])[..., 0]  # (B, L)
-                return predicted.masked_fill(real.eq(0), 0).sum(dim=1), output.cross_attentions
+        def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            ids = begin_with(text.bos_token_id, input_ids)
+            texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
+            output = self(image_embeds=states, **texts)
+            log_probs = torch.log_softmax(wide(output.logits), dim=-1)  # (B, L, V)
+            predicted = log_probs.gather(-1, ids.roll(-1, dims=1)[..., None])[..., 0]  # (B, L)
+            return predicted.masked_fill(real.eq(0), 0).sum(dim=1), output.cross_attentions
 
-            maps = attention_maps(read, embeds, real, layer, method, patches)
+        maps = attention_maps(read, embeds, real, layer, method, patches)
         return maps.roll(1, dims=1)

@@ -17,7 +17,7 @@ from blip_core.checks import check_only_losses, given_pictures, given_texts
 from blip_core.inference.attribution import chosen_layer
 from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
 from blip_core.parameters.initial_values import TEMPERATURE
-from blip_pt.base import evaluating
+from blip_pt.base import evaluated
 from blip_pt.explaining import attention_maps
 from blip_pt.momentum import BlipMomentumModel, PairBatch, pair_ids
 from blip_pt.nn import wide
@@ -107,6 +107,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
             cross_attentions=text.cross_attentions,
         )
 
+    @evaluated
     def explain(
         self,
         pixel_values: Tensor | None = None,
@@ -138,16 +139,15 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         layer = chosen_layer(layer, method, self.config.text_config)
         patches = self.patch_grid(pixel_values, image_embeds, grid)
         texts = (self.text_encoder, input_ids, attention_mask)
-        with evaluating(self):
-            embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
+        embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
-            def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-                ids = input_ids.clone()  # which autograd may keep, even where inference_mode made them
-                texts = {"input_ids": ids, "attention_mask": attention_mask, "output_attentions": True}
-                output = self(image_embeds=states, **texts)
-                return output.itm_score[:, 1], output.cross_attentions
+        def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            ids = input_ids.clone()  # which autograd may keep, even where inference_mode made them
+            texts = {"input_ids": ids, "attention_mask": attention_mask, "output_attentions": True}
+            output = self(image_embeds=states, **texts)
+            return output.itm_score[:, 1], output.cross_attentions
 
-            return attention_maps(read, embeds, attention_mask, layer, method, patches)
+        return attention_maps(read, embeds, attention_mask, layer, method, patches)
 
     def get_multimodal_features(
         self,

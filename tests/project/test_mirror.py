@@ -27,6 +27,7 @@ ONLY_PYTORCH = {
     "base.py BlipPreTrainedModel.tie_weights": "layers of TensorFlow that share weights do so after loading, too",
     "base.py BlipPreTrainedModel.load_state_dict": "state dicts are PyTorch's",
     "base.py evaluating": "Keras models do not train unless a call says so",
+    "base.py evaluated": "the same",
     "distributed.py _Gather": "TensorFlow's all_gather has a gradient",
     "distributed.py Sharded": "FSDP is PyTorch's",
     "distributed.py full": "FSDP is PyTorch's",
@@ -176,10 +177,6 @@ class Neutral(ast.NodeTransformer):
         self.generic_visit(node)
         kept = [(k, v) for k, v in zip(node.keys, node.values, strict=True) if ast.unparse(v) != "training"]
         return ast.Dict([key for key, _ in kept], [value for _, value in kept])
-
-    def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
-        self.generic_visit(node)
-        return node.body if ast.unparse(node.items[0]).startswith("evaluating(") else node
 
 
 def body(function: ast.FunctionDef) -> str:
