@@ -21,7 +21,7 @@ from blip_core import (
 )
 from blip_core.checks import check_labels, given_texts, warn_of_beginning
 from blip_core.generation.prompts import prepare_prompts
-from blip_core.inference.attribution import chosen_layer
+from blip_core.inference.attribution import chosen_layer, patch_grid
 from blip_pt.base import evaluated
 from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps
@@ -190,7 +190,7 @@ class BlipForConditionalGeneration(BlipImageModel):
         layer = chosen_layer(layer, method, text)
         mask = input_ids.ne(text.pad_token_id).long() if attention_mask is None else attention_mask
         real = F.pad(mask[:, 1:], (0, 1))  # (B, L) 1 where the next token is predicted
-        patches = self.patch_grid(pixel_values, image_embeds, grid)
+        patches = patch_grid(pixel_values, image_embeds, grid, self.config.vision_config)
         texts = (self.text_decoder.bert, input_ids, attention_mask)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 

@@ -5,14 +5,11 @@ Shapes: B texts (or pairs), L tokens, T image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipVisionOutput
 from blip_core.checks import check_pairs, check_pixel_values, check_states, image_source
-from blip_core.inference.attribution import patch_grid
 from blip_pt.base import BlipPreTrainedModel, type_name
 from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
@@ -52,14 +49,6 @@ class BlipImageModel(BlipPreTrainedModel):
         width = self.config.vision_config.hidden_size
         check_states((pictures, None, width), None, input_ids.shape[0], reader.config)
         reader.check(input_ids, attention_mask, None, None)
-
-    def patch_grid(
-        self, pixel_values: Tensor | None, image_embeds: Tensor | None, grid: Sequence[int] | None
-    ) -> list[int]:
-        """The rows and columns of patches of the pictures; `grid` gives them for embeddings of pictures not square."""
-        pixels = None if pixel_values is None else pixel_values.shape
-        tokens = 0 if image_embeds is None else image_embeds.shape[1]
-        return patch_grid(pixels, tokens, grid, self.config.vision_config)
 
     def encode_image(
         self,

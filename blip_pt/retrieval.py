@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
 from blip_core.checks import check_only_losses, given_pictures, given_texts
-from blip_core.inference.attribution import chosen_layer
+from blip_core.inference.attribution import chosen_layer, patch_grid
 from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
 from blip_core.parameters.initial_values import TEMPERATURE
 from blip_pt.base import evaluated
@@ -137,7 +137,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         layer = chosen_layer(layer, method, self.config.text_config)
-        patches = self.patch_grid(pixel_values, image_embeds, grid)
+        patches = patch_grid(pixel_values, image_embeds, grid, self.config.vision_config)
         texts = (self.text_encoder, input_ids, attention_mask)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 

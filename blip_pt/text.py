@@ -65,9 +65,6 @@ class TextLayer(nn.Module):
     With `shared` it takes all but its self-attention from a layer of another model.
     """
 
-    intermediate: TextIntermediate
-    output: TextOutput
-
     def __init__(self, config: BlipTextConfig, crossattention: nn.Module | None, shared: TextLayer | None = None):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
@@ -151,8 +148,6 @@ class BlipTextModel(BlipPreTrainedModel):
     """
 
     config: BlipTextConfig
-    embeddings: TextEmbeddings
-    encoder: TextEncoder
     __call__: Callable[..., BlipTextOutput]
 
     def __init__(

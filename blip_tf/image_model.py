@@ -5,7 +5,6 @@ Shapes: B texts (or pairs), L tokens, T image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,7 +12,6 @@ from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipVisionOutput
 from blip_core.checks import check_pairs, check_pixel_values, check_states, image_source
-from blip_core.inference.attribution import patch_grid
 from blip_tf.base import TFBlipPreTrainedModel, type_name
 from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
@@ -54,14 +52,6 @@ class TFBlipImageModel(TFBlipPreTrainedModel):
         width = self.config.vision_config.hidden_size
         check_states((pictures, None, width), None, input_ids.shape[0], reader.config)
         reader.check(input_ids, attention_mask, None, None)
-
-    def patch_grid(
-        self, pixel_values: Tensor | None, image_embeds: Tensor | None, grid: Sequence[int] | None
-    ) -> list[int]:
-        """The rows and columns of patches of the pictures; `grid` gives them for embeddings of pictures not square."""
-        pixels = None if pixel_values is None else pixel_values.shape
-        tokens = 0 if image_embeds is None else image_embeds.shape[1]
-        return patch_grid(pixels, tokens, grid, self.config.vision_config)
 
     def encode_image(
         self,

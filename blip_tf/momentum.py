@@ -180,22 +180,15 @@ class TFBlipMomentumModel(TFBlipImageModel):
         pointer = self.get_parameter(self.pointer_name)
         columns = (raw(pointer) + tf.range(tf.cast(count, tf.int64))) % size  # (B,)
         last = slice(tf.maximum(count - size, 0), None)
-
-        def replaced(queue: Any, news: Tensor) -> Tensor:
-            rows = tf.transpose(raw(queue))
-            return tf.transpose(
-                tf.tensor_scatter_nd_update(rows, columns[last][:, None], tf.cast(news[last], rows.dtype))
-            )
-
-        variables = [self.image_queue, self.text_queue, pointer]
-        values = [
-            replaced(self.image_queue, pictures),
-            replaced(self.text_queue, texts),
-            (raw(pointer) + tf.cast(count, tf.int64)) % size,
-        ]
+        queues = [(self.image_queue, pictures), (self.text_queue, texts)]
         if self.queues_ids:
-            variables.append(self.idx_queue)
-            values.append(replaced(self.idx_queue, image_ids[:, None]))
+            queues.append((self.idx_queue, image_ids[:, None]))
+        variables, values = [pointer], [(raw(pointer) + tf.cast(count, tf.int64)) % size]
+        for queue, news in queues:
+            rows = tf.transpose(raw(queue))
+            rows = tf.tensor_scatter_nd_update(rows, columns[last][:, None], tf.cast(news[last], rows.dtype))
+            variables.append(queue)
+            values.append(tf.transpose(rows))
         assign(variables, values)
 
     def queued_ids(self) -> Tensor:

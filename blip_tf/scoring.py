@@ -37,9 +37,8 @@ class TrieReader:
         """The log-probabilities (B, texts) of the texts' first tokens."""
         bos = self.decoder.config.bos_token_id
         start = tf.fill((self.states.shape[0], 1), tf.constant(bos, tf.int64))
-        logits = self.decoder(start, encoder_hidden_states=self.states, encoder_attention_mask=self.states_mask).logits[
-            :, 0
-        ]  # (B, V)
+        states = {"encoder_hidden_states": self.states, "encoder_attention_mask": self.states_mask}
+        logits = self.decoder(start, **states).logits[:, 0]  # (B, V)
         return tf.gather(tf.nn.log_softmax(wide(logits)), [text[0] for text in texts], axis=1).numpy()
 
 

@@ -68,9 +68,8 @@ class VisionAttention(Layer):
         self.projection = Linear(config.hidden_size, config.hidden_size)
 
     def call(self, x: Tensor, output_attentions: bool = False, training: bool = False) -> tuple[Tensor, Tensor | None]:
-        query, key, value = (
-            split_heads(part, self.heads) for part in tf.split(self.qkv(x), 3, axis=-1)
-        )  # (B, H, T, D)
+        parts = tf.split(self.qkv(x), 3, axis=-1)
+        query, key, value = (split_heads(part, self.heads) for part in parts)  # (B, H, T, D)
         dropout = self.dropout if training else 0.0
         context, probabilities = attention(query, key, value, None, dropout, output_attentions)
         return self.projection(merge_heads(context)), probabilities  # (B, T, W)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from blip_core.checks import InputError, Shape
+from blip_core.checks import InputError, image_source
 from blip_core.config import BlipTextConfig, BlipVisionConfig
 from blip_core.processing.tokenizer import BlipTokenizer
 
@@ -31,21 +31,22 @@ def chosen_layer(layer: int | None, method: str, config: BlipTextConfig) -> int:
     return layer
 
 
-def patch_grid(pixels: Shape | None, tokens: int, grid: Sequence[int] | None, config: BlipVisionConfig) -> list[int]:
-    """The rows and columns of patches behind `tokens` image tokens, of which the first is the class token.
+def patch_grid(pixel_values: Any, image_embeds: Any, grid: Sequence[int] | None, config: BlipVisionConfig) -> list[int]:
+    """The rows and columns of patches of pictures; `grid` gives them for embeddings of pictures that are not square.
 
-    `pixels` is the shape of `pixel_values` where they are given. Without them `grid` says it, or the grid is square.
-    Raises `ValueError` where the numbers do not fit.
+    Raises `ValueError` where they do not fit.
     """
-    if pixels is not None:
-        side = [int(size or 0) // config.patch_size for size in pixels[2:]]
+    source = image_source(pixel_values, image_embeds)
+    if image_embeds is None:
+        side = [int(size or 0) // config.patch_size for size in source.shape[2:]]
         if grid is not None and list(grid) != side:
             raise InputError(f"grid must be {side[0]} x {side[1]} patches for these pixel_values, got {tuple(grid)}.")
         return side
-    side = [round((tokens - 1) ** 0.5)] * 2 if grid is None else [int(size) for size in grid]
-    if len(side) != 2 or side[0] * side[1] != tokens - 1:
+    patches = source.shape[1] - 1  # the first image token is the class token
+    side = [round(patches**0.5)] * 2 if grid is None else [int(size) for size in grid]
+    if len(side) != 2 or side[0] * side[1] != patches:
         raise InputError(
-            f"image_embeds hold {tokens - 1} patches, which are not {' x '.join(map(str, side))}; "
+            f"image_embeds hold {patches} patches, which are not {' x '.join(map(str, side))}; "
             "give grid=(rows, columns)."
         )
     return side

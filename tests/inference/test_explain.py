@@ -186,9 +186,11 @@ def test_layers_and_grids():
     layers = [chosen_layer(None, "gradcam", BlipTextConfig(num_hidden_layers=n)) for n in (1, 2, 3, 12, 24)]
     assert layers == [0, 0, 1, 7, 14]
     config = BlipVisionConfig(image_size=32, patch_size=8)
-    assert patch_grid((1, 3, 24, 47), 16, None, config) == [3, 5]
-    assert patch_grid(None, 10, None, config) == [3, 3]
-    assert patch_grid(None, 13, (2, 6), config) == [2, 6]
+    assert patch_grid(np.empty((1, 3, 24, 47)), None, None, config) == [3, 5]
+    assert patch_grid(None, np.empty((1, 10, 4)), None, config) == [3, 3]
+    assert patch_grid(None, np.empty((1, 13, 4)), (2, 6), config) == [2, 6]
+    with pytest.raises(ValueError, match="Give either pixel_values or image_embeds"):
+        patch_grid(None, None, None, config)
 
 
 def test_words_find_their_colours(colour_model):
