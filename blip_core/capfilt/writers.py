@@ -11,9 +11,10 @@ import json
 import os
 import re
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from PIL import Image
 
@@ -29,34 +30,32 @@ GROUP, GROUP_BYTES = 32, 2**26
 HALVES = re.compile(r"\\u(d[89a-f][0-9a-f]{2})")
 
 
-class Form(Protocol):
+class Form(ABC):
     """A format of output shards."""
 
-    suffix: str
+    suffix: ClassVar[str]
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027  # most formats need no library
         """Raise `ValueError` where the library that writes the format is not installed."""
 
+    @abstractmethod
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
         """Write a shard; `items` has the pictures of its lines by their keys.
 
         Raises `OSError` where it cannot be written, `ChangedError` where a picture changed after it was captioned.
         """
 
+    @abstractmethod
     def read(self, path: Path) -> list[Line]:
         """Return the lines of a shard without the bytes of pictures. Raises `ValueError` for a damaged one."""
 
 
-class JsonLines:
+class JsonLines(Form):
     """A line for each picture, with its path; pictures of shards become files in a folder of the shard's name."""
 
     suffix = ".jsonl"
 
-    def check(self) -> None:
-        """Nothing more needs to be installed."""
-
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
-        """Write pictures first, then the lines."""
         written = []
         for line in lines:
             item = items[line["key"]]
@@ -69,21 +68,18 @@ class JsonLines:
         write_lines(path, written)
 
     def read(self, path: Path) -> list[Line]:
-        """Read a file of JSON lines."""
         return read_lines(path)
 
 
-class Parquet:
+class Parquet(Form):
     """A row for each picture; `image` is a structure of bytes and name, as Hugging Face's."""
 
     suffix = ".parquet"
 
     def check(self) -> None:
-        """Raise `ValueError` where pyarrow is not installed."""
         import_pyarrow()
 
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
-        """Write one row group at a time."""
         pq = import_pyarrow()
         import pyarrow as pa
 
@@ -101,7 +97,6 @@ class Parquet:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
 
     def read(self, path: Path) -> list[Line]:
-        """Read all columns but the bytes."""
         columns = ["image.path", "key", "hash", "caption", "source", "score"]
         pq = import_pyarrow()
         try:
@@ -114,16 +109,12 @@ class Parquet:
         return [{**row, "image": row["image"]["path"], "key": _restore(row["key"])} for row in rows]
 
 
-class WebDataset:
+class WebDataset(Form):
     """A picture and a .json of the same name for each line."""
 
     suffix = ".tar"
 
-    def check(self) -> None:
-        """Nothing more needs to be installed."""
-
     def write(self, path: Path, lines: Sequence[Line], items: Mapping[str, Item]) -> None:
-        """Write picture by picture."""
         with shared_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in _with_pictures(path, lines, items):
                 name, data = row["image"]["path"], row["image"]["bytes"]
@@ -134,12 +125,11 @@ class WebDataset:
                     tar.addfile(header, io.BytesIO(content))
 
     def read(self, path: Path) -> list[Line]:
-        """Read the captions, skipping the pictures."""
         lines: list[Line] = []
         image = ""
         try:
             with tarfile.open(path, "r:") as tar:
-                for member in tar:
+                for member in tar:  # reads the captions, skipping the pictures
                     if not member.name.endswith(".json"):
                         image = member.name
                     elif file := tar.extractfile(member):

@@ -53,7 +53,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     group = parser.add_argument_group("index", "Pictures are encoded once; what is encoded is kept in an index.")
     group.add_argument("--index", metavar="FOLDER", help="where to keep the index (in the user's cache)")
-    group.add_argument("--rebuild", action="store_true", help="begin the index anew")
+    group.add_argument("--rebuild", action="store_true", help="rebuild the index from scratch")
     add_model_arguments(parser)
     add_scale_arguments(parser)
 
