@@ -24,7 +24,7 @@ WAYS = {
     "1x1": "1 x 1 pixels",
     "missing": "does not exist",
     "empty caption": "has no words",
-    "not UTF-8": "is not valid JSON",
+    "not UTF-8": "is not UTF-8",
     "10,000 words": "a caption of 19,999 characters, more than 10,000",
 }
 TOO_LONG = " ".join(["w"] * 10_000)

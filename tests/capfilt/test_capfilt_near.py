@@ -126,7 +126,7 @@ def test_shares_and_missing_shards(blip, alike, tmp_path):
     (tmp_path / "many/features/00000.npy").write_bytes(b"")
     code, _, err = blip(alike, tmp_path / "many", *options)
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "features/00000.npy cannot be read" in err
+    assert "features/00000.npy is damaged" in err
     assert "remove scored/00000.jsonl and kept/00000.jsonl" in err
 
 
