@@ -107,16 +107,9 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
             `logits` (B, L, V) and, with labels, `loss`: cross-entropy with `config.label_smoothing`.
         """
         output = self.bert(
-            input_ids,
-            attention_mask,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            is_decoder,
-            output_hidden_states,
-            output_attentions,
-        )
+            input_ids, attention_mask, position_ids, inputs_embeds, encoder_hidden_states, encoder_attention_mask,
+            is_decoder, output_hidden_states, output_attentions,
+        )  # fmt: skip
         logits = self.cls(output.last_hidden_state)
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),

@@ -26,8 +26,8 @@ BLOCK = 32  # capacities are multiples of it, so that few shapes come up
 class LayerCache:
     """Keys and values of one layer: of the texts (R, H, C, D), and of the encoder states, `cross` (B', H, S, D).
 
-    The texts' have room for all tokens to come, `length` of which are filled; the encoder's are computed once for each
-    picture and shared by all of its rows.
+    The texts' have room for all tokens to come, and the first `length` are filled; the encoder's are computed once for
+    each picture and shared by all of its rows.
     """
 
     def __init__(self, key: Tensor, value: Tensor, cross: tuple[Tensor, Tensor], length: int | Tensor = 0):

@@ -13,7 +13,7 @@ from tensorflow import Tensor
 
 
 def processes() -> tuple[int | Tensor, int]:
-    """The number of this replica and how many there are."""
+    """Return the rank of this replica and the number of replicas."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return 0, 1
@@ -21,7 +21,7 @@ def processes() -> tuple[int | Tensor, int]:
 
 
 def gather(x: Tensor) -> Tensor:
-    """The parts (b, ...) of all replicas, one behind the other; gradients flow back to where a part came from."""
+    """Concatenate the parts (b, ...) of all replicas; gradients flow back to where a part came from."""
     if processes()[1] == 1:
         return x
     own = tf.identity(x)  # inputs of a step have no device, which workers need
@@ -29,7 +29,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def same_length(input_ids: Tensor, attention_mask: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Texts (b, L) and their mask, padded to the longest of all replicas."""
+    """Pad texts (b, L) and their mask to the longest text of all replicas."""
     if processes()[1] == 1:
         return input_ids, attention_mask
     length = tf.shape(input_ids)[1]
@@ -38,7 +38,7 @@ def same_length(input_ids: Tensor, attention_mask: Tensor, pad: int) -> tuple[Te
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of a number over all replicas, without a gradient."""
+    """Average a number over all replicas, without a gradient."""
     if processes()[1] == 1:
         return x
     return tf.stop_gradient(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, x))

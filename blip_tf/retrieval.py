@@ -165,10 +165,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         Returns:
             Features (B, W), not normalised: what the matching head reads.
         """
-        multimodal = self.extract_features(
-            pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds
-        )
-        first: Tensor = multimodal.multimodal_embeds[:, 0]
+        given = (pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds)
+        first: Tensor = self.extract_features(*given).multimodal_embeds[:, 0]
         return first
 
     def extract_features(
