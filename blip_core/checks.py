@@ -10,9 +10,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from blip_core.config import BlipTextConfig, BlipVisionConfig
 
 Shape = Sequence[int | None]
+Texts = Sequence[Sequence[int]]
+METHODS = ("gradcam", "attention")
+"""The kinds of maps that explain a text."""
 T = TypeVar("T")
 
 
@@ -245,3 +250,111 @@ NO_NEGATIVES = (
     "Every pair of the batch has the same picture, so that there are no negatives to learn from; "
     "use batches of two different pictures or more (in each process, with config.negative_all_rank=False)."
 )
+
+
+def unpadded(input_ids: np.ndarray, attention_mask: np.ndarray | None, config: BlipTextConfig) -> list[np.ndarray]:
+    """Return the tokens of each text (texts, length) without padding, and refuse wrong ids and masks.
+
+    Without a mask, `pad_token_id` is padding.
+    """
+    ids = np.asarray(input_ids)
+    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
+        raise InputError(f"input_ids must be integers of shape (batch, length), got {ids.dtype} of shape {ids.shape}.")
+    check_ids(int(ids.min()), int(ids.max()), config)
+    real = ids != config.pad_token_id if attention_mask is None else np.asarray(attention_mask).astype(bool)
+    if real.shape != ids.shape:
+        raise InputError(f"attention_mask must be of shape {ids.shape} like input_ids, got {real.shape}.")
+    return [row[kept] for row, kept in zip(ids, real, strict=True)]
+
+
+def texts_of(input_ids: np.ndarray, attention_mask: np.ndarray | None, config: BlipTextConfig) -> list[list[int]]:
+    """The tokens of each text (texts, length) after its first, in whose place `[DEC]` goes; padding is left out.
+
+    Without a mask, `pad_token_id` is padding. Raises `ValueError` for texts of fewer than two tokens or of more than
+    the model takes, and for ids out of the vocabulary.
+    """
+    texts = [row[1:].tolist() for row in unpadded(input_ids, attention_mask, config)]
+    lengths = [len(text) for text in texts]
+    if min(lengths) < 1 or max(lengths) > config.max_position_embeddings:
+        bad = next(i for i, length in enumerate(lengths) if not 1 <= length <= config.max_position_embeddings)
+        raise InputError(
+            f"Text {bad} has {lengths[bad] + 1} tokens, of which the first becomes [DEC]; "
+            f"it needs 2 to {config.max_position_embeddings + 1}."
+        )
+    return texts
+
+
+def check_answers(texts: Texts, k: int, config: BlipTextConfig) -> None:
+    """Refuse a list of answers with empty ones or duplicates, and a `k` below 1."""
+    seen: dict[tuple[int, ...], int] = {}
+    for number, text in enumerate(texts):
+        if not [token for token in text if token != config.sep_token_id]:
+            raise InputError(f"Answer {number} of the list is empty; leave it out.")
+        if (first := seen.setdefault(tuple(text), number)) != number:
+            raise InputError(f"Answers {first} and {number} of the list are the same; leave one out.")
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}.")
+
+
+def chosen_layer(layer: int | None, method: str, config: BlipTextConfig) -> int:
+    """The layer, counted from 0, whose cross-attention is mapped.
+
+    None is layer 7 of 12, as in LAVIS's demonstrations, and its like in other models, but not the last, of which the
+    match score reads the first token alone. Raises `ValueError` for a layer or a method that there is not.
+    """
+    if method not in METHODS:
+        raise InputError(f"method must be {' or '.join(map(repr, METHODS))}, got {method!r}.")
+    layers = config.num_hidden_layers
+    if layer is None:
+        return max(0, min(7 * layers // 12, layers - 2))
+    if not isinstance(layer, int) or not 0 <= layer < layers:
+        raise InputError(f"The text model has layers 0 to {layers - 1}, got layer {layer!r}.")
+    return layer
+
+
+def patch_grid(pixel_values: Any, image_embeds: Any, grid: Sequence[int] | None, config: BlipVisionConfig) -> list[int]:
+    """The rows and columns of patches of pictures; `grid` gives them for embeddings of pictures that are not square.
+
+    Raises `ValueError` where they do not fit.
+    """
+    source = image_source(pixel_values, image_embeds)
+    if image_embeds is None:
+        side = [int(size or 0) // config.patch_size for size in source.shape[2:]]
+        if grid is not None and list(grid) != side:
+            raise InputError(f"grid must be {side[0]} x {side[1]} patches for these pixel_values, got {tuple(grid)}.")
+        return side
+    patches = source.shape[1] - 1  # the first image token is the class token
+    side = [round(patches**0.5)] * 2 if grid is None else [int(size) for size in grid]
+    if len(side) != 2 or side[0] * side[1] != patches:
+        raise InputError(
+            f"image_embeds hold {patches} patches, which are not {' x '.join(map(str, side))}; "
+            "give grid=(rows, columns)."
+        )
+    return side
+
+
+def given_labels(label_features: T | None) -> T:
+    """Return the features of labels, and refuse missing ones."""
+    if label_features is None:
+        raise InputError("Give label_features to classify by; get_label_features makes them.")
+    return label_features
+
+
+def check_templates(texts: int | None, templates: int) -> None:
+    """Refuse texts that are not the same number of each label."""
+    if templates < 1 or (texts is not None and texts % templates):
+        raise InputError(f"{texts} texts do not go with {templates} templates of each label; see label_texts.")
+
+
+def check_label_features(shape: Shape, width: int, temperature: float | None) -> None:
+    """Refuse features (labels, width) of another shape, and a temperature that is not above 0."""
+    if len(shape) != 2 or differ(shape[1], width):
+        raise InputError(f"label_features must be of shape (labels, {width}), got {tuple(shape)}.")
+    if temperature is not None and not temperature > 0:
+        raise InputError(f"temperature must be above 0, got {temperature}.")
+
+
+def check_mode(mode: str) -> None:
+    """Refuse unknown kinds of features."""
+    if mode not in ("image", "text", "multimodal"):
+        raise InputError(f"mode must be 'image', 'text' or 'multimodal', got {mode!r}.")

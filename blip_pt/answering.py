@@ -20,9 +20,16 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
+from blip_core.checks import (
+    Texts,
+    answer_groups,
+    check_answers,
+    check_labels,
+    check_one_answer_each,
+    given_answers,
+    given_texts,
+)
 from blip_core.generation.prompts import prepare_prompts
-from blip_core.inference.answer_tries import Texts, check_answers
 from blip_pt.base import evaluated
 from blip_pt.decoding import search
 from blip_pt.image_model import BlipImageModel, begin_with

@@ -19,9 +19,8 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import check_labels, given_texts, warn_of_beginning
+from blip_core.checks import check_labels, chosen_layer, given_texts, patch_grid, warn_of_beginning
 from blip_core.generation.prompts import prepare_prompts
-from blip_core.inference.attribution import chosen_layer, patch_grid
 from blip_pt.base import evaluated
 from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps

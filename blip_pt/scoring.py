@@ -1,4 +1,4 @@
-"""The log-probabilities that a text decoder gives to texts joined in tries (see `blip_core.inference.answer_tries`)."""
+"""The log-probabilities that a text decoder gives to texts joined in tries (see `blip_core.inference.text_scoring`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipRankedAnswersOutput, BlipTextScoresOutput
-from blip_core.inference import answer_tries as core
-from blip_core.inference.answer_tries import Texts, Trie, texts_of
+from blip_core.checks import Texts, texts_of
+from blip_core.inference import text_scoring as core
+from blip_core.inference.text_scoring import Trie
 from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.nn import wide
 

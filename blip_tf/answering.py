@@ -21,9 +21,16 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.checks import answer_groups, check_labels, check_one_answer_each, given_answers, given_texts
+from blip_core.checks import (
+    Texts,
+    answer_groups,
+    check_answers,
+    check_labels,
+    check_one_answer_each,
+    given_answers,
+    given_texts,
+)
 from blip_core.generation.prompts import prepare_prompts
-from blip_core.inference.answer_tries import Texts, check_answers
 from blip_tf.decoding import search
 from blip_tf.image_model import TFBlipImageModel, begin_with
 from blip_tf.language_model import TFBlipTextLMHeadModel

@@ -13,9 +13,17 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.checks import check_only_losses, given_pictures, given_texts
-from blip_core.inference.attribution import chosen_layer, patch_grid
-from blip_core.inference.labels import check_label_features, check_mode, check_templates, given_labels
+from blip_core.checks import (
+    check_label_features,
+    check_mode,
+    check_only_losses,
+    check_templates,
+    chosen_layer,
+    given_labels,
+    given_pictures,
+    given_texts,
+    patch_grid,
+)
 from blip_core.parameters.initial_values import TEMPERATURE
 from blip_tf.distributed import raw
 from blip_tf.explaining import attention_maps

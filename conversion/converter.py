@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints import FORMATS, Format, open_checkpoint
-from blip_core.checkpoints.companions import Companions
 from blip_core.checkpoints.loading import config_path, find_head, read_config, with_image_size
 from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wanted_parameters
+from blip_core.checkpoints.processor_files import ProcessorFiles
 from blip_core.checkpoints.saving import config_dict, write_model
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.config import BlipConfig
@@ -144,7 +144,7 @@ def convert(
     taken = {found.sources.get(parameter.name, "") for parameter in wanted}
     used = taken.union(*(found.tied.get(name, ()) for name in taken))
     left_out = [] if found.problems else [n for n in checkpoint if n not in used and not n.endswith(BUFFERS)]
-    companions = Companions(config_path(checkpoint).parent, head, settings, tokenizer, resized=image_size is not None)
+    files = ProcessorFiles(config_path(checkpoint).parent, head, settings, tokenizer, resized=image_size is not None)
     about = About(head, config_dict(head, settings, planned[0].dtype if planned else DTYPES["float32"]))
     report = ConversionReport(
         source=str(checkpoint.path),
@@ -157,7 +157,7 @@ def convert(
         bytes=sum(tensor.nbytes for tensor in tensors),
         initialised=[*found.new_parts, *new_state(wanted, found)],
         left_out=sorted(left_out),
-        warnings=[*(row.call("warn", settings) if row.warn else []), *(companions.warnings * (not is_file))],
+        warnings=[*(row.call("warn", settings) if row.warn else []), *(files.warnings * (not is_file))],
         problems=found.problems,
     )
     if not dry_run:
@@ -167,7 +167,7 @@ def convert(
             else:
                 stage.mkdir()
                 write_model(stage, row, tensors, about, max_shard_size or "5GB")
-                companions.write(stage)
+                files.write(stage)
             verify(stage, row, tensors)
     return report
 

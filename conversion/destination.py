@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from blip_core.checkpoints.companions import FILES
+from blip_core.checkpoints.processor_files import FILES
 from blip_core.files import FULL_DISK, temporary_name, to_disk
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".pth")

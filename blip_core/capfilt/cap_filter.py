@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Picture, clean_caption
+from blip_core.generation.logits import softmax
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.inference import Captioner, Matcher
-from blip_core.inference.answer_tries import probabilities
 from blip_core.inference.identity import hash_weights
 from blip_core.inference.loaded_model import split
 from blip_core.processing.picture_files import load_image
@@ -179,5 +179,5 @@ class CapFilter:
             logits = self.matcher.match(states[list(rows)], tokens)
             if not np.isfinite(logits).all():
                 raise ValueError("The filter gave scores that are not finite: its weights are damaged; check them.")
-            found += probabilities(logits)[:, 1].tolist()
+            found += softmax(logits)[:, 1].tolist()
         return [round(score, DIGITS) for score in found]

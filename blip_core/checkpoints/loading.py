@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.checkpoints.companions import read_generation_config
 from blip_core.checkpoints.formats import open_checkpoint
 from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
+from blip_core.checkpoints.processor_files import read_generation_config
 from blip_core.config import BlipConfig, BlipTextConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig

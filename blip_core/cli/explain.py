@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
+from blip_core.checks import METHODS
 from blip_core.cli.arguments import add_model_arguments, whole
 from blip_core.cli.load_model import load
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
 from blip_core.files import atomic_path
 from blip_core.inference import Explainer
-from blip_core.inference.attribution import METHODS
 from blip_core.inference.heatmaps import load_font
 
 

@@ -97,6 +97,13 @@ STEPS: dict[str, Callable[[GenerationConfig], Step | None]] = {
 """By option, in the order in which they are applied: what makes its step, or None where it is off."""
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities (..., N) of logits or log-probabilities, float64."""
+    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    result: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
+    return result
+
+
 def penalise_repetition(scores: np.ndarray, tokens: Sequence[int], penalty: float) -> None:
     """Make tokens that occurred less likely: positive scores are divided by `penalty`, negative ones multiplied."""
     seen = np.unique(tokens)
@@ -128,8 +135,7 @@ def keep_top_k(scores: np.ndarray, k: int) -> None:
 
 def keep_top_p(scores: np.ndarray, p: float, least_kept: int) -> None:
     """Ban all but the smallest set of tokens with probability `p` together, and at least the `least_kept` best."""
-    weights = np.exp(scores.astype(np.float64) - scores.max())
-    weights /= weights.sum()
+    weights = softmax(scores)
     # Tokens this rare have less than 1 - p together, wherever they stand: leaving them out makes sorting cheap.
     ids = np.flatnonzero(weights > (1 - p) / weights.size)
     if ids.size < least_kept:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checks import check_ids, check_pairs
+from blip_core.checks import check_pairs, unpadded
 from blip_core.config import BlipTextConfig
 from blip_core.generation.batch import DecodingSession, GenerationOutput, check_stream, generate, item_seeds
 from blip_core.generation.options import GenerationConfig
@@ -90,18 +90,7 @@ def decoder_prompts(
             raise ValueError(f"prompt_ids holds {max(begin)}, but the vocabulary has {config.vocab_size} tokens.")
         row = np.array([config.bos_token_id, *begin], np.int64)
         return np.tile(row, (items, 1)), np.ones((items, len(row)), np.int64)
-    if input_ids.ndim != 2 or not input_ids.size or not np.issubdtype(input_ids.dtype, np.integer):
-        raise ValueError(
-            f"input_ids must be integers of shape (batch, length), got {input_ids.dtype} of shape {input_ids.shape}."
-        )
-    check_ids(int(input_ids.min()), int(input_ids.max()), config)
-    if attention_mask is None:
-        attention_mask = input_ids != config.pad_token_id
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask must be of shape {input_ids.shape} like input_ids, got {attention_mask.shape}."
-        )
-    rows = [ids[real.astype(bool)] for ids, real in zip(input_ids, attention_mask, strict=True)]
+    rows = unpadded(input_ids, attention_mask, config)
     rows = [row[:-1] if len(row) > 1 and row[-1] == config.sep_token_id else row for row in rows]
     rows = [np.concatenate([[config.bos_token_id], row[1:]]) for row in rows]
     length = max(len(row) for row in rows)

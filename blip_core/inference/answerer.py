@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.inference.answer_tries import probabilities
+from blip_core.generation.logits import softmax
 from blip_core.inference.labels import tell_apart
 from blip_core.inference.loaded_model import split
 from blip_core.inference.results import Answer
@@ -82,7 +82,7 @@ class Answerer(TextWriter):
             for asked, tokens in parts:
                 output = self._call(self.model.score_texts, {"image_embeds": states, **tokens, **answers})
                 for question, row in zip(asked, self.engine.to_numpy(output.log_probs), strict=True):
-                    shares, order = probabilities(row), (-row).argsort(kind="stable").tolist()
+                    shares, order = softmax(row), (-row).argsort(kind="stable").tolist()
                     found = [
                         {"answer": listed[i], "probability": float(shares[i]), "log_prob": float(row[i])} for i in order
                     ]

@@ -1,55 +1,14 @@
-"""Which part of a picture each word of a text goes by: layers, grids of patches, words of wordpieces, their maps."""
+"""Which part of a picture each word of a text goes by: words of wordpieces, and their maps."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from blip_core.checks import InputError, image_source
-from blip_core.config import BlipTextConfig, BlipVisionConfig
 from blip_core.processing.tokenizer import BlipTokenizer
-
-METHODS = ("gradcam", "attention")
-
-
-def chosen_layer(layer: int | None, method: str, config: BlipTextConfig) -> int:
-    """The layer, counted from 0, whose cross-attention is mapped.
-
-    None is layer 7 of 12, as in LAVIS's demonstrations, and its like in other models, but not the last, of which the
-    match score reads the first token alone. Raises `ValueError` for a layer or a method that there is not.
-    """
-    if method not in METHODS:
-        raise InputError(f"method must be {' or '.join(map(repr, METHODS))}, got {method!r}.")
-    layers = config.num_hidden_layers
-    if layer is None:
-        return max(0, min(7 * layers // 12, layers - 2))
-    if not isinstance(layer, int) or not 0 <= layer < layers:
-        raise InputError(f"The text model has layers 0 to {layers - 1}, got layer {layer!r}.")
-    return layer
-
-
-def patch_grid(pixel_values: Any, image_embeds: Any, grid: Sequence[int] | None, config: BlipVisionConfig) -> list[int]:
-    """The rows and columns of patches of pictures; `grid` gives them for embeddings of pictures that are not square.
-
-    Raises `ValueError` where they do not fit.
-    """
-    source = image_source(pixel_values, image_embeds)
-    if image_embeds is None:
-        side = [int(size or 0) // config.patch_size for size in source.shape[2:]]
-        if grid is not None and list(grid) != side:
-            raise InputError(f"grid must be {side[0]} x {side[1]} patches for these pixel_values, got {tuple(grid)}.")
-        return side
-    patches = source.shape[1] - 1  # the first image token is the class token
-    side = [round(patches**0.5)] * 2 if grid is None else [int(size) for size in grid]
-    if len(side) != 2 or side[0] * side[1] != patches:
-        raise InputError(
-            f"image_embeds hold {patches} patches, which are not {' x '.join(map(str, side))}; "
-            "give grid=(rows, columns)."
-        )
-    return side
 
 
 class Word(NamedTuple):

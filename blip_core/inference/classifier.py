@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.inference.answer_tries import probabilities
+from blip_core.generation.logits import softmax
 from blip_core.inference.labels import TEMPLATE, label_texts, tell_apart
 from blip_core.inference.loaded_model import split
 from blip_core.inference.matcher import Matcher
@@ -79,5 +79,5 @@ class Classifier(Matcher):
     def _matching(self, states: np.ndarray, labels: Sequence[str], templates: Sequence[str], size: int) -> np.ndarray:
         """The probability that a picture and each of these labels match, the mean over the templates."""
         logits = [self.match(states, label_texts(part, templates)) for part in split(labels, size)]
-        result: np.ndarray = probabilities(np.concatenate(logits))[:, 1].reshape(len(labels), -1).mean(axis=1)
+        result: np.ndarray = softmax(np.concatenate(logits))[:, 1].reshape(len(labels), -1).mean(axis=1)
         return result

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blip_core.inference.answer_tries import probabilities
-from blip_core.inference.attribution import chosen_layer, find_words, peak, strengths, word_maps
+from blip_core.checks import chosen_layer
+from blip_core.generation.logits import softmax
+from blip_core.inference.attribution import find_words, peak, strengths, word_maps
 from blip_core.inference.matcher import Matcher
 from blip_core.inference.results import Explanation, picture_name
 from blip_core.processing.picture_files import load_image
@@ -56,7 +57,7 @@ class Explainer(Matcher):
             for row, picture in enumerate(some):
                 image = self._image(picture)
                 embeds = states[row : row + 1]
-                itm = float(probabilities(self.match(embeds, tokens))[0, 1])
+                itm = float(softmax(self.match(embeds, tokens))[0, 1])
                 inputs = {"image_embeds": embeds, **tokens}
                 maps = self._call(self.model.explain, inputs, layer=layer, method=method, grid=grid)
                 heat = word_maps(self._array(maps)[0], words)

@@ -1,19 +1,16 @@
-"""Labels of zero-shot classification: the texts that stand for them, and input validation shared by the backends."""
+"""Labels of zero-shot classification: the texts that stand for them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar
 
-from blip_core.checks import InputError, Shape, differ
+from blip_core.checks import InputError
 from blip_core.processing.processor import BlipProcessor
 from blip_core.processing.texts import check_texts
 
 TEMPLATE = "a picture of {}"
 """What BLIP's captioners begin with."""
-
-T = TypeVar("T")
 
 
 def label_texts(labels: Sequence[str], templates: Sequence[str] = (TEMPLATE,)) -> list[str]:
@@ -51,30 +48,3 @@ def tell_apart(name: str, texts: Sequence[str], processor: BlipProcessor) -> lis
         more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
         warnings.warn(f"{text!r} is left out{more}: to the model it is the same as {same!r}.", stacklevel=3)
     return list(first.values())
-
-
-def given_labels(label_features: T | None) -> T:
-    """Return the features of labels, and refuse missing ones."""
-    if label_features is None:
-        raise InputError("Give label_features to classify by; get_label_features makes them.")
-    return label_features
-
-
-def check_templates(texts: int | None, templates: int) -> None:
-    """Refuse texts that are not the same number of each label."""
-    if templates < 1 or (texts is not None and texts % templates):
-        raise InputError(f"{texts} texts do not go with {templates} templates of each label; see label_texts.")
-
-
-def check_label_features(shape: Shape, width: int, temperature: float | None) -> None:
-    """Refuse features (labels, width) of another shape, and a temperature that is not above 0."""
-    if len(shape) != 2 or differ(shape[1], width):
-        raise InputError(f"label_features must be of shape (labels, {width}), got {tuple(shape)}.")
-    if temperature is not None and not temperature > 0:
-        raise InputError(f"temperature must be above 0, got {temperature}.")
-
-
-def check_mode(mode: str) -> None:
-    """Refuse unknown kinds of features."""
-    if mode not in ("image", "text", "multimodal"):
-        raise InputError(f"mode must be 'image', 'text' or 'multimodal', got {mode!r}.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.inference.answer_tries import probabilities
+from blip_core.generation.logits import softmax
 from blip_core.inference.identity import hash_weights
 from blip_core.inference.loaded_model import LoadedModel, is_one, split
 from blip_core.inference.results import Match
@@ -65,7 +65,7 @@ class Matcher(LoadedModel):
             states = self.encode(pixels)
             for row, (picture, feature) in enumerate(zip(some, self.project(states), strict=True)):
                 logits = np.concatenate([self.match(states[row : row + 1], part) for part in parts])
-                yield Match(picture, listed, probabilities(logits)[:, 1], features @ feature, logits)
+                yield Match(picture, listed, softmax(logits)[:, 1], features @ feature, logits)
 
         return self._run(pictures, batch_size, work, lambda picture, error: Match(picture, listed, error=error))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from blip_core.inference.answer_tries import probabilities
+from blip_core.generation.logits import softmax
 from blip_core.inference.loaded_model import LoadedModel
 
 
@@ -26,4 +26,4 @@ class PairJudge(LoadedModel):
             The probability that each is true, float64 (sentences,).
         """
         output = self._call(self.model, {"pixel_values": pixels, **tokens})
-        return probabilities(self._array(output.logits))[:, 1]
+        return softmax(self._array(output.logits))[:, 1]

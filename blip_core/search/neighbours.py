@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blip_core.inference.answer_tries import probabilities
+from blip_core.generation.logits import softmax
 from blip_core.inference.matcher import Matcher
 from blip_core.search.feature_index import Entry
 
@@ -33,7 +33,7 @@ class Hit:
     @property
     def itm(self) -> float | None:
         """The probability of a match, 0 to 1, by ITM."""
-        return None if self.logits is None else float(probabilities(np.array(self.logits))[1])
+        return None if self.logits is None else float(softmax(np.array(self.logits))[1])
 
     @property
     def score(self) -> float:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from blip_core import BlipConfig, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig
-from blip_core.inference.attribution import Word, chosen_layer, find_words, patch_grid, peak, strengths, word_maps
+from blip_core.checks import chosen_layer, patch_grid
+from blip_core.inference.attribution import Word, find_words, peak, strengths, word_maps
 from tests.helpers.colours import PATCH, draw_patches, save_colour_model
 from tests.helpers.frameworks import FRAMEWORKS, PyTorch
 from tests.helpers.lazy_frameworks import blip_pt, torch

@@ -43,7 +43,7 @@ def one_by_one(framework, model, batch, answers):
 
 
 def test_ranking_all_answers_as_scoring_each_by_itself(framework, monkeypatch):
-    monkeypatch.setattr("blip_core.inference.answer_tries.NODES", 7)  # several tries
+    monkeypatch.setattr("blip_core.inference.text_scoring.NODES", 7)  # several tries
     model, reference = original(framework, "BlipForQuestionAnswering", "vqa")
     batch, answers = question_batch(reference), answer_list(reference["candidates"])
     expected = one_by_one(framework, model, batch, answers)

@@ -24,7 +24,7 @@ def read_generation_config(folder: Path) -> GenerationConfig:
     return GenerationConfig.from_pretrained(folder) if found else GenerationConfig()
 
 
-class Companions:
+class ProcessorFiles:
     """The files that go with a model: those of its folder as they are, and others made from its configuration.
 
     `warnings` say what could not be made. Raises `ValueError` for a tokenizer of another vocabulary than the model's.

@@ -12,14 +12,13 @@ from itertools import takewhile
 
 import numpy as np
 
-from blip_core.checks import InputError, check_ids
+from blip_core.checks import Texts
 from blip_core.config import BlipTextConfig
 from blip_core.outputs import BlipRankedAnswersOutput, BlipTextScoresOutput
 
 NODES = 256
 """How many nodes a trie has at most (one long text may have more): the vocabulary's logits of each are in memory."""
 
-Texts = Sequence[Sequence[int]]
 Reader = Callable[["Trie", int], tuple[np.ndarray, np.ndarray]]
 """What a backend does with a trie and the number of a picture or question: for each text and each of its tokens, the
 token's log-probability and the mean log-probability of the whole vocabulary in its place, float32 (texts, longest)."""
@@ -84,30 +83,6 @@ def _trie(texts: Texts, members: list[int], start: int) -> Trie:
     return Trie(np.array([nodes]), np.array(positions), mask, parents, tokens, real, np.array(members))
 
 
-def texts_of(input_ids: np.ndarray, attention_mask: np.ndarray | None, config: BlipTextConfig) -> list[list[int]]:
-    """The tokens of each text (texts, length) after its first, in whose place `[DEC]` goes; padding is left out.
-
-    Without a mask, `pad_token_id` is padding. Raises `ValueError` for texts of fewer than two tokens or of more than
-    the model takes, and for ids out of the vocabulary.
-    """
-    input_ids = np.asarray(input_ids)
-    if input_ids.ndim != 2 or not input_ids.size or input_ids.dtype.kind not in "iu":
-        raise InputError(f"Texts must be whole numbers (texts, length), got {input_ids.dtype} {input_ids.shape}.")
-    mask = input_ids != config.pad_token_id if attention_mask is None else np.asarray(attention_mask).astype(bool)
-    if mask.shape != input_ids.shape:
-        raise InputError(f"The texts' mask must be of shape {input_ids.shape} like their ids, got {mask.shape}.")
-    check_ids(int(input_ids.min()), int(input_ids.max()), config)
-    texts = [row[real][1:].tolist() for row, real in zip(input_ids, mask, strict=True)]
-    lengths = [len(text) for text in texts]
-    if min(lengths) < 1 or max(lengths) > config.max_position_embeddings:
-        bad = next(i for i, length in enumerate(lengths) if not 1 <= length <= config.max_position_embeddings)
-        raise InputError(
-            f"Text {bad} has {lengths[bad] + 1} tokens, of which the first becomes [DEC]; "
-            f"it needs 2 to {config.max_position_embeddings + 1}."
-        )
-    return texts
-
-
 def score_texts(items: int, texts: Texts, config: BlipTextConfig, read: Reader) -> BlipTextScoresOutput:
     """Score every text for each of `items` pictures or questions."""
     tries = make_tries(texts, range(len(texts)), config.bos_token_id, min(NODES, config.max_position_embeddings))
@@ -118,25 +93,6 @@ def score_texts(items: int, texts: Texts, config: BlipTextConfig, read: Reader) 
             log_probs, _ = read(trie, item)
             found[item, trie.members, : trie.real.shape[1]] = np.where(trie.real, log_probs, np.nan)
     return BlipTextScoresOutput(log_probs=np.nansum(found, axis=2), token_log_probs=found)
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The probabilities (..., N) of sum 1 that log-probabilities or logits stand for, float64: their softmax."""
-    weights = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    result: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
-    return result
-
-
-def check_answers(texts: Texts, k: int, config: BlipTextConfig) -> None:
-    """Refuse a list of answers with empty ones or duplicates, and a `k` below 1."""
-    seen: dict[tuple[int, ...], int] = {}
-    for number, text in enumerate(texts):
-        if not [token for token in text if token != config.sep_token_id]:
-            raise InputError(f"Answer {number} of the list is empty; leave it out.")
-        if (first := seen.setdefault(tuple(text), number)) != number:
-            raise InputError(f"Answers {first} and {number} of the list are the same; leave one out.")
-    if k < 1:
-        raise InputError(f"k must be at least 1, got {k}.")
 
 
 def rank_answers(
