@@ -16,7 +16,7 @@ from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare
 from blip_core.validators import choice
 from conversion.parity_inputs import inputs_for, training_inputs
-from conversion.parity_models import Arrays, ParityModel
+from conversion.parity_models import LEARNING_RATE, Arrays, ParityModel
 from conversion.parity_stages import forward_stages, generation_stages, objective
 from conversion.verification import check_tied
 
@@ -160,18 +160,21 @@ def check_parity(
         report.rows += [_row(name, "tokens", a, b, 0.0) for (name, a), (_, b) in tokens]
         for (model, given), found in zip(sides, gradients, strict=True):
             model.step(found, training_inputs(model, given))
-        report.rows += _step_rows(one, two, tolerance)
+        report.rows += _step_rows(one, two, _largest(gradients[0]), tolerance)
     return report
 
 
-def _row(stage: str, kind: str, one: np.ndarray, other: np.ndarray, tolerance: float, note: str = "") -> ParityRow:
+def _row(
+    stage: str, kind: str, one: np.ndarray, other: np.ndarray, tolerance: float, note: str = "", scale: float = 1e-30
+) -> ParityRow:
+    """Compare two arrays; `scale` is the least that the difference is relative to."""
     if one.shape != other.shape:
         return ParityRow(stage, kind, np.inf, np.inf, tolerance, f"shapes {one.shape} and {other.shape}")
     if not one.size:
         return ParityRow(stage, kind, 0.0, 0.0, tolerance, note)
     one, other = one.astype(np.float64), other.astype(np.float64)
     absolute = float(np.abs(one - other).max())
-    return ParityRow(stage, kind, absolute, absolute / max(float(np.abs(one).max()), 1e-30), tolerance, note)
+    return ParityRow(stage, kind, absolute, absolute / max(float(np.abs(one).max()), scale), tolerance, note)
 
 
 def _state_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
@@ -227,7 +230,7 @@ def _weight_rows(one: ParityModel, two: ParityModel) -> Iterator[ParityRow]:
 
 def _gradient_rows(one: Arrays, other: Arrays) -> Iterator[ParityRow]:
     """Yield a row for each parameter, relative to the largest gradient of all, as some are nothing but rounding."""
-    largest = max((float(np.abs(gradient).max()) for gradient in one.values()), default=1.0)
+    largest = _largest(one)
     for name in sorted(one.keys() | other.keys()):
         if name not in one or name not in other:
             zero = not np.any(one.get(name, other.get(name)))
@@ -237,13 +240,24 @@ def _gradient_rows(one: Arrays, other: Arrays) -> Iterator[ParityRow]:
         yield ParityRow(name, "gradients", absolute, absolute / max(largest, 1e-30), GRADIENT_TOLERANCE)
 
 
-def _step_rows(one: ParityModel, two: ParityModel, tolerance: float) -> Iterator[ParityRow]:
-    """Yield a row for the weights and one for the training state, if there is any."""
+def _largest(gradients: Arrays) -> float:
+    return max((float(np.abs(gradient).max()) for gradient in gradients.values()), default=1.0)
+
+
+def _step_rows(one: ParityModel, two: ParityModel, largest: float, tolerance: float) -> Iterator[ParityRow]:
+    """Yield a row for the weights and one for the training state, if there is any.
+
+    A bias that begins at 0 is nothing but its step, and that nothing but rounding where its true gradient is 0. So a
+    weight may differ by what its gradient may, which is relative to the `largest` of all, times the learning rate.
+    """
+    scale = LEARNING_RATE * largest * GRADIENT_TOLERANCE / tolerance
     for label, wanted in (("weights", False), ("training state", True)):
         table = [row for row in one.model.table() if row.part.state == wanted]
         if not table:
             continue
-        rows = [_row(row.name, "values", one.parameter(row), two.parameter(row), tolerance) for row in table]
+        rows = [
+            _row(row.name, "values", one.parameter(row), two.parameter(row), tolerance, scale=scale) for row in table
+        ]
         worst = max(rows, key=lambda row: row.relative)
         note = f"worst: {worst.stage}"
         yield ParityRow(f"{label} after a step", "values", worst.absolute, worst.relative, tolerance, note)

@@ -12,16 +12,22 @@ import pytest
 
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.safetensors_file import write_arrays
+from blip_core.checkpoints.saving import write_pretrained
 from blip_core.cli import main
 from blip_core.engines import ENGINES, Engine
 from blip_core.files import read_json, write_json
+from blip_core.parameters.heads import HEADS as ROWS
+from blip_core.parameters.initial_values import initial_values
+from blip_core.parameters.models import parameters, training_state
 from conversion import check_parity, convert
 from conversion.parity_inputs import drawings
+from conversion.parity_models import ParityModel
 from tests.helpers.checkpoint_files import ATTENTION_HEADS, ORIGINAL, random_checkpoint
-from tests.helpers.random_models import HEADS
+from tests.helpers.random_models import CONFIGS_OF, HEADS, head_config
 
 pytestmark = pytest.mark.needs("pt", "tf")
 CAPTION = "BlipForConditionalGeneration"
+RETRIEVAL = "BlipForImageTextRetrieval"
 LAYER = "text_decoder.bert.encoder.layer.1.attention"
 
 
@@ -162,6 +168,30 @@ def test_the_command_prints_a_table_json_and_a_page(model, damaged, tmp_path, ca
     found = json.loads(capsys.readouterr().out)
     assert found["passed"] is True
     assert found["first_failure"] is None
+
+
+@pytest.mark.parametrize("head", [pytest.param(h, marks=[pytest.mark.slow] * (h != RETRIEVAL)) for h in HEADS])
+def test_a_model_that_learned_nothing_passes(tmp_path, head):
+    """Its biases are 0, and after a step those whose true gradient is 0 are rounding errors."""
+    config = head_config(head, CONFIGS_OF["wide"])
+    rows = [*parameters(head, config), *(training_state(head, config) if ROWS[head].state else [])]
+    values = {row.name: value for row, value in initial_values(rows, config, seed=0)}
+    write_pretrained(tmp_path, head, config, rows, lambda row: values[row.name])
+    report = check_parity(tmp_path)
+    assert report.passed, report.first_failure
+    assert ("training state after a step" in {row.stage for row in report.rows}) == bool(ROWS[head].state)
+
+
+@pytest.mark.parametrize(("names", "factor"), [("text_decoder.bert.encoder.layer.1.", 0.0), ("", 1.01)])
+def test_a_step_that_one_engine_takes_otherwise_is_found(model, monkeypatch, names, factor):
+    descend = ParityModel.step
+
+    def other(self, gradients, inputs):
+        scale = np.float32(factor if self.name == "TensorFlow" else 1)
+        descend(self, {n: g * scale if n.startswith(names) else g for n, g in gradients.items()}, inputs)
+
+    monkeypatch.setattr(ParityModel, "step", other)
+    assert [row.stage for row in check_parity(model).rows if not row.passed] == ["weights after a step"]
 
 
 def test_any_registered_engine_takes_part(model, monkeypatch):
