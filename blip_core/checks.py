@@ -90,6 +90,16 @@ def check_ids(low: int, high: int, config: BlipTextConfig) -> None:
         )
 
 
+def start_token(config: BlipTextConfig) -> int:
+    """Return the first token of generated texts; refuse one that is out of the vocabulary."""
+    if config.bos_token_id >= config.vocab_size:
+        raise InputError(
+            f"text_config.bos_token_id is {config.bos_token_id}, but the vocabulary has {config.vocab_size} tokens; "
+            "correct the model's config.json."
+        )
+    return config.bos_token_id
+
+
 def check_mask(shape: Shape, texts: Shape) -> None:
     """Refuse an attention mask that does not go with texts (batch, length ...)."""
     batch, length = texts[:2]

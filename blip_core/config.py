@@ -20,8 +20,9 @@ ACTIVATIONS = (
 """Names that `hidden_act` may take. `gelu` and `gelu_python` are exact (erf), `gelu_new`, `gelu_fast` and
 `gelu_pytorch_tanh` the tanh approximation, `quick_gelu` is x * sigmoid(1.702 x)."""
 
-SIZE: Validator = partial(whole_number, least=1)
-TOKEN: Validator = partial(whole_number, least=0)
+SIZE: Validator = partial(whole_number, least=1, most=2**31 - 1)
+LAYERS: Validator = partial(whole_number, least=1, most=1000)  # each is a few rows of the weight table
+TOKEN: Validator = partial(whole_number, least=0, most=2**31 - 1)
 RATE: Validator = partial(number, least=0, below=1)
 SCALE: Validator = partial(number, least=0)
 ACTIVATION: Validator = partial(choice, choices=ACTIVATIONS)
@@ -60,7 +61,7 @@ class _TransformerConfig(_Config):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     hidden_size: int = setting(768, SIZE, "Width of the hidden states, a multiple of `num_attention_heads`.")
     intermediate_size: int = setting(3072, SIZE, "Width of the feed-forward layers.")
-    num_hidden_layers: int = setting(12, SIZE, "Transformer layers.")
+    num_hidden_layers: int = setting(12, LAYERS, "Transformer layers, at most 1000.")
     num_attention_heads: int = setting(12, SIZE, "Attention heads of each layer.")
     hidden_act: str = setting("gelu", ACTIVATION, "Activation of the feed-forward layers, one of `ACTIVATIONS`.")
     projection_dim: int = setting(512, SIZE, KEPT)
@@ -133,6 +134,14 @@ class BlipTextConfig(_TransformerConfig):
     is_decoder: bool = setting(True, flag, "False leaves cross-attention out.")
     use_cache: bool = setting(True, None, "Kept for Hugging Face files; generation always uses its cache.")
     label_smoothing: float = setting(0.0, RATE, "Smoothing of the language-modelling loss, in [0, 1).")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"BlipTextConfig.pad_token_id must be below vocab_size, got token {self.pad_token_id} of "
+                f"{self.vocab_size}."
+            )
 
 
 @dataclass(kw_only=True)

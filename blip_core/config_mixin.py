@@ -110,7 +110,7 @@ class ConfigMixin:
             if values is not None:
                 try:
                     return cls.from_dict(values)
-                except (TypeError, ValueError, RecursionError) as error:
+                except (TypeError, ValueError) as error:
                     raise ValueError(f"{file}: {error}") from None
         return cls._without_file(files[0])
 

@@ -13,6 +13,9 @@ from typing import Any
 
 MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 1 MB, a shard index less than 10 MB
 
+MAX_JSON_DEPTH = 100
+"""Objects and arrays within each other; settings of BLIP have fewer than ten."""
+
 TEMPORARY = ".*.tmp"
 """Pattern of files that are being written, or that a killed process left."""
 
@@ -34,7 +37,22 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON ({error}); restore the file or download it again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}.")
+    if is_deeper(values, MAX_JSON_DEPTH):
+        raise ValueError(
+            f"{path} is nested more than {MAX_JSON_DEPTH} deep, which no BLIP file of settings is; restore the file or "
+            "download it again."
+        )
     return values
+
+
+def is_deeper(values: Any, depth: int) -> bool:
+    """Say whether objects and arrays lie more than `depth` within each other: copying them would fail."""
+    level = [values]
+    while level and depth >= 0:
+        depth -= 1
+        parts = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [value for part in parts for value in part if isinstance(value, dict | list)]
+    return bool(level)
 
 
 def write_json(path: str | Path, values: dict[str, Any]) -> None:
@@ -53,7 +71,7 @@ def read_lines(path: Path, remedy: str = "remove it") -> list[dict[str, Any]]:
     """Read a file of JSON lines. Raises `ValueError` for a damaged one, naming the `remedy`."""
     try:
         return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy} and run again to rebuild it.") from None
 
 

@@ -135,7 +135,7 @@ class WebDataset(Form):
                     elif file := tar.extractfile(member):
                         line = json.loads(file.read())
                         lines.append({**line, "image": image, "key": _restore(line["key"])})
-        except (tarfile.TarError, ValueError) as error:
+        except (tarfile.TarError, ValueError, RecursionError) as error:
             raise _broken(path, error) from None
         return lines
 

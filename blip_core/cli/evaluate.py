@@ -120,7 +120,7 @@ def read_choices(path: str) -> list[str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         choices = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must hold a JSON list of answers, or one a line: {error}.") from None
     if not all(isinstance(choice, str) for choice in choices):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checks import check_pairs, unpadded
+from blip_core.checks import check_pairs, start_token, unpadded
 from blip_core.config import BlipTextConfig
 from blip_core.generation.batch import DecodingSession, GenerationOutput, check_stream, generate, item_seeds
 from blip_core.generation.options import GenerationConfig
@@ -88,11 +88,11 @@ def decoder_prompts(
         begin = list(prompt_ids or [])
         if max(begin, default=0) >= config.vocab_size:
             raise ValueError(f"prompt_ids holds {max(begin)}, but the vocabulary has {config.vocab_size} tokens.")
-        row = np.array([config.bos_token_id, *begin], np.int64)
+        row = np.array([start_token(config), *begin], np.int64)
         return np.tile(row, (items, 1)), np.ones((items, len(row)), np.int64)
     rows = unpadded(input_ids, attention_mask, config)
     rows = [row[:-1] if len(row) > 1 and row[-1] == config.sep_token_id else row for row in rows]
-    rows = [np.concatenate([[config.bos_token_id], row[1:]]) for row in rows]
+    rows = [np.concatenate([[start_token(config)], row[1:]]) for row in rows]
     length = max(len(row) for row in rows)
     ids = np.full((len(rows), length), config.pad_token_id, np.int64)
     mask = np.zeros((len(rows), length), np.int64)

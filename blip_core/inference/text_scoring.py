@@ -12,7 +12,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from blip_core.checks import Texts
+from blip_core.checks import Texts, start_token
 from blip_core.config import BlipTextConfig
 from blip_core.outputs import BlipRankedAnswersOutput, BlipTextScoresOutput
 
@@ -85,7 +85,7 @@ def _trie(texts: Texts, members: list[int], start: int) -> Trie:
 
 def score_texts(items: int, texts: Texts, config: BlipTextConfig, read: Reader) -> BlipTextScoresOutput:
     """Score every text for each of `items` pictures or questions."""
-    tries = make_tries(texts, range(len(texts)), config.bos_token_id, min(NODES, config.max_position_embeddings))
+    tries = make_tries(texts, range(len(texts)), start_token(config), min(NODES, config.max_position_embeddings))
     longest = max(len(text) for text in texts)
     found = np.full((items, len(texts), longest), np.nan, np.float32)
     for item in range(items):
@@ -111,7 +111,7 @@ def rank_answers(
     tries: dict[tuple[int, ...], list[Trie]] = {}
     for question, chosen in enumerate(candidates):
         key = tuple(sorted(chosen.tolist()))
-        tries[key] = tries.get(key) or make_tries(texts, key, config.bos_token_id, limit)
+        tries[key] = tries.get(key) or make_tries(texts, key, start_token(config), limit)
         for trie in tries[key]:
             log_probs, means = (np.where(trie.real, x, 0).sum(axis=1) for x in read(trie, question))
             sums[question, trie.members] = log_probs

@@ -19,6 +19,7 @@ from blip_core.processing.vocabulary import (
     BERT_TOKENS,
     NORMALIZER,
     VOCABULARY,
+    panics_told,
     read_vocabulary,
     warn_of_another_vocabulary,
 )
@@ -176,7 +177,8 @@ class BlipTokenizer(ConfigMixin):
                 parts = [one] if other is None else [one, other]
                 for part, size in zip(parts, kept_lengths([len(p) for p in parts], room, truncation), strict=True):
                     part.truncate(size, direction=self.truncation_side)
-            rows.append(self.backend.post_process(one, other, add_special_tokens).ids)
+            with panics_told():
+                rows.append(self.backend.post_process(one, other, add_special_tokens).ids)
         inputs = BlipInputs(input_ids=rows)
         if return_attention_mask:
             inputs["attention_mask"] = [[1] * len(row) for row in rows]
@@ -270,7 +272,8 @@ class BlipTokenizer(ConfigMixin):
         Raises:
             ValueError: For what is not one row of token ids.
         """
-        text = self.backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
+        with panics_told():
+            text = self.backend.decode(to_ids(token_ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return close_gaps(text) if clean_up_tokenization_spaces else text
@@ -408,7 +411,8 @@ class BlipTokenizer(ConfigMixin):
         super().save_pretrained(folder)
 
     def _encode(self, texts: list[Any], is_split_into_words: bool) -> list[Encoding]:
-        return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
+        with panics_told():
+            return self.backend.encode_batch(texts, is_pretokenized=is_split_into_words, add_special_tokens=False)
 
     def _room(self, truncation: bool | str, max_length: int | None, pair: bool, add_special_tokens: bool) -> int | None:
         """Return how many tokens a row may have besides the added special ones; None for no limit."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -13,6 +15,19 @@ VOCABULARY = Path(__file__).parents[1] / "data" / "bert-base-uncased-vocab.txt"
 BERT_TOKENS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 NORMALIZER = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 """The settings of a `tokenizer_config.json` that a `vocab.txt` needs."""
+
+
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Turn a panic of the Rust library, which is no `Exception`, into a `ValueError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a class that cannot be imported
+            raise
+        raise ValueError(
+            f"The library tokenizers failed with the settings of the tokenizer.json ({error}); correct or restore it."
+        ) from None
 
 
 def read_vocabulary(
@@ -31,7 +46,8 @@ def read_vocabulary(
     try:
         content = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return Tokenizer.from_str(content)
+            with panics_told():
+                return Tokenizer.from_str(content)
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"{path} is no tokenizer file ({error}); restore it or download it again.") from None
     vocabulary = {piece: index for index, piece in enumerate(content.removesuffix("\n").split("\n"))}

@@ -99,7 +99,7 @@ def test_a_part_is_read_out_of_a_whole_configuration(tmp_path):
         ('{"model_type": "bert"}', "model of type 'bert'"),
         ('{"text_config": {"hidden_size": "768"}}', "BlipTextConfig.hidden_size"),
         ("[" * 100_000, "not valid JSON"),
-        ('{"more": ' + "[" * 600 + "]" * 600 + "}", "maximum recursion depth"),
+        ('{"more": ' + "[" * 600 + "]" * 600 + "}", "nested more than 100 deep"),
         ('{"vision_config": {"layer_norm_eps": 1' + "0" * 400 + "}}", "layer_norm_eps must be a number of at least 0"),
     ],
 )
