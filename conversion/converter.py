@@ -107,8 +107,8 @@ def convert(
         ValueError: The source is damaged or does not fit, or options do not go together.
 
     Example:
-        >>> from blip_core.hub import shipped_model
-        >>> convert(shipped_model(), "keras", to="tf_model.h5").head
+        >>> from blip_core.hub import SHIPPED
+        >>> convert(SHIPPED, "keras", to="tf_model.h5").head
         'BlipForPreTraining'
     """
     target = Path(destination).expanduser()

@@ -89,10 +89,10 @@ def train(
         OSError: For files that are missing or cannot be written, and where another process trains in the folder.
 
     Example:
-        >>> from blip_core.hub import shipped_model
+        >>> from blip_core.hub import SHIPPED
         >>> entry = '{"image": "tests/data/emoji/1f98a.png", "caption": "a fox"}'
         >>> _ = Path("captions.jsonl").write_text(entry)
-        >>> train("caption", "captions.jsonl", shipped_model(), "my-captioner", epochs=1, batch_size=1).step
+        >>> train("caption", "captions.jsonl", SHIPPED, "my-captioner", epochs=1, batch_size=1).step
         1
     """
     if settings is not None and (options or config is not None):
