@@ -6,7 +6,6 @@ Datasets, training, evaluation and the command line read these rows and never co
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,26 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from blip_core.lazy import Function
+
 PRESETS = Path(__file__).parent / "training" / "presets"
 IGNORED = -100
 """The label of a position that does not count in the loss."""
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function named as "package.module:function", imported when it is first called: rows import no other room."""
-
-    path: str
-
-    def resolve(self) -> Callable[..., Any]:
-        """Import the function."""
-        module, name = self.path.split(":")
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        return self.resolve()(*args, **kwargs)
+_CLEAN_CAPTION = Function("blip_core.datasets.cleaning:clean_caption")
 
 
 def count_examples(inputs: Mapping[str, np.ndarray]) -> int:
@@ -85,7 +70,7 @@ class Task:
     parse: Callable[..., Any]
     inputs: Callable[..., dict[str, np.ndarray]]
     target: tuple[str, str] = ("texts", "caption")
-    clean: Callable[[str], str] = Function("blip_core.datasets.cleaning:clean_caption")
+    clean: Callable[[str], str] = _CLEAN_CAPTION
     max_length: int | None = None
     needs_text: bool = False
     pictures: int = 1

@@ -140,7 +140,7 @@ def convert(
     refused = sorted({tensor.dtype.name for tensor in planned} & set(row.refused_types))
     if refused:
         raise ValueError(f"{row.name} cannot hold {refused[0]}; pass dtype='float32' or dtype='float16'.")
-    tensors: list[LazyTensor] = row.call("arrange", planned) if row.arrange else planned
+    tensors: list[LazyTensor] = row.arrange(planned)
     taken = {found.sources.get(parameter.name, "") for parameter in wanted}
     used = taken.union(*(found.tied.get(name, ()) for name in taken))
     left_out = [] if found.problems else [n for n in checkpoint if n not in used and not n.endswith(BUFFERS)]
@@ -157,13 +157,14 @@ def convert(
         bytes=sum(tensor.nbytes for tensor in tensors),
         initialised=[*found.new_parts, *new_state(wanted, found)],
         left_out=sorted(left_out),
-        warnings=[*(row.call("warn", settings) if row.warn else []), *(files.warnings * (not is_file))],
+        warnings=[*(row.warn(settings) if row.warn else []), *(files.warnings * (not is_file))],
         problems=found.problems,
     )
     if not dry_run:
         with full_disk_named(target, report.bytes), staged(target) as stage, synced(stage):
             if is_file:
-                row.call("write", stage, tensors, about)
+                assert row.write is not None
+                row.write(stage, tensors, about)
             else:
                 stage.mkdir()
                 write_model(stage, row, tensors, about, max_shard_size or "5GB")

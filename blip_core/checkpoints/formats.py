@@ -7,26 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.checkpoints.sharded import INDEX, ShardedCheckpoint
 from blip_core.hub import resolve_folder
+from blip_core.lazy import Function
 from blip_core.parameters.heads import HEADS
 
 HUB_PATTERNS = ("*.json", "vocab.txt")
 """The files beside the weights that are wanted from a Hub repository."""
-
-Function = str | Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Format:
     """A format of checkpoints: a row of `FORMATS`.
 
-    Functions are given as "module:function" and imported when they are first used.
+    Functions are callables, or a `Function`, which is imported when it is first called.
 
     Attributes:
         name: What `convert --to` and reports call it.
@@ -49,24 +47,16 @@ class Format:
     name: str
     files: tuple[str, ...]
     recognise: Callable[[Path, bytes], bool]
-    read: Function
-    write: Function | None = None
-    arrange: Function | None = None
-    read_own: Function | None = None
+    read: Callable[[Path], Checkpoint]
+    write: Callable[..., None] | None = None
+    arrange: Callable[[list[Any]], list[Any]] = list
+    read_own: Callable[[Path], Checkpoint] | None = None
     sharded: bool = False
     suffix: str = ""
     heads: tuple[str, ...] = ()
     refused_types: tuple[str, ...] = ()
     training_state: str = "kept"
-    warn: Function | None = None
-
-    def call(self, function: str, *args: Any) -> Any:
-        """Call one of the functions of this row, named by its attribute."""
-        found = getattr(self, function)
-        if isinstance(found, str):
-            module, _, name = found.partition(":")
-            found = getattr(import_module(module), name)
-        return found(*args)
+    warn: Callable[[Any], list[str]] | None = None
 
     def find(self, folder: Path) -> Path | None:
         """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
@@ -93,37 +83,39 @@ def _is_hdf5(path: Path, start: bytes) -> bool:
     return start[:8] == b"\x89HDF\r\n\x1a\n"
 
 
-HERE = "blip_core.checkpoints"
+def _here(function: str) -> Function:
+    return Function(f"blip_core.checkpoints.{function}")
+
 
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
         Format(
-            "safetensors", ("model.safetensors",), _is_safetensors, read=f"{HERE}.safetensors_file:read",
-            write=f"{HERE}.safetensors_file:write", arrange=f"{HERE}.safetensors_file:arrange", sharded=True,
+            "safetensors", ("model.safetensors",), _is_safetensors, read=_here("safetensors_file:read"),
+            write=_here("safetensors_file:write"), arrange=_here("safetensors_file:arrange"), sharded=True,
         ),
         Format(
-            "pytorch_model.bin", ("pytorch_model.bin",), _is_torch, read=f"{HERE}.torch_reader:read",
-            write=f"{HERE}.torch_writer:write", arrange=f"{HERE}.torch_writer:arrange", sharded=True,
+            "pytorch_model.bin", ("pytorch_model.bin",), _is_torch, read=_here("torch_reader:read"),
+            write=_here("torch_writer:write"), arrange=_here("torch_writer:arrange"), sharded=True,
         ),
         Format(
-            "tf_model.h5", ("tf_model.h5",), _is_hdf5, read=f"{HERE}.keras_hdf5:read",
-            write=f"{HERE}.keras_hdf5:write_keras2", arrange=f"{HERE}.keras_hdf5:arrange_keras2",
-            read_own=f"{HERE}.keras_hdf5:read_own", refused_types=("bfloat16",), training_state="left out",
+            "tf_model.h5", ("tf_model.h5",), _is_hdf5, read=_here("keras_hdf5:read"),
+            write=_here("keras_hdf5:write_keras2"), arrange=_here("keras_hdf5:arrange_keras2"),
+            read_own=_here("keras_hdf5:read_own"), refused_types=("bfloat16",), training_state="left out",
         ),
         Format(
-            "weights.h5", ("model.weights.h5", "*.weights.h5"), _is_hdf5, read=f"{HERE}.keras_hdf5:read",
-            write=f"{HERE}.keras_hdf5:write_keras3", read_own=f"{HERE}.keras_hdf5:read_own", training_state="whole",
+            "weights.h5", ("model.weights.h5", "*.weights.h5"), _is_hdf5, read=_here("keras_hdf5:read"),
+            write=_here("keras_hdf5:write_keras3"), read_own=_here("keras_hdf5:read_own"), training_state="whole",
         ),
         Format(
-            "pth", ("model.pth", "*.pth"), _is_torch, read=f"{HERE}.torch_reader:read",
-            write=f"{HERE}.torch_writer:write_original", arrange=f"{HERE}.torch_writer:arrange_original",
+            "pth", ("model.pth", "*.pth"), _is_torch, read=_here("torch_reader:read"),
+            write=_here("torch_writer:write_original"), arrange=_here("torch_writer:arrange_original"),
             suffix=".pth", heads=tuple(head for head, row in HEADS.items() if row.original),
-            warn=f"{HERE}.torch_writer:differences_from_original",
+            warn=_here("torch_writer:differences_from_original"),
         ),
         Format(
             "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
-            read=f"{HERE}.saved_model:read",
+            read=_here("saved_model:read"),
         ),
     )
 }  # fmt: skip
@@ -175,8 +167,7 @@ def _open_file(path: Path) -> Checkpoint:
         start = file.read(16)
     for row in reversed(FORMATS.values()):
         if row.recognise(path, start):
-            opened: Checkpoint = row.call("read", path)
-            return opened
+            return row.read(path)
     raise ValueError(
         f"{path} is not a whole checkpoint: its content is of no known format ({', '.join(FORMATS)}); "
         "download it again."
@@ -188,7 +179,4 @@ def open_written(path: Path, format: Format) -> Checkpoint:
     found = format.find(path) if path.is_dir() else path
     if found is None:
         raise FileNotFoundError(f"{path} holds no {format.files[0]}.")
-    if format.read_own is None:
-        return _open_file(found)
-    opened: Checkpoint = format.call("read_own", found)
-    return opened
+    return format.read_own(found) if format.read_own else _open_file(found)

@@ -42,7 +42,7 @@ def write_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = [LazyTensor(p.stored_as, p.shape, value(p).dtype, partial(value, p), p) for p in wanted]
     row, about = FORMATS["safetensors"], About(model, config_dict(model, config, tensors[0].dtype))
-    write_model(folder, row, row.call("arrange", tensors), about, max_shard_size)
+    write_model(folder, row, row.arrange(tensors), about, max_shard_size)
     if generation_config is not None:
         generation_config.save_pretrained(folder)
 
@@ -69,9 +69,10 @@ def write_model(
         # Shards never take the name of an older one: until the index is replaced, the old model stays readable.
         tag = f"{uuid.uuid4().hex[:8]}-" if any(path.exists() for path in old) else ""
         new = [folder / f"{stem}-{tag}{i + 1:05}-of-{len(shards):05}.{suffix}" for i in range(len(shards))]
+    assert format.write is not None
     for path, shard in zip(new, shards, strict=True):
         with atomic_path(path) as temporary:
-            format.call("write", temporary, shard, about)
+            format.write(temporary, shard, about)
     if len(shards) > 1:
         weight_map = {
             name: path.name
