@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig
-from blip_core.parameters.heads import HEADS
+from blip_core.parameters import heads
 
 TEXT = {
     "vocab_size": 90, "bos_token_id": 88, "sep_token_id": 5, "max_position_embeddings": 40, "initializer_range": 0.2,
@@ -39,12 +39,13 @@ CONFIGS_OF = {
         image_text_hidden_size=10, projection_dim=7, initializer_range=0.2, queue_size=5,
     ),
 }  # fmt: skip
+HEADS = tuple(heads.HEADS)
 
 
 def head_config(head: str, config: BlipConfig) -> Any:
     """The part of a configuration that a model class takes."""
     parts = {BlipVisionConfig: config.vision_config, BlipTextConfig: config.text_config}
-    return parts.get(HEADS[head].config, config)
+    return parts.get(heads.HEADS[head].config, config)
 
 
 def inputs(head: str, config: BlipConfig) -> dict[str, np.ndarray]:
