@@ -98,13 +98,13 @@ def test_it_says_the_same_in_both_frameworks(pictures):
 
 def test_commands_without_a_model(pictures, tmp_path, capsys):
     pictures[[*NAMES].index("1f98a.png")].save(tmp_path / "fox.png")
-    assert blip(["caption", str(tmp_path / "fox.png"), "--engine", "pt"]) == 0
+    assert blip(["caption", str(tmp_path / "fox.png")]) == 0
     printed = capsys.readouterr()
     assert printed.out.endswith("fox.png: fox\n")
     assert "knows drawings of emoji alone" in printed.err
-    assert blip(["answer", str(tmp_path / "fox.png"), "what color is it mostly?", "--engine", "pt"]) == 0
+    assert blip(["answer", str(tmp_path / "fox.png"), "what color is it mostly?"]) == 0
     assert "orange" in capsys.readouterr().out
-    assert blip(["caption", str(tmp_path), "--engine", "pt", "--output", str(tmp_path / "shards")]) == 0
+    assert blip(["caption", str(tmp_path), "--output", str(tmp_path / "shards")]) == 0
     assert json.loads((tmp_path / "shards" / "00000.jsonl").read_text())["caption"] == "fox"
 
 
