@@ -100,7 +100,7 @@ class LoadedModel:
         What is pre-trained holds the heads of captioning and of matching, each of which is cut out.
         """
         head = HEADS[cls.head]
-        if (path := or_shipped(name, head.shipped)) == or_shipped(None, head.shipped):
+        if str(path := or_shipped(name, head.shipped)) == str(or_shipped(None, head.shipped)):
             return
         stored = find_head(open_checkpoint(path, revision=revision))
         if stored not in (None, head.name, head.cut_from):
