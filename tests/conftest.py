@@ -20,21 +20,26 @@ from typing import Any
 
 import pytest
 
-from blip_core.engines import ENGINES
+from blip_core.engines import ENGINES, MissingFramework
 from tests.helpers.frameworks import NEEDED, require
 
 OPTIONAL = [engine.package for engine in ENGINES.values()]
 OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "av", "ray"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 NAMED = {**{engine.module: engine.name for engine in ENGINES.values()}, "parquet": "pyarrow"}
-NEUTRAL = tuple(str(Path(__file__).parents[1] / package) for package in ("blip_core", "conversion"))
+ROOT = Path(__file__).parents[1]
+NEUTRAL = tuple(str(ROOT / package) for package in ("blip_core", "conversion"))
+BACKENDS = tuple(str(ROOT / engine.module) for engine in ENGINES.values())
 
 
 def missing_package(error: BaseException | None) -> str | None:
     """The optional package whose absence is behind an error, if any."""
     while error is not None:
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in MISSING:
-            return str(error.name).split(".")[0]
+        name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if isinstance(error, MissingFramework):
+            name = next((package for package in MISSING if f" needs {package}," in str(error)), "")
+        if name in MISSING:
+            return name
         error = error.__cause__ or error.__context__
     return None
 
@@ -82,7 +87,10 @@ def skipping() -> Any:
     except ImportError as error:
         package, place = missing_package(error), error.__traceback__
         while place is not None:
-            if place.tb_frame.f_code.co_filename.startswith(NEUTRAL):
+            file = place.tb_frame.f_code.co_filename
+            if file.startswith(BACKENDS):
+                break  # whatever a backend calls when it is imported without its framework
+            if file.startswith(NEUTRAL):
                 raise
             place = place.tb_next
         if package is None:

@@ -99,6 +99,7 @@ def test_the_core_loads_no_framework(package):
     assert found.stdout == "[]\n", found.stderr
 
 
+@pytest.mark.needs("tf")
 @pytest.mark.parametrize(
     ("code", "environment", "message"),
     [
@@ -133,6 +134,7 @@ except ImportError as error:
     assert found.stdout == f"True {sentence}\n", found.stderr
 
 
+@pytest.mark.needs("tf")
 def test_a_backend_in_a_file_of_settings_gives_way(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
     found = python("import blip_tf, sys; print('torch' in sys.modules)", KERAS_HOME=str(tmp_path), KERAS_BACKEND="")
