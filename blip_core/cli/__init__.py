@@ -10,7 +10,7 @@ from typing import TextIO
 
 import blip_core
 from blip_core.cli.commands import COMMANDS
-from blip_core.cli.interrupts import CODE, end_on_interrupt
+from blip_core.cli.interrupts import CODE, INTERRUPTED, end_on_interrupt
 from blip_core.cli.parser import CommandParser, nearest_word
 
 STREAMS = ("stdin", "stdout", "stderr")
@@ -31,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if argv is None:
                 end_on_interrupt()
-            return run_command(sys.argv[1:] if argv is None else list(argv))
+            try:
+                return run_command(sys.argv[1:] if argv is None else list(argv))
+            except Exception as error:
+                if INTERRUPTED.is_set():  # an import that was broken off fails in ways of its own
+                    raise KeyboardInterrupt from error
+                raise
         except KeyboardInterrupt:
             complain("interrupted")
             return CODE

@@ -10,6 +10,8 @@ import time
 
 PATIENCE = 1.5
 """Seconds that an interrupted command has to end by itself."""
+INTERRUPTED = threading.Event()
+"""Set once Ctrl-C was pressed: an import that it broke off may raise an error of its own afterwards."""
 CODE = 130
 """The exit code of what Ctrl-C has ended."""
 
@@ -28,6 +30,7 @@ def end_on_interrupt() -> None:
 def _watch(receiver: int) -> None:
     while received := os.read(receiver, 1):
         if received[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            INTERRUPTED.set()
             time.sleep(PATIENCE)
             sys.stderr.flush()
             os.write(2, b"blip: interrupted\n")

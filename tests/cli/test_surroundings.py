@@ -53,6 +53,7 @@ def test_ctrl_c_ends_at_once_even_while_importing(pictures, models, seconds):
         [sys.executable, "-c", start, "caption", "red.png", "-", "--model", str(models / "caption"),
          "--min-tokens", "400", "--max-tokens", "400", "--beams", "8"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # not as in a background job
     )  # fmt: skip
     assert process.stderr.readline() == "ready\n"
     time.sleep(seconds)
