@@ -190,7 +190,7 @@ def usual_columns(args: argparse.Namespace) -> list[str]:
 
 
 def columns(text: str) -> list[str]:
-    """Parse the names of columns, of which one must name the picture."""
+    """Parse the names of columns; one of them must name the picture."""
     names = text.split(",")
     if unknown := [name for name in names if name not in COLUMNS]:
         raise argparse.ArgumentTypeError(f"must be among {', '.join(COLUMNS)}, got {unknown[0]!r}")

@@ -68,7 +68,7 @@ def import_quietly(engine: Engine) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what native code prints: TensorFlow remarks on the machine while it is imported, whatever it is told."""
+    """Silence native output during an import: TensorFlow prints machine details regardless of settings."""
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -68,7 +68,7 @@ def read_parquet(
     """Yield the rows of a file as (number from 0, pictures, fields), and its problems as (number, reason).
 
     The column of pictures holds their bytes, or paths for `find` as in JSON, or structures of `bytes` and `path` as
-    Hugging Face's, of which bytes are preferred. Of a damaged file, what lies before the damage is used.
+    Hugging Face's, where bytes come before paths. What lies before the damage in a damaged file is used.
     Raises `ValueError` for a file of another kind, without that column or with cells that are too large, and
     `ChangedError` where it is written to meanwhile.
     """

@@ -152,7 +152,7 @@ def _array(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(file: Path) -> Iterator[bytes | None]:
-    """The lines of a file, without a byte-order mark; None for one that is too long, of which little is in memory."""
+    """Yield the lines of a file, without a byte-order mark; None for a line that is too long, which is not kept."""
     with open(file, "rb") as opened:
         if opened.read(len(BOM_UTF8)) != BOM_UTF8:
             opened.seek(0)
