@@ -7,7 +7,7 @@ while PyTorch traces one: they are compared by `!=` alone, which puts no number 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -87,6 +87,18 @@ def check_ids(low: int, high: int, config: BlipTextConfig) -> None:
         raise InputError(
             f"input_ids must lie between 0 and {config.vocab_size - 1}, got {low} to {high}; "
             "use the tokenizer that belongs to this checkpoint."
+        )
+
+
+def check_checkpointing(options: Iterable[str], known: Sequence[str], every_n_layers: int, offload: bool) -> None:
+    """Refuse options of gradient checkpointing that are unknown or not offered."""
+    if unknown := [name for name in options if name not in known]:
+        there_is = f"there is {', '.join(known)}" if known else "there is none in TensorFlow; leave them out"
+        raise InputError(f"gradient_checkpointing_kwargs holds {', '.join(unknown)}; {there_is}.")
+    if every_n_layers != 1 or offload:
+        raise InputError(
+            f"Every layer is recomputed, and nothing is moved to another device; got every_n_layers={every_n_layers!r} "
+            f"and offload={offload!r}, leave both out."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.checkpoint import checkpoint
 
 from blip_core import GenerationConfig, ModelOutput
 from blip_core.checkpoints.loading import Pretrained
@@ -26,13 +24,14 @@ from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import Parameter, parameters
 from blip_core.parameters.table import BUFFERS
+from blip_pt.model_methods import ModelMethods
 from blip_pt.nn import Linear, QuantizedLinear
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class BlipPreTrainedModel(nn.Module):
+class BlipPreTrainedModel(ModelMethods, nn.Module):
     """A `torch.nn.Module` with a configuration that is loaded and saved.
 
     A model made from a configuration alone has random weights, which follow torch's global seed, and is in training
@@ -60,10 +59,6 @@ class BlipPreTrainedModel(nn.Module):
         """Return this model's rows of the weight table, but those of a pooler that it does not have."""
         rows = parameters(model_name(type(self)), self.config)
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
-
-    def num_parameters(self) -> int:
-        """Count the weights; tied ones once, queues of features not at all."""
-        return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_tensor(self, name: str) -> Tensor:
         """Return the weight, or the buffer of the training state, with a name of the table."""
@@ -202,23 +197,6 @@ class BlipPreTrainedModel(nn.Module):
                     if type(child) is Linear:
                         setattr(module, child_name, QuantizedLinear(child))
         return self.requires_grad_(False).eval()
-
-    def gradient_checkpointing_enable(self, enable: bool = True) -> None:
-        """Recompute each layer's activations in the backward pass, not keep them: less memory, more time."""
-        for module in self.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                cast(Any, module).gradient_checkpointing = enable
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        self.gradient_checkpointing_enable(False)
-
-
-def checkpointed(encoder: nn.Module, layer: nn.Module, *args: Any) -> Any:
-    """Call a layer, with gradient checkpointing where its encoder asks for it."""
-    if encoder.gradient_checkpointing and encoder.training and torch.is_grad_enabled():
-        return checkpoint(layer, *args, use_reentrant=False)
-    return layer(*args)
 
 
 @contextmanager

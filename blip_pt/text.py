@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from blip_core import BlipTextConfig, BlipTextOutput
 from blip_core.checks import check_ids, check_mask, check_states, check_texts, text_source
-from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
+from blip_pt.base import BlipPreTrainedModel, type_name
 from blip_pt.decoding import LayerCache, TextCache
+from blip_pt.model_methods import checkpointed
 from blip_pt.nn import (
     ACTIVATIONS,
     Embedding,

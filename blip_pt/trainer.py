@@ -45,7 +45,8 @@ class Trainer:
         self.rank, self.processes = processes()
         self.replicas = 1
         self.model = make_model(start, settings).to(self.device)
-        self.model.gradient_checkpointing_enable(settings.gradient_checkpointing)
+        if settings.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
         if settings.freeze_vision:
             self.model.vision_model.requires_grad_(False)
         sharded = settings.parallel == "fsdp" and self.processes > 1

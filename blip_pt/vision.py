@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
 from blip_core.checks import check_pixel_values
-from blip_pt.base import BlipPreTrainedModel, checkpointed, type_name
+from blip_pt.base import BlipPreTrainedModel, type_name
+from blip_pt.model_methods import checkpointed
 from blip_pt.nn import (
     ACTIVATIONS,
     LayerNorm,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
@@ -24,10 +23,10 @@ from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import Parameter, parameters
 from blip_tf.keras_model import KerasModel, dtype_policy, model_name
-from blip_tf.nn import dropout_seed, next_seed
+from blip_tf.model_methods import ModelMethods
 
 
-class TFBlipPreTrainedModel(KerasModel):
+class TFBlipPreTrainedModel(ModelMethods, KerasModel):
     """A `keras.Model` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
 
     A model made from a configuration alone has random weights, which follow TensorFlow's global seed. As in all of
@@ -52,10 +51,6 @@ class TFBlipPreTrainedModel(KerasModel):
         """Return this model's rows of the weight table, but those of a pooler that it does not have."""
         rows = parameters(model_name(type(self)), self.config)
         return [row for row in rows if row.part.label != "pooler" or getattr(self, "pooler", row) is not None]
-
-    def num_parameters(self) -> int:
-        """Count the weights; tied ones once, queues of features not at all."""
-        return sum(math.prod(row.shape) for row in self.table() if "queue" not in row.name)
 
     def get_parameter(self, name: str) -> keras.Variable:
         """Return the weight, or the variable of the training state, with a name of the table."""
@@ -142,37 +137,6 @@ class TFBlipPreTrainedModel(KerasModel):
             generation_config=self.generation_config if HEADS[model_name(type(self))].generates else None,
             max_shard_size=max_shard_size,
         )
-
-    def gradient_checkpointing_enable(self, enable: bool = True) -> None:
-        """Recompute each layer's activations in the backward pass, not keep them: less memory, more time."""
-        for module in self._flatten_layers():
-            if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = enable
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        self.gradient_checkpointing_enable(False)
-
-
-def checkpointed(encoder: keras.layers.Layer, layer: keras.layers.Layer, x: Tensor, **options: Any) -> Any:
-    """Call a layer, with gradient checkpointing where its encoder asks for it."""
-    if not (encoder.gradient_checkpointing and options["training"]):
-        return layer(x, **options)
-    names = [name for name, value in options.items() if tf.is_tensor(value)]
-    seed = next_seed()
-    missing: list[int] = []
-
-    @tf.recompute_grad
-    def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with dropout_seed(seed):
-            outputs = layer(x, **{**options, **dict(zip(names, tensors, strict=True))})
-        missing[:] = [index for index, output in enumerate(outputs) if output is None]
-        return tuple(output for output in outputs if output is not None)
-
-    outputs: list[Tensor | None] = list(run(x, *(options[name] for name in names)))
-    for index in missing:
-        outputs.insert(index, None)
-    return tuple(outputs)
 
 
 def tf_dtype(dtype: tf.DType | str | None) -> Any:

@@ -15,8 +15,9 @@ from tensorflow import Tensor
 
 from blip_core import BlipTextConfig, BlipTextOutput
 from blip_core.checks import check_ids, check_mask, check_states, check_texts, text_source
-from blip_tf.base import TFBlipPreTrainedModel, checkpointed, type_name
+from blip_tf.base import TFBlipPreTrainedModel, type_name
 from blip_tf.decoding import LayerCache, TextCache
+from blip_tf.model_methods import checkpointed
 from blip_tf.nn import (
     ACTIVATIONS,
     Embedding,

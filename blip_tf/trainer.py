@@ -44,7 +44,8 @@ class Trainer:
         self.processes = whole // self.replicas
         with self.strategy.scope(), tf.device(tf_device(settings.device) if self.replicas == 1 else None):
             self.model = make_model(start, settings)
-            self.model.gradient_checkpointing_enable(settings.gradient_checkpointing)
+            if settings.gradient_checkpointing:
+                self.model.gradient_checkpointing_enable()
             if settings.freeze_vision:
                 self.model.vision_model.trainable = False
             wanted = {id(weight) for weight in self.model.trainable_weights}

@@ -14,7 +14,8 @@ from tensorflow import Tensor
 
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
 from blip_core.checks import check_pixel_values
-from blip_tf.base import TFBlipPreTrainedModel, checkpointed, type_name
+from blip_tf.base import TFBlipPreTrainedModel, type_name
+from blip_tf.model_methods import checkpointed
 from blip_tf.nn import (
     ACTIVATIONS,
     Layer,

@@ -68,9 +68,21 @@ def python(code, **environment):
     )
 
 
+BLOCK = """import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, *given):
+        return None if name.split(".")[0] in {names!r} else self.finder.find_spec(name, *given)
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+"""
+
+
 def blocking(names, code):
-    """The code, run where these packages cannot be imported."""
-    return f"import sys; sys.modules.update(dict.fromkeys({sorted(names)!r})); {code}"
+    """The code, run where these packages are not found, as if they were not installed."""
+    return BLOCK.format(names=sorted(names)) + code
 
 
 MAKE = (
