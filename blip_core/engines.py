@@ -85,9 +85,9 @@ class Engine:
         """Turn an array into a tensor of the same type, on the model's device."""
         return self.backend.to_tensor(array, model)
 
-    def move(self, tensor: Any, device: Any, dtype: Any) -> Any:
+    def move(self, tensor: Any, device: Any, dtype: Any, non_blocking: bool = False) -> Any:
         """Move a tensor to a device, and cast it if it is floating-point; None leaves what it is."""
-        return self.backend.move(tensor, device, dtype)
+        return self.backend.move(tensor, device, dtype, non_blocking)
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         """Turn a tensor into an array; half precision becomes float32."""

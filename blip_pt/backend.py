@@ -20,12 +20,12 @@ def to_tensor(array: np.ndarray, model: Any = None) -> Tensor:
     return torch.from_numpy(np.asarray(array, order="C")).to(None if model is None else model.device)
 
 
-def move(tensor: Tensor, device: Any, dtype: Any) -> Tensor:
+def move(tensor: Tensor, device: Any, dtype: Any, non_blocking: bool = False) -> Tensor:
     """A tensor on a device; a floating-point one is cast to a type, or the type of a name."""
     if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype must be a type of torch or its name, got {dtype!r}.")
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+    return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=non_blocking)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

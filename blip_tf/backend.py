@@ -21,8 +21,11 @@ def to_tensor(array: np.ndarray, model: Any = None) -> Tensor:
     return tf.constant(array)
 
 
-def move(tensor: Tensor, device: Any, dtype: Any) -> Tensor:
-    """A tensor on a device; a floating-point one is cast to a type, or the type of a name."""
+def move(tensor: Tensor, device: Any, dtype: Any, non_blocking: bool = False) -> Tensor:
+    """A tensor on a device; a floating-point one is cast to a type, or the type of a name.
+
+    TensorFlow decides by itself whether the program waits (`non_blocking`).
+    """
     with tf.device(device):
         return tf.cast(tensor, dtype) if dtype is not None and tensor.dtype.is_floating else tf.identity(tensor)
 

@@ -14,65 +14,23 @@ import numpy as np
 from PIL import Image
 
 from blip_core.config_mixin import ConfigMixin, json_object
+from blip_core.processing.image_settings import MEAN, STD, colour, per_channel, sides
 from blip_core.processing.inputs import BlipInputs, check_return_tensors, stack
 from blip_core.processing.picture_files import ROOM, decode, is_source, open_image
 from blip_core.processing.pictures import (
     LAYOUTS,
+    crop_centre,
     find_layout,
     flatten,
     look_up,
+    pad_pictures,
     resize,
     scale,
     to_array,
     to_colour,
     to_rgb,
 )
-from blip_core.validators import (
-    check_settings,
-    choice,
-    flag,
-    is_number,
-    is_whole,
-    number,
-    require,
-    setting,
-    whole_number,
-)
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-LARGEST = 4096
-"""The largest height and width to resize pictures to; BLIP's are 224 to 480."""
-
-
-def _sides(name: str, value: Any) -> dict[str, int]:
-    """Validate a size: height and width by name, a pair of them, or one number of pixels for a square."""
-    given: Any = 384 if value is None else value
-    if is_whole(given):
-        given = (given, given)
-    if isinstance(given, Sequence) and len(given) == 2:
-        given = dict(zip(("height", "width"), given, strict=True))
-    good = isinstance(given, dict) and given.keys() == {"height", "width"}
-    good = good and all(is_whole(pixels) and 0 < pixels <= LARGEST for pixels in given.values())
-    expected = f'{{"height": pixels, "width": pixels}} or one number of pixels, from 1 to {LARGEST}'
-    require(good, name, value, expected)
-    return {side: int(pixels) for side, pixels in given.items()}
-
-
-def _per_channel(name: str, value: Any, default: Sequence[float], zero: bool = True) -> float | list[float]:
-    """Validate one number, or a list with one for each channel; None stands for BLIP's."""
-    value = default if value is None else value
-    values = list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else [value]
-    good = bool(values) and all(map(is_number, values))
-    require(good, name, value, "a finite number or a list of one per channel")
-    if not zero and not all(values):
-        raise ValueError(f"{name} must not be zero, got {value}.")
-    return float(value) if is_number(value) else [float(v) for v in values]
-
-
-def _colour(name: str, value: Any) -> Any:
-    colour = to_colour(value, name)
-    return value if colour is None or isinstance(value, str) else list(colour)
+from blip_core.validators import check_settings, choice, flag, number, setting, whole_number
 
 
 @dataclass
@@ -97,6 +55,10 @@ class BlipImageProcessor(ConfigMixin):
             transformers does.
         background: Colour behind transparent pictures: "white", "#ffcc00" or three numbers from 0 to 255. None takes
             the stored colours of the transparent parts, as transformers does.
+        do_center_crop: Cut out the middle after resizing, `crop_size` large; black goes around a smaller picture.
+        crop_size: Given as `size`.
+        do_pad: Bring pictures to one size with zeros at the bottom and on the right, after all else.
+        pad_size: That size, given as `size`; None for the largest height and width of a call.
 
     Raises:
         ValueError: A setting cannot work; the message names it.
@@ -111,19 +73,26 @@ class BlipImageProcessor(ConfigMixin):
     constants: ClassVar = {"image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor"}
     null_is_default: ClassVar = True
     do_resize: bool = setting(True, flag)
-    size: Any = setting(None, _sides)
+    size: Any = setting(None, sides)
     resample: int = setting(Image.Resampling.BICUBIC.value, whole_number, most=max(Image.Resampling).value)
     do_rescale: bool = setting(True, flag)
     rescale_factor: float = setting(1 / 255, number)
     do_normalize: bool = setting(True, flag)
-    image_mean: float | Sequence[float] | None = setting(None, _per_channel, default=MEAN)
-    image_std: float | Sequence[float] | None = setting(None, _per_channel, default=STD, zero=False)
+    image_mean: float | Sequence[float] | None = setting(None, per_channel, default=MEAN)
+    image_std: float | Sequence[float] | None = setting(None, per_channel, default=STD, zero=False)
     do_convert_rgb: bool = setting(True, flag)
     apply_exif_orientation: bool | None = setting(None, flag, optional=True)
-    background: str | Sequence[int] | None = setting(None, _colour)
+    background: str | Sequence[int] | None = setting(None, colour)
+    do_center_crop: bool = setting(False, flag)
+    crop_size: Any = setting(None, sides, optional=True)
+    do_pad: bool = setting(False, flag)
+    pad_size: Any = setting(None, sides, optional=True)
+    model_input_names: ClassVar = ("pixel_values",)
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.do_center_crop and self.crop_size is None:
+            raise ValueError("do_center_crop=True needs a crop_size, in pixels.")
 
     def __call__(self, images: Any, **options: Any) -> BlipInputs:
         """Prepare one or many pictures; arguments, result and errors as in `preprocess`."""
@@ -160,6 +129,8 @@ class BlipImageProcessor(ConfigMixin):
         check_return_tensors(return_tensors)
         choice("data_format", data_format, (None, *LAYOUTS))
         choice("input_data_format", input_data_format, (None, *LAYOUTS))
+        if data_format is None and (self.do_pad if overrides.get("do_pad") is None else overrides["do_pad"]):
+            raise ValueError("do_pad=True needs a data_format, 'channels_first' or 'channels_last'.")
         settings = replace(self, **{name: value for name, value in overrides.items() if value is not None})
         pictures = list(flatten(images))
         if not pictures:
@@ -173,7 +144,9 @@ class BlipImageProcessor(ConfigMixin):
         else:  # Pillow decodes and resizes, and NumPy computes, without Python's lock
             with ThreadPoolExecutor(min(len(pictures), os.cpu_count() or 1)) as pool:
                 pixels = list(pool.map(prepare, pictures))
-        remedy = "pass do_resize=True, or one picture at a time"
+        if settings.do_pad:
+            pixels = pad_pictures(pixels, settings.pad_size, first=data_format == "channels_first")
+        remedy = "pass do_resize=True or do_pad=True, or one picture at a time"
         return BlipInputs(pixel_values=stack("pixel_values", pixels, return_tensors, remedy))
 
     def _prepare(self, image: Any, name: str, layout: str | None, result_layout: str | None) -> np.ndarray:
@@ -198,6 +171,8 @@ class BlipImageProcessor(ConfigMixin):
         assert isinstance(picture, np.ndarray)
         # From here on a copy (channels, height, width): one pass per plane, and no copy at the end.
         planes = picture.transpose(2, 0, 1)
+        if self.do_center_crop:
+            planes = crop_centre(planes, self.crop_size["height"], self.crop_size["width"])
         if picture.dtype == np.uint8 and (self.do_rescale or self.do_normalize):
             every = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (len(planes), 256, 1))
             pixels = look_up(self._scale(every, name)[:, :, 0], planes)

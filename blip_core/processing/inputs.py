@@ -28,12 +28,18 @@ class BlipInputs(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"These inputs have no {name!r}, only {', '.join(self) or 'nothing'}.") from None
 
-    def to(self, device: Any = None, dtype: Any = None) -> Self:
+    @property
+    def data(self) -> dict[str, Any]:
+        """The inputs as what they are, a dictionary."""
+        return self
+
+    def to(self, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Self:
         """Move the tensors to a device and cast the floating-point ones, in place.
 
         Args:
             device: A device of the tensors' framework; for NumPy arrays "cpu".
             dtype: A type of the tensors' framework or its name ("float16"); may be given alone.
+            non_blocking: Let PyTorch copy from pinned memory to a GPU while the program goes on.
 
         Returns:
             The inputs themselves.
@@ -48,7 +54,7 @@ class BlipInputs(dict[str, Any]):
             if isinstance(value, np.ndarray):
                 self[name] = _cast(name, value, device, dtype)
             elif engine is not None:
-                self[name] = engine.move(value, device, dtype)
+                self[name] = engine.move(value, device, dtype, non_blocking)
             else:
                 kinds = " or ".join(map(repr, tensor_kinds()[1:]))
                 raise ValueError(f"{name} holds lists, not tensors; call the processor with return_tensors={kinds}.")
@@ -82,7 +88,7 @@ def stack(name: str, rows: Sequence[Any], return_tensors: str | None, remedy: st
     check_return_tensors(return_tensors)
     if return_tensors is None:
         return rows
-    arrays = [np.asarray(row) if len(row) else np.empty(0, np.int64) for row in rows]
+    arrays = [np.empty(0, np.int64) if isinstance(row, list) and not row else np.asarray(row) for row in rows]
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
         raise ValueError(f"{name} of shapes {shapes[0]} and {shapes[-1]} do not make one tensor; {remedy}.")

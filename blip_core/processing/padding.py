@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
+
+from blip_core.engines import ENGINES
+from blip_core.processing.inputs import BlipInputs, stack
 from blip_core.validators import Validator, choice, whole_number
 
 LENGTH: Validator = partial(whole_number, least=1)
 """Validates a number of tokens."""
+SIDES = ("right", "left")
+FILLS = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1, "offset_mapping": (0, 0), "labels": -100}
+"""What rows besides `input_ids` are padded with, by name; rows of other names are not padded."""
 
 
 def kept_lengths(sizes: Sequence[int], room: int, truncation: bool | str) -> list[int]:
@@ -37,13 +45,13 @@ def kept_lengths(sizes: Sequence[int], room: int, truncation: bool | str) -> lis
 
 
 def pad_rows(
-    rows: Sequence[list[int]],
-    fill: int,
+    rows: Sequence[list[Any]],
+    fill: Any,
     padding: bool | str,
     max_length: int | None,
     multiple_of: int | None,
     side: str,
-) -> list[list[int]]:
+) -> list[list[Any]]:
     """Pad rows to the length of the longest, or with `padding="max_length"` to `max_length`; False leaves them.
 
     The length is rounded up to a `multiple_of`; `side`, "right" or "left", is where `fill` goes. Longer rows are not
@@ -61,3 +69,69 @@ def pad_rows(
         length = -(-length // multiple_of) * multiple_of
     fills = [[fill] * (length - len(row)) for row in rows]
     return [row + more if side == "right" else more + row for row, more in zip(rows, fills, strict=True)]
+
+
+def pad_inputs(
+    inputs: Any,
+    pad_token_id: int,
+    padding: bool | str,
+    max_length: int | None,
+    multiple_of: int | None,
+    side: str,
+    add_mask: bool,
+    return_tensors: str | None,
+) -> BlipInputs:
+    """Pad what a model is given, by name; see `BlipTokenizer.pad` and `pad_rows`.
+
+    `inputs` are rows by name, or a list of examples, each with one row by name; `add_mask` makes the `attention_mask`
+    that is not there. Raises `ValueError` where there are no rows of `input_ids`, or where examples do not fit
+    together.
+    """
+    columns = _columns(inputs)
+    if "input_ids" not in columns:
+        raise ValueError(f"There must be input_ids to pad, got {', '.join(columns) or 'nothing'}.")
+    fills = {"input_ids": pad_token_id, **FILLS}
+    return_tensors = return_tensors or _kind(columns["input_ids"])
+    columns = {name: _to_lists(rows) if name in fills else rows for name, rows in columns.items()}
+    single = not isinstance(inputs, list | tuple) and not any(isinstance(row, list) for row in columns["input_ids"])
+    if single:
+        columns = {name: [rows] for name, rows in columns.items()}
+    if add_mask and "attention_mask" not in columns:
+        columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+    for name, rows in columns.items():
+        if name in fills and all(isinstance(row, list) for row in rows):  # not labels that are one number each
+            columns[name] = pad_rows(rows, fills[name], padding, max_length, multiple_of, side)
+    if single and return_tensors is None:
+        return BlipInputs({name: rows[0] for name, rows in columns.items()})
+    remedy = "pass padding=True to bring the texts to one length"
+    return BlipInputs({name: stack(name, rows, return_tensors, remedy) for name, rows in columns.items()})
+
+
+def _columns(inputs: Any) -> dict[str, Any]:
+    """Return rows by name; of a list of examples, after checking that all have the same names."""
+    if isinstance(inputs, Mapping) or hasattr(inputs, "keys"):
+        return dict(inputs)
+    if not isinstance(inputs, list | tuple) or not all(isinstance(e, Mapping) or hasattr(e, "keys") for e in inputs):
+        raise ValueError(f"Rows to pad must be a dictionary, or a list of one for each example, got {inputs!r:.80}.")
+    names = {name: None for example in inputs for name in example}
+    for index, example in enumerate(inputs):
+        if missing := [name for name in names if name not in example]:
+            raise ValueError(f"Example {index} has no {', '.join(missing)}, which others have.")
+    return {name: [example[name] for example in inputs] for name in names}
+
+
+def _kind(rows: Any) -> str | None:
+    """Return the `return_tensors` that gives what rows are: an engine's name, "np", or None for lists."""
+    first = rows[0] if isinstance(rows, list | tuple) and rows else rows
+    if isinstance(first, np.ndarray):
+        return "np"
+    return next((engine.name for engine in ENGINES.values() if engine.owns(first)), None)
+
+
+def _to_lists(value: Any) -> Any:
+    """Return lists of lists or tensors, an array or a tensor as lists of plain numbers."""
+    if isinstance(value, list | tuple):
+        return [row if isinstance(row, tuple) else _to_lists(row) for row in value]
+    if hasattr(value, "numpy") and not hasattr(value, "tolist"):  # TensorFlow
+        value = value.numpy()
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -174,6 +174,36 @@ def resize(image: Image.Image | np.ndarray, height: int, width: int, resample: i
     return scale(resized, 1 / 255) if fractions else resized
 
 
+def crop_centre(planes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut out the middle of planes (channels, height, width); zeros go around what is smaller."""
+    for axis, wanted in ((1, height), (2, width)):
+        given = planes.shape[axis]
+        if wanted > given:
+            around = [(0, 0)] * 3
+            around[axis] = ((wanted - given) // 2, (wanted - given + 1) // 2)
+            planes = np.pad(planes, around)
+        else:
+            first = (given - wanted) // 2
+            planes = planes.take(range(first, first + wanted), axis)
+    return planes
+
+
+def pad_pictures(pictures: Sequence[np.ndarray], size: dict[str, int] | None, first: bool) -> list[np.ndarray]:
+    """Bring pictures to one size, that of the largest sides unless given, with zeros at the bottom and on the right.
+
+    `first` says that channels come first. Raises `ValueError` for a picture larger than the size.
+    """
+    start = 1 if first else 0
+    shapes = [picture.shape[start : start + 2] for picture in pictures]
+    height, width = (size["height"], size["width"]) if size else np.max(shapes, axis=0)
+    for index, (rows, columns) in enumerate(shapes):
+        if rows > height or columns > width:
+            raise ValueError(f"images[{index}] of {rows} x {columns} is larger than the pad_size, {height} x {width}.")
+    more = [[(0, height - rows), (0, width - columns)] for rows, columns in shapes]
+    around = [[(0, 0), *sides] if first else [*sides, (0, 0)] for sides in more]
+    return [np.pad(picture, sides) for picture, sides in zip(pictures, around, strict=True)]
+
+
 def scale(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply in float64 and round once to float32, so that the result equals transformers' to the last bit."""
     product = image.astype(np.float64)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
 from blip_core.hub import or_shipped, resolve_folder
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.inputs import BlipInputs
-from blip_core.processing.texts import check_texts
-from blip_core.processing.tokenizer import VOCABULARY_FILES, BlipTokenizer
+from blip_core.processing.padding import SIDES, pad_inputs
+from blip_core.processing.text_encoder import TextEncoder, is_list_of_words
+from blip_core.processing.texts import Text, check_texts
+from blip_core.processing.tokenizer import LONGEST, VOCABULARY_FILES, BlipTokenizer
+from blip_core.validators import choice
+
+KINDS = {"image_processor": "BlipImageProcessor", "tokenizer": "BlipTokenizer"}
+TEXT_OPTIONS = frozenset(signature(TextEncoder.__call__).parameters) - {"self", "text", "text_pair", "return_tensors"}
+"""The options of a call that are for texts; all others are for pictures."""
 
 
 class BlipProcessor:
     """Prepare pictures and texts for any BLIP model, and turn its tokens back into text.
 
     Args:
-        image_processor: Prepares pictures; None for BLIP's with default settings.
-        tokenizer: Tokenizes texts; None for BLIP's.
+        image_processor: Prepares pictures; None for BLIP's with default settings. One of transformers works, too.
+        tokenizer: Tokenizes texts; None for BLIP's. A `BertTokenizerFast` of transformers works, too, though it knows
+            no `[DEC]`, which `return_labels` needs.
 
     Example:
         >>> processor = BlipProcessor()
@@ -27,31 +36,34 @@ class BlipProcessor:
         (2, 4)
     """
 
-    def __init__(self, image_processor: BlipImageProcessor | None = None, tokenizer: BlipTokenizer | None = None):
-        for name, value, expected in (
-            ("image_processor", image_processor, BlipImageProcessor),
-            ("tokenizer", tokenizer, BlipTokenizer),
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None):
+        for name, value, method in (
+            ("image_processor", image_processor, "preprocess"),
+            ("tokenizer", tokenizer, "pad"),
         ):
-            if value is not None and not isinstance(value, expected):
-                raise ValueError(f"{name} must be a {expected.__name__}, got {type(value).__name__}.")
+            if value is not None and not hasattr(value, method):
+                raise ValueError(f"{name} must be a {KINDS[name]}, got {type(value).__name__}.")
         self.image_processor = BlipImageProcessor() if image_processor is None else image_processor
         self.tokenizer = BlipTokenizer() if tokenizer is None else tokenizer
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The names of what a call with pictures and texts returns."""
+        names = (*self.tokenizer.model_input_names, *self.image_processor.model_input_names)
+        return [name for name in names if name != "token_type_ids"]
 
     def __call__(
         self,
         images: Any = None,
-        text: str | Sequence[str] | None = None,
+        text: Text | Sequence[Text] | None = None,
         *,
         prompt: str | None = None,
         return_labels: bool = False,
-        add_special_tokens: bool = True,
-        padding: bool | str | None = None,
-        truncation: bool | str | None = None,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
         return_tensors: str | None = None,
-        **image_options: Any,
+        text_kwargs: Mapping[str, Any] | None = None,
+        images_kwargs: Mapping[str, Any] | None = None,
+        common_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> BlipInputs:
         """Prepare pictures, texts or both.
 
@@ -62,27 +74,32 @@ class BlipProcessor:
             return_labels: Make the inputs of a captioner's training step, as the original does: each row of
                 `input_ids` begins with `[DEC]`, and `labels` are the `input_ids` with -100, which the loss ignores, at
                 the prompt and at padding.
-            add_special_tokens: Put texts between `[CLS]` and `[SEP]`.
-            padding, truncation, max_length, pad_to_multiple_of, padding_side: As in `BlipTokenizer`; with
-                `return_tensors`, `padding` defaults to the longest text.
             return_tensors: "np", "pt" or "tf"; None for lists.
-            **image_options: Further options of `BlipImageProcessor.preprocess`.
+            text_kwargs: Options for texts alone.
+            images_kwargs: Options for pictures alone.
+            common_kwargs: Options for both, such as `return_tensors`.
+            **options: Those of a call of `BlipTokenizer` (`max_length`, `truncation`, ...), where with `return_tensors`
+                `padding` defaults to the longest text, and those of `BlipImageProcessor.preprocess`.
 
         Returns:
             `pixel_values`, `input_ids`, `attention_mask` and `labels`, whichever were asked for.
 
         Raises:
             OSError: The file of a picture cannot be read.
-            ValueError: There is neither picture nor text, or an option cannot work.
+            ValueError: There is neither picture nor text, an option is given twice, or cannot work.
         """
         if images is None and text is None and prompt is None:
             raise ValueError("Neither images nor text is given; pass at least one of them.")
         if prompt is not None and not isinstance(prompt, str):
             raise ValueError(f"prompt must be one text, for all, got {prompt!r:.80}; texts that differ go into text.")
+        options = _joined(options, {} if return_tensors is None else {"return_tensors": return_tensors}, common_kwargs)
+        kind = options.pop("return_tensors", None)
+        text_options = _joined({k: v for k, v in options.items() if k in TEXT_OPTIONS}, text_kwargs)
+        image_options = _joined({k: v for k, v in options.items() if k not in TEXT_OPTIONS}, images_kwargs)
         inputs = BlipInputs()
         if images is not None:
-            inputs.update(self.image_processor.preprocess(images, return_tensors=return_tensors, **image_options))
-        elif image_options:
+            inputs.update(self.image_processor.preprocess(images, **{"return_tensors": kind, **image_options}))
+        elif image_options.keys() - (images_kwargs or {}):
             names = ", ".join(sorted(image_options))
             raise TypeError(f"{names}: no option for text; pass images with it, or leave it out.")
         if text is None and return_labels:
@@ -94,27 +111,59 @@ class BlipProcessor:
         pictures = len(inputs["pixel_values"]) if images is not None else 1
         if isinstance(text, str) and pictures > 1:
             text = [text] * pictures
-        single = isinstance(text, str)
-        texts = check_texts("text", [text] if single else text)
-        if prompt is not None:
-            texts = [f"{prompt} {text}" for text in texts]  # BERT merges runs of spaces
+        inputs.update(self._rows(text, prompt, return_labels, **{"return_tensors": kind, **text_options}))
+        return inputs
+
+    def _rows(
+        self,
+        text: Any,
+        prompt: str | None,
+        return_labels: bool,
+        *,
+        return_tensors: str | None,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = True,
+        return_length: bool = False,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Tokenize texts: first whole, then with their prompt as labels, then padded."""
+        words = options.get("is_split_into_words", False)
+        single = isinstance(text, str) or (words and is_list_of_words(text))
+        texts = check_texts("text", [text] if single else text, words)
+        if prompt is not None:  # BERT merges runs of spaces
+            texts = [[*prompt.split(), *text] if words else f"{prompt} {text}" for text in texts]
         if truncation is None:  # the tokenizer's default; padding comes after the labels
             truncation = max_length is not None and padding in (None, False)
         if padding is None:
             padding = return_tensors is not None
-        rows = self.tokenizer(
-            texts, add_special_tokens=add_special_tokens, truncation=truncation, max_length=max_length
-        )
+        longest = min(self.tokenizer.model_max_length, LONGEST)  # transformers writes 1e30 for no limit
+        options.setdefault("return_token_type_ids", False)
+        rows = self.tokenizer(texts, truncation=truncation, max_length=max_length, **options)
         if return_labels:
-            limit = None if truncation in (False, "do_not_truncate") else max_length or self.tokenizer.model_max_length
-            self._add_labels(rows, prompt or "", add_special_tokens, limit)
-        rows = self.tokenizer.pad(rows, padding, max_length, pad_to_multiple_of, padding_side, return_tensors)
-        inputs.update({name: row[0] for name, row in rows.items()} if single and return_tensors is None else rows)
-        return inputs
+            limit = None if truncation in (False, "do_not_truncate") else max_length or longest
+            self._add_labels(rows, prompt or "", options.get("add_special_tokens", True), limit)
+        side, fill = padding_side or self.tokenizer.padding_side, self.tokenizer.pad_token_id
+        mask = return_attention_mask is not False
+        if not mask:
+            del rows["attention_mask"]
+        choice("padding_side", side, SIDES)
+        length = longest if padding == "max_length" and max_length is None else max_length
+        padded = pad_inputs(rows, fill, padding, length, pad_to_multiple_of, side, mask, return_tensors)
+        if return_length:
+            padded["length"] = [len(row) for row in padded["input_ids"]]
+        if not single or return_tensors is not None or options.get("return_overflowing_tokens"):
+            return padded
+        return {name: row[0] if isinstance(row[0], list) else row for name, row in padded.items()}
 
-    def _add_labels(self, rows: BlipInputs, prompt: str, add_special_tokens: bool, limit: int | None) -> None:
+    def _add_labels(self, rows: Any, prompt: str, add_special_tokens: bool, limit: int | None) -> None:
         if not add_special_tokens:
             raise ValueError("return_labels=True puts [DEC] in the place of [CLS]; leave add_special_tokens=True.")
+        if self.tokenizer.bos_token_id is None:
+            raise ValueError("return_labels=True needs a tokenizer that knows [DEC]; use BlipTokenizer.")
         start = self.tokenizer(prompt)["input_ids"][:-1]  # [CLS] and the prompt, without [SEP]
         if limit is not None and limit < len(start) + 2:
             raise ValueError(
@@ -168,3 +217,13 @@ class BlipProcessor:
         """
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _joined(*options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Join dictionaries of options; `ValueError` for one that is given twice."""
+    joined: dict[str, Any] = {}
+    for some in options:
+        if twice := joined.keys() & (some or {}).keys():
+            raise ValueError(f"{', '.join(sorted(twice))}: given twice, by itself and in a dictionary; give it once.")
+        joined |= some or {}
+    return joined

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from blip_core.files import MAX_JSON_BYTES, read_json
 
@@ -67,6 +68,24 @@ def read_vocabulary(
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer
+
+
+def add_listed_tokens(tokenizer: Tokenizer, listed: Any) -> None:
+    """Add what the `added_tokens_decoder` of a `tokenizer_config.json` lists, which a `vocab.txt` does not hold.
+
+    Raises `ValueError` for what is no such list, or ids that do not follow those of the vocabulary.
+    """
+    try:
+        tokens = sorted((int(i), AddedToken(**facts)) for i, facts in (listed or {}).items())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"added_tokens_decoder must hold tokens by id, got {listed!r:.80}.") from None
+    for i, token in tokens:
+        tokenizer.add_tokens([token])
+        if tokenizer.token_to_id(token.content) != i:
+            raise ValueError(
+                f"added_tokens_decoder gives {token.content!r} the id {i}, but the vocabulary "
+                f"{tokenizer.token_to_id(token.content)}; restore the vocab.txt that belongs to it."
+            )
 
 
 def warn_of_another_vocabulary(folder: Path, size: int) -> None:

@@ -248,3 +248,26 @@ def test_bad_settings_files_are_named(file, content, message, tmp_path):
         BlipImageProcessor.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         BlipImageProcessor.from_pretrained(tmp_path / "no such folder")
+
+
+def test_pictures_are_cropped_and_padded():
+    picture = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    plain = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    processor = BlipImageProcessor(do_center_crop=True, crop_size=(2, 6), **plain)
+    (found,) = processor(picture).pixel_values
+    np.testing.assert_array_equal(found[:, :, 1:5], picture.transpose(2, 0, 1)[:, 1:3])
+    assert (found.shape, found[:, :, [0, 5]].any()) == ((3, 2, 6), False)
+    options = {"do_pad": True, "return_tensors": "np", **plain}
+    padded = BlipImageProcessor()([picture, picture[:4]], **options).pixel_values
+    np.testing.assert_array_equal(padded[0], picture.transpose(2, 0, 1))
+    np.testing.assert_array_equal(padded[1, :, :4], padded[0, :, :4])
+    assert (padded.shape, padded[1, :, 4:].any()) == ((2, 3, 5, 4), False)
+    last = BlipImageProcessor()([picture], pad_size=7, data_format="channels_last", **options).pixel_values
+    assert last.shape == (1, 7, 7, 3)
+    for more, message in (
+        ({"pad_size": 4}, r"images\[0\] of 5 x 4 is larger than the pad_size, 4 x 4"),
+        ({"data_format": None}, "do_pad=True needs a data_format"),
+        ({"do_center_crop": True}, "do_center_crop=True needs a crop_size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BlipImageProcessor()([picture], **options, **more)

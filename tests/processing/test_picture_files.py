@@ -24,7 +24,7 @@ PNG = (PHOTOS / "cat.png").read_bytes()
 
 @pytest.fixture(scope="module")
 def server():
-    """A web server on this machine: `/cat` is a picture, `/endless` never ends, `/text` is no picture."""
+    """A web server on this machine: `/cat` is a picture, `/endless` and `/slow` never end, `/text` is no picture."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -32,8 +32,8 @@ def server():
             self.end_headers()
             self.wfile.write(PNG if self.path == "/cat" else b"hello")
             try:
-                while self.path == "/endless":
-                    self.wfile.write(bytes(2**20))
+                while self.path in ("/endless", "/slow"):
+                    self.wfile.write(bytes(2**20 if self.path == "/endless" else 1))
             except OSError:
                 pass
 
@@ -66,10 +66,13 @@ def test_pictures_in_every_form(server, tmp_path):
         ("/missing", "/missing cannot be read: Not Found; check the address"),
         ("/text", "/text is not a picture that can be read whole: its format is not known"),
         ("/endless", "/endless cannot be read: it is larger than 1 MB"),
+        ("/slow", "/slow cannot be read: it takes longer than 0.2 s"),
     ],
 )
 def test_bad_urls_are_named(server, path, said, monkeypatch):
     monkeypatch.setattr(picture_files, "URL_BYTES", 2**20)
+    if path == "/slow":
+        monkeypatch.setattr(picture_files, "URL_SECONDS", 0.2)
     with pytest.raises(OSError, match=said):
         load_image(server + path)
     with pytest.raises(OSError, match=r"cannot be read: .*refused"):

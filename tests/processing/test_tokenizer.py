@@ -46,8 +46,9 @@ def test_blip_tokens(tokenizer):
     assert tokenizer.convert_tokens_to_ids("cat") == tokenizer.get_vocab()["cat"] == 4937
     assert tokenizer.convert_ids_to_tokens(4937) == "cat"
     assert tokenizer.convert_ids_to_tokens([101, 4937, 99999], skip_special_tokens=True) == ["cat", "[UNK]"]
-    with pytest.raises(AttributeError, match="no attribute 'eos_token_id'"):
-        tokenizer.eos_token_id  # noqa: B018
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == (None, None)
+    with pytest.raises(AttributeError, match="no attribute 'end_token_id'"):
+        tokenizer.end_token_id  # noqa: B018
 
 
 def test_decode(tokenizer):
