@@ -93,11 +93,12 @@ def test_image_embeds_stand_in_for_pictures(head):
 
 
 def test_one_picture_may_serve_many_texts():
-    model, values = make("BlipForImageTextRetrieval"), tensors("BlipForImageTextRetrieval")
-    one = values["pixel_values"][:1]
+    # Double precision: a batch of one and a batch of two are multiplied by other kernels, which round otherwise.
+    model, values = make("BlipForImageTextRetrieval").double(), tensors("BlipForImageTextRetrieval")
+    one = values["pixel_values"][:1].double()
     with torch.inference_mode():
         expected = model(one.expand(2, -1, -1, -1), values["input_ids"], values["attention_mask"]).itm_score
-        assert difference(expected, model(one, values["input_ids"], values["attention_mask"]).itm_score) < 1e-6
+        assert difference(expected, model(one, values["input_ids"], values["attention_mask"]).itm_score) < 1e-12
 
 
 def test_features_are_normalised_and_compare_as_the_similarities():
