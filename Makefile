@@ -5,6 +5,8 @@ ORACLE ?= .venv-oracle
 NEWEST ?= .venv-newest
 DEVICE ?= cpu
 RUN = $(VENV)/bin/python
+# A process for each core, of one thread each: two threads in one process gain little on the small models of the tests.
+PYTEST = -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL = 3
 
 .PHONY: demo test test-pt test-tf test-slow check format oracle parity bench clean
@@ -13,14 +15,14 @@ demo: $(VENV)/ready
 	$(RUN) docs/examples/demo/demo.py
 
 test: $(VENV)/ready
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
 
 # Environments of their own, with one framework each and nothing that users can do without: what runs there, runs.
 test-pt: $(VENV)-pt/ready
-	$(VENV)-pt/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)-pt/bin/python $(PYTEST)
 
 test-tf: $(VENV)-tf/ready
-	$(VENV)-tf/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)-tf/bin/python $(PYTEST)
 
 test-slow: $(VENV)/ready
 	$(RUN) -m pytest -q -m slow
