@@ -9,7 +9,7 @@ RUN = $(VENV)/bin/python
 PYTEST = -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-pt test-tf test-slow check format oracle parity bench clean
+.PHONY: demo test test-pt test-tf test-slow check format docs docs-serve oracle parity bench release-check clean
 
 demo: $(VENV)/ready
 	$(RUN) docs/examples/demo/demo.py
@@ -39,6 +39,27 @@ format: $(VENV)/ready
 oracle: $(ORACLE)/ready
 	$(ORACLE)/bin/python -m pytest -q -m oracle tests/oracle
 
+docs: $(VENV)-docs/ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build
+
+docs-serve: $(VENV)-docs/ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs serve
+
+# The package as users get it: built, installed with each extra in an environment of its own, and used.
+release-check: $(VENV)-docs/ready
+	rm -rf dist
+	$(VENV)-docs/bin/python -m build
+	$(VENV)-docs/bin/python -m twine check --strict dist/*
+	for extra in "" "[pt]" "[tf]"; do \
+		rm -rf $(VENV)-release && $(PYTHON) -m venv $(VENV)-release && \
+		case "$$extra" in *pt*) $(VENV)-release/bin/python -m pip install -q -c constraints.txt torch==2.13.0;; esac && \
+		$(VENV)-release/bin/python -m pip install -q -c constraints.txt "$$(ls $(CURDIR)/dist/*.whl)$$extra" && \
+		(cd $(VENV)-release && bin/blip inspect ../blip_core/data/shipped && \
+		{ [ -z "$$extra" ] || bin/blip caption ../tests/data/emoji/1f98a.png; }) && \
+		$(VENV)-release/bin/python -m pip uninstall -q -y blip-duo || exit 1; \
+	done
+	rm -rf $(VENV)-release
+
 # make parity CHECKPOINT=folder
 parity: $(VENV)/ready
 	$(RUN) -m pytest -q -p conversion.parity_tests.plugin --pyargs conversion.parity_tests --checkpoint "$(CHECKPOINT)"
@@ -65,6 +86,11 @@ $(VENV)-tf/ready: pyproject.toml constraints.txt
 	$(VENV)-tf/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tf,test]"
 	touch $@
 
+$(VENV)-docs/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs,release]"
+	touch $@
+
 $(ORACLE)/ready: pyproject.toml
 	$(PYTHON) -m venv $(ORACLE)
 	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -77,4 +103,4 @@ $(NEWEST)/ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(ORACLE) $(NEWEST) .bench .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(VENV)-docs $(ORACLE) $(NEWEST) .bench .demo .site dist .pytest_cache .mypy_cache .ruff_cache
