@@ -24,7 +24,7 @@ from blip_core.engines import ENGINES, MissingFramework
 from tests.helpers.frameworks import NEEDED, require
 
 OPTIONAL = [engine.package for engine in ENGINES.values()]
-OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "av", "ray"]
+OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "datasets", "av", "ray"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 NAMED = {**{engine.module: engine.name for engine in ENGINES.values()}, "parquet": "pyarrow"}
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
 import io
@@ -18,11 +17,10 @@ from blip_core.capfilt.chart import BINS, draw_scores
 from blip_core.capfilt.items import Item, Line
 from blip_core.datasets import Picture
 from blip_core.files import shared_path
-from blip_core.processing.pictures import to_colour, to_rgb
+from blip_core.processing.thumbnails import data_uri, thumbnail
 
 SOURCES = ("web", "synthetic")
 SAMPLE = 12  # captions of each source, kept and dropped
-THUMBNAIL = 128  # pixels, the longer side
 REASONS = {
     "no match": "the filter finds no match",
     "repeated": "another caption of the picture says the same",
@@ -132,7 +130,7 @@ def _page(summary: Summary, chart: bytes, pictures: Mapping[str, Picture]) -> st
         threshold=f"{summary.threshold:g}",
         columns=columns,
         rows=cells,
-        chart=_data(chart, "png"),
+        chart=data_uri(chart, "png"),
         sample="".join(parts),
     )
 
@@ -143,11 +141,7 @@ def _cell(column: Mapping[str, int], row: str) -> str:
 
 def _card(shown: Shown, pictures: Mapping[str, Picture]) -> str:
     try:
-        image = to_rgb(pictures[shown.key].load(), shown.key, to_colour("white"))  # that of the page
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=80)
-        picture = f"<img src='{_data(file.getvalue(), 'jpeg')}' alt=''>"
+        picture = f"<img src='{thumbnail(pictures[shown.key].load(), shown.key)}' alt=''>"
     except (OSError, ValueError, KeyError):  # removed since it was captioned
         picture = "<div class='gone'>the picture was removed</div>"
     return (
@@ -155,10 +149,6 @@ def _card(shown: Shown, pictures: Mapping[str, Picture]) -> str:
         f"<figcaption>{html.escape(shown.caption)}</figcaption>"
         f"<p class='{shown.source}'>{shown.source} <b>{shown.score:.4f}</b></p></figure>"
     )
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 PAGE = """<!doctype html>

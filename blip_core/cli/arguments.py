@@ -34,6 +34,14 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, revision: bool 
     group.add_argument("--head", metavar="CLASS", help="such as BlipForConditionalGeneration (found in the checkpoint)")
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the pictures of data lie, and which part of the data is used."""
+    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that the data name")
+    parser.add_argument(
+        "--split", metavar="NAME", help="use this split alone, such as test or train+restval; all: every one"
+    )
+
+
 def add_engine_option(group: Any, text: str = "the first that is installed") -> None:
     """Which engine of the registry runs the model; `--framework` is its name of version 0.1, not shown."""
     engines = ", ".join(f"{engine.name} is {engine.title}" for engine in ENGINES.values())

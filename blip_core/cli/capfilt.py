@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blip_core.cli.arguments import (
+    add_data_arguments,
     add_engine_arguments,
     add_scale_arguments,
     on_ray,
@@ -38,9 +39,9 @@ def add_arguments(parser: CommandParser) -> None:
         "blip capfilt --input web.jsonl --captioner cap/ --filter itm/ --output clean/",
     )
     parser.add_argument(
-        "--input", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
+        "--input", required=True, nargs="+", metavar="PATH", help="files or folders of any form in docs/data.md"
     )
-    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that files name")
+    add_data_arguments(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="what is kept, what is dropped, the report")
     parser.add_argument(
         "--threshold", type=share, default=0.5, metavar="P", help="keep captions that match with this probability (0.5)"
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     from blip_core.capfilt import Captioning, capfilt
 
     how = on_ray(args, parser)
-    dataset = open_dataset(args.input, "caption", args.image_root)
+    dataset = open_dataset(args.input, "caption", args.image_root, args.split)
     captioning = Captioning(args.beams, args.top_p, args.seed, args.prompt)
     captioner, matcher = (os.path.abspath(n) if os.path.exists(n) else n for n in (args.captioner, args.filter))
     engine = get_engine(args.engine).name

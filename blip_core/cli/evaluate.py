@@ -9,7 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blip_core.cli.arguments import add_length_arguments, add_model_arguments, generation_options, whole
+from blip_core.cli.arguments import (
+    add_data_arguments,
+    add_length_arguments,
+    add_model_arguments,
+    generation_options,
+    whole,
+)
 from blip_core.cli.load_model import load_head
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report, json_line
@@ -41,9 +47,9 @@ def add_task(parser: CommandParser, task: Task) -> None:
     example = f"blip evaluate {task.name} --data {task.name}.jsonl"
     parser.describe("--data PATH... [options]", f"Evaluate {task.description}.", example)
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="PATH", help="JSON, JSON lines, CSV, Parquet, folders, tar shards"
+        "--data", required=True, nargs="+", metavar="PATH", help="files or folders of any form in docs/data.md"
     )
-    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that JSON files name")
+    add_data_arguments(parser)
     parser.add_argument("--batch-size", type=whole(1), default=8, metavar="N", help="pictures at a time (8)")
     if "prompt" in task.evaluation_options:
         parser.add_argument("--prompt", help="what captions begin with, unless given what the model was trained with")
@@ -71,7 +77,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     if args.output and not args.output.lower().endswith(".json"):
         parser.error(f"argument --output: must end in .json, got {args.output!r}")
     options = task_options(args, parser, task)
-    dataset = open_dataset(args.data, task.name, args.image_root)
+    dataset = open_dataset(args.data, task.name, args.image_root, args.split)
     loaded = load_head(task.head, args)
     pictures = len(dataset) if task.pictures > 1 else len(by_picture(dataset))
     total = pictures * (2 if options.get("rerank") else 1)

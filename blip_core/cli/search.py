@@ -20,9 +20,9 @@ from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
 from blip_core.inference.matcher import Matcher
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
+from blip_core.processing.video import FRAMES, is_video_file
 from blip_core.search import Collection, Hit, Searcher, candidates
 from blip_core.search.searcher import RERANK
-from blip_core.search.video import FRAMES, is_video_file
 
 
 def add_arguments(parser: CommandParser) -> None:

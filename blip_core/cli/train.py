@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from blip_core.cli.arguments import add_engine_option, colour, whole
+from blip_core.cli.arguments import add_data_arguments, add_engine_option, colour, whole
 from blip_core.cli.load_model import import_quietly, shipped
 from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
@@ -37,7 +37,7 @@ def add_arguments(parser: CommandParser) -> None:
         "blip train caption --data data.jsonl --output my-captioner --epochs 5",
     )
     parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--data", required=True, nargs="+", help="JSON, JSON lines, CSV, Parquet, folders, tar shards")
+    parser.add_argument("--data", required=True, nargs="+", help="files or folders of any form in docs/data.md")
     parser.add_argument(
         "--model",
         help="a folder, a weight file, a Hub repository (the model in the package); new: config.json, base, large",
@@ -46,8 +46,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints, logs and the model to use")
     add_engine_option(parser)
     parser.add_argument("--tokenizer", metavar="FOLDER", help="processor files, where they are not beside the model")
-    parser.add_argument("--image-root", metavar="FOLDER", help="where the pictures lie that the data name")
+    add_data_arguments(parser)
     parser.add_argument("--validation", nargs="+", metavar="DATA", help="measure on these after each epoch")
+    parser.add_argument("--validation-split", metavar="NAME", help="the split of these, such as val")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     again.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         tokenizer=args.tokenizer,
         validation=args.validation,
         image_root=args.image_root,
+        split=args.split,
+        validation_split=args.validation_split,
         resume=args.resume,
         overwrite=args.overwrite,
         settings=settings,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from blip_core.datasets.spool import Spool
 from blip_core.files import Version, file_version
 from blip_core.processing.picture_files import load_image
+from blip_core.processing.video import sample_frames
 
 MAX_PICTURE_BYTES = 2**28
 
@@ -73,6 +75,20 @@ class Picture:
             return file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class VideoPicture(Picture):
+    """The frame in the middle of a video file."""
+
+    def load(self) -> Image.Image:
+        """Decode the frame. Raises `OSError` where it is missing or broken, `ValueError` where PyAV is missing."""
+        return sample_frames(self.path, 2)[-1]
+
+    def _read(self) -> bytes:
+        file = io.BytesIO()
+        self.load().save(file, "PNG")
+        return file.getvalue()
+
+
 def check_version(path: str | os.PathLike[str], version: Version) -> None:
     """Raise `ChangedError` where a file has another version now; called after reading, this misses no change."""
     try:
@@ -117,6 +133,7 @@ class StoredExamples(Sequence[Example]):
     def __init__(self) -> None:
         self._rows = Spool()
         self._kinds: list[type[Picture]] = []
+        self.store: Any = None  # lives as long: a file of pictures
 
     def append(self, example: Example) -> None:
         """Add an example; only before the first is read. Raises `OSError` on a full disk."""
@@ -164,12 +181,22 @@ class Dataset(Sequence[Example]):
         task: The task that they were opened for.
         examples: The sequence of them, which may lie on disk.
         problems: Place and reason of what cannot be used; reading pictures adds to it.
+        forms: The form that each file was read as, by its name.
+        splits: How many entries each split has, also of those that were not asked for.
     """
 
-    def __init__(self, task: str, examples: Sequence[Example], problems: Sequence[tuple[str, str]] = ()):
+    def __init__(
+        self,
+        task: str,
+        examples: Sequence[Example],
+        problems: Sequence[tuple[str, str]] = (),
+        forms: Mapping[str, str] | None = None,
+        splits: Mapping[str, int] | None = None,
+    ):
         self.task = task
         self.examples = examples
         self.problems = list(problems)
+        self.forms, self.splits = dict(forms or {}), dict(splits or {})
         self._reported = {where for where, _ in problems}
         self._lock = threading.Lock()
 

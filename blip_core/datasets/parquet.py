@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
+from blip_core.datasets.look import Item
 from blip_core.files import Version, file_version
 
 MAGIC = b"PAR1"
@@ -27,10 +28,13 @@ PAGE = 2**16  # bytes read from the file at once
 PASSED, PASSED_BYTES = 256, 2**26  # skipped pictures that stay in memory
 OPEN = 4  # files that stay open
 
-FIELDS = ("image_id", "question", "question_id", "answer", "sentence", "label", "dataset", "images")
+FIELDS = ("image_id", "question", "question_id", "answer", "sentence", "label", "dataset", "split", "images")
 CAPTIONS = ("caption", "captions", "text")
-IMAGES = ("image", "jpg", "jpeg", "png", "webp")
+IMAGES = ("image", "jpg", "jpeg", "png", "webp", "file_name")
 """Possible names of the column of pictures, tried in order: ours and Hugging Face's, and those of img2dataset."""
+NO_PICTURES = (
+    "; it is img2dataset's list of what was downloaded, without the pictures: give the folder with the .tar files"
+)
 
 
 def import_pyarrow() -> Any:
@@ -62,12 +66,10 @@ class ParquetPicture(Picture):
         return data
 
 
-def read_parquet(
-    path: Path, find: Callable[[dict[str, Any]], tuple[Picture, ...]]
-) -> Iterator[tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]]:
+def read_parquet(path: Path) -> Iterator[Item]:
     """Yield the rows of a file as (number from 0, pictures, fields), and its problems as (number, reason).
 
-    The column of pictures holds their bytes, or paths for `find` as in JSON, or structures of `bytes` and `path` as
+    The column of pictures holds their bytes, or paths as in JSON, or structures of `bytes` and `path` as
     Hugging Face's, where bytes come before paths. What lies before the damage in a damaged file is used.
     Raises `ValueError` for a file of another kind, without that column or with cells that are too large, and
     `ChangedError` where it is written to meanwhile.
@@ -83,7 +85,10 @@ def read_parquet(
         names = file.schema_arrow.names
         image = next((name for name in IMAGES if name in names), "")
         if not image and "images" not in names:
-            raise ValueError(f"{path} must have a column named image, got {names!r:.200}.")
+            listing = "url" in names and "key" in names
+            raise ValueError(
+                f"{path} must have a column named image, got {names!r:.200}{NO_PICTURES if listing else ''}."
+            )
         captions = next((name for name in CAPTIONS if name in names), "")
         wanted = {*FIELDS, captions, image}
         stored = ""  # the path of the bytes of pictures
@@ -121,7 +126,7 @@ def read_parquet(
                         else:
                             value = entry.get(image)
                             named = value.get("path") if isinstance(value, dict) else value
-                            yield place, find({**entry, "image": named} if image else entry), entry
+                            yield place, None, {**entry, "image": named} if image else entry
                     except ValueError as error:
                         yield place, str(error)
             except Exception as error:

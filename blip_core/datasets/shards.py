@@ -11,10 +11,11 @@ import tarfile
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from blip_core.datasets.entries import sidecar_entry
 from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
+from blip_core.datasets.look import Item
 from blip_core.datasets.spool import Spool, group
 from blip_core.files import file_version
 from blip_core.processing.picture_files import SUFFIXES
@@ -35,7 +36,7 @@ class _Headers:
         return self.file.read(size)
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, tuple[Picture, ...], dict[str, Any]] | tuple[str, str]]:
+def read_shard(path: Path) -> Iterator[Item]:
     """Yield the examples of a shard as (base name, pictures, fields), and its problems as (name, reason).
 
     A member's base name ends at the first dot of its last path component; what follows tells its kind: a picture's

@@ -1,10 +1,10 @@
 """Search over collections of pictures and videos, by text or by picture."""
 
+from blip_core.processing.video import sample_frames
 from blip_core.search.collection import Collection
 from blip_core.search.feature_index import Entry, FeatureIndex, default_index, delete_index
 from blip_core.search.neighbours import Hit, candidates, find, nearest, rerank
 from blip_core.search.searcher import Searcher
-from blip_core.search.video import sample_frames
 
 __all__ = [
     "Collection",

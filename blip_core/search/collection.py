@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from blip_core.files import file_version
 from blip_core.processing.picture_files import is_picture_name
 from blip_core.processing.picture_folders import files_inside, tell_passed
-from blip_core.search.video import frame_files, is_video_file
+from blip_core.processing.video import frame_files, is_video_file
 
 
 @dataclass(frozen=True)

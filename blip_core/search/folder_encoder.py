@@ -11,7 +11,7 @@ import numpy as np
 
 from blip_core.inference.matcher import Matcher
 from blip_core.jobs.read_ahead import read_batches
-from blip_core.search.video import FRAMES, sample_frames
+from blip_core.processing.video import FRAMES, sample_frames
 
 Encoded = tuple[np.ndarray, int]
 """A feature, (width,), and the number of frames of its video; 0 for a picture."""

@@ -13,12 +13,12 @@ import numpy as np
 
 from blip_core.inference.matcher import Matcher
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, cut, work_through
+from blip_core.processing.video import FRAMES
 from blip_core.search.collection import Collection
 from blip_core.search.feature_index import FeatureIndex, default_index, delete_index
 from blip_core.search.folder_encoder import FolderEncoder
 from blip_core.search.index_parts import Parts, encode_part, start_elsewhere
 from blip_core.search.neighbours import Hit, candidates, find, rerank
-from blip_core.search.video import FRAMES
 
 ALL = Share()
 RERANK = 16

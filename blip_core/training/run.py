@@ -53,6 +53,8 @@ def train(
     tokenizer: Source | None = None,
     validation: Source | Sequence[Source] | None = None,
     image_root: Any = None,
+    split: str | None = None,
+    validation_split: str | None = None,
     config: Source | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -75,6 +77,8 @@ def train(
         tokenizer: A folder of processor files, where they are not beside the model.
         validation: Data to measure on after each epoch.
         image_root: Where the pictures lie that files name, as for `open_dataset`.
+        split: The split of the data to train on, as for `open_dataset`.
+        validation_split: The split of the validation data.
         config: A TOML file of settings, which go over those of the task's preset.
         resume: Continue the run in the output folder, or begin one if there is none.
         overwrite: Replace the run in the output folder.
@@ -106,6 +110,8 @@ def train(
         "data": _paths(data),
         "validation": _paths(validation),
         "image_root": None if image_root is None else str(image_root),
+        "split": split,
+        "validation_split": validation_split,
         "model": str(model),
         "revision": revision,
         "tokenizer": None if tokenizer is None else str(tokenizer),
@@ -120,8 +126,8 @@ def train(
         start, position = find_start(task, model, tokenizer, chosen, revision), Position()
     else:
         start, position = find_start(task, last[0], None, chosen), last[1]
-    dataset = open_dataset(data, task, image_root)
-    held_out = None if validation is None else open_dataset(validation, task, image_root)
+    dataset = open_dataset(data, task, image_root, split)
+    held_out = None if validation is None else open_dataset(validation, task, image_root, validation_split)
     trainer = make_trainer(chosen_engine, start, chosen)
     try:
         # A captioner stores the prompt its captions begin with; a model made from one for another task must not.
@@ -194,4 +200,5 @@ def _report(log: Log, name: str, dataset: Dataset, known: int) -> int:
 def _paths(paths: Source | Sequence[Source] | None) -> list[str]:
     if paths is None:
         return []
-    return [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    listed = paths if isinstance(paths, list | tuple) else [paths]
+    return [str(path) if isinstance(path, str | Path) else type(path).__name__ for path in listed]

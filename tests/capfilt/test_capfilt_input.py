@@ -15,6 +15,7 @@ from blip_core.capfilt import capfilt, output_folder, writers
 from blip_core.datasets import open_dataset
 from tests.helpers.capfilt_runs import contents, lines, load
 from tests.helpers.frameworks import INSTALLED
+from tests.helpers.published_forms import img2dataset, karpathy
 
 WAYS = {
     "truncated": "not a picture that can be read whole",
@@ -175,3 +176,11 @@ def test_thresholds_that_are_none_in_python(pictures, tmp_path, threshold):
     with pytest.raises(ValueError, match="to must be one of jsonl, parquet, webdataset, got 'csv'"):
         capfilt(dataset, None, tmp_path / "out", to="csv")
     assert not (tmp_path / "out").exists()
+
+
+def test_published_data_are_read_as_they_are(blip, tmp_path):
+    arguments = ("--split", "test", "--threshold", "0", "--json")
+    code, counts, _ = blip(karpathy(tmp_path / "data"), tmp_path / "out", *arguments)
+    assert (code, counts["pictures"]) == (0, {"kept": 3})
+    code, counts, _ = blip(img2dataset(tmp_path / "web"), tmp_path / "shards", "--threshold", "0", "--json")
+    assert (code, counts["pictures"]) == (0, {"kept": 3})

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blip_core.processing.video import positions
 from blip_core.search import sample_frames
-from blip_core.search.video import positions
 from tests.helpers.videos import animation, frame, video
 
 

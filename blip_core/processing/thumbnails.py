@@ -1,0 +1,27 @@
+"""Small pictures for web pages, as text to put into them."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+from blip_core.processing.pictures import to_colour, to_rgb
+
+SIDE = 128
+"""The longer side, in pixels."""
+
+
+def thumbnail(image: Image.Image, name: str) -> str:
+    """Return a small JPEG of a picture on white as a data URI; `name` stands for the picture in messages."""
+    small = to_rgb(image, name, to_colour("white"))
+    small.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return data_uri(file.getvalue(), "jpeg")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return the bytes of a picture as a data URI; `kind` is its format, such as "png"."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
