@@ -69,8 +69,9 @@ def _others(look: Look) -> Iterator[Look]:
 
 
 def _beside(path: Path, old: str, new: str) -> Iterator[Look]:
-    """The file beside one of questions or answers whose name is alike, as v2_OpenEnded_mscoco_train2014_questions.json
-    and v2_mscoco_train2014_annotations.json."""
+    """The file of the other kind beside one of questions or answers: v2_mscoco_train2014_annotations.json, for example,
+    belongs to v2_OpenEnded_mscoco_train2014_questions.json.
+    """
 
     def core(name: str, word: str) -> str:
         return KIND.sub("", name).replace(word, "")
