@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from blip_core.config_mixin import ConfigMixin, json_object
+from blip_core.config_mixin import ConfigMixin, json_object, keep_unknown
 from blip_core.validators import Validator, check_settings, choice, describe, flag, number, setting, whole_number
 
 C = TypeVar("C", bound="_Config")
@@ -29,6 +30,12 @@ ACTIVATION: Validator = partial(choice, choices=ACTIVATIONS)
 KEPT = "Kept for Hugging Face files; BLIP does not read it."
 ATTENTION_DROPOUT = "Dropout of attention probabilities in training, in [0, 1)."
 
+UNSET = {
+    "is_encoder_decoder": False, "return_dict": True, "output_attentions": False, "output_hidden_states": False,
+    "torchscript": False, "problem_type": None,
+}  # fmt: skip
+"""What programs read of a configuration of transformers whether or not it was set."""
+
 
 @dataclass(kw_only=True)
 class _Config(ConfigMixin):
@@ -36,6 +43,7 @@ class _Config(ConfigMixin):
 
     model_type: ClassVar[str] = ""
     part: ClassVar[str | None] = None
+    unset: ClassVar[Mapping[str, Any]] = UNSET
 
     def __init_subclass__(cls) -> None:
         cls.constants = {"model_type": cls.model_type}
@@ -43,6 +51,11 @@ class _Config(ConfigMixin):
 
     def __post_init__(self) -> None:
         check_settings(self, f"{type(self).__name__}.")
+
+    def get_text_config(self) -> BlipTextConfig:
+        """Return the configuration of the text transformer, which trainers read; of a part, the part itself."""
+        text: BlipTextConfig = vars(self).get("text_config", self)
+        return text
 
     @classmethod
     def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:
@@ -96,6 +109,7 @@ class _TransformerConfig(_Config):
         return cls.base(**{**cls.presets["large"], **overrides})
 
 
+@keep_unknown
 @dataclass(kw_only=True)
 class BlipTextConfig(_TransformerConfig):
     """Configure the text transformer: BERT with cross-attention, as encoder or decoder (BLIP section 3.1).
@@ -144,6 +158,7 @@ class BlipTextConfig(_TransformerConfig):
             )
 
 
+@keep_unknown
 @dataclass(kw_only=True)
 class BlipVisionConfig(_TransformerConfig):
     """Configure the vision transformer (BLIP section 3.1).
@@ -193,6 +208,7 @@ class BlipVisionConfig(_TransformerConfig):
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
+@keep_unknown
 @dataclass(kw_only=True)
 class BlipConfig(_Config):
     """Configure a whole BLIP model: its text and vision transformers and what joins them.
@@ -209,6 +225,10 @@ class BlipConfig(_Config):
     """
 
     model_type: ClassVar[str] = "blip"
+    sub_configs: ClassVar[Mapping[str, type[_Config]]] = {
+        "text_config": BlipTextConfig,
+        "vision_config": BlipVisionConfig,
+    }
     text_config: BlipTextConfig = setting(
         None, None, "A `BlipTextConfig`, a dictionary of its fields, or None for the defaults. It is copied, and its "
         "`encoder_hidden_size` becomes the width of the vision model.",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import errno
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from blip_core.files import read_json, write_json
 from blip_core.hub import or_shipped, resolve_folder
+
+C = TypeVar("C", bound="ConfigMixin")
 
 
 @dataclass(kw_only=True)
@@ -24,21 +29,22 @@ class ConfigMixin:
 
     Class attributes: `file_names` are the files that may hold the configuration; the first is written, the first that
     exists is read. `constants` are written to every file. `null_is_default` says that null in a file stands for a
-    field's default.
+    field's default. `unset` are values of attributes that are not fields, where nothing was set.
     """
 
     file_names: ClassVar[tuple[str, ...]] = ("config.json",)
     constants: ClassVar[Mapping[str, Any]] = {}
     null_is_default: ClassVar[bool] = False
+    unset: ClassVar[Mapping[str, Any]] = {}
     extra: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     if not TYPE_CHECKING:  # so that type checkers find misspelt attributes
 
         def __getattr__(self, name: str) -> Any:
-            extra = self.__dict__.get("extra", {})
-            if name not in extra:
+            values = {**type(self).unset, **self.__dict__.get("extra", {})}
+            if name not in values:
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
-            return extra[name]
+            return values[name]
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name.startswith("_") or name in self.__dataclass_fields__ or hasattr(type(self), name):
@@ -81,6 +87,22 @@ class ConfigMixin:
     def to_json_string(self) -> str:
         """Return `to_dict()` as indented JSON with sorted keys."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | Path) -> None:
+        """Write `to_dict()` into a JSON file; an existing one is replaced atomically.
+
+        Args:
+            json_file_path: The file.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        write_json(Path(json_file_path), self.to_dict())
+
+    @classmethod
+    def from_json_file(cls, json_file: str | Path) -> Self:
+        """Read a JSON file of any name; errors as of `from_dict`, and `OSError` where it cannot be read."""
+        return cls.from_dict(read_json(Path(json_file)))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
@@ -134,6 +156,27 @@ class ConfigMixin:
     def _without_file(cls, file: Path) -> Self:
         """Return the configuration of a folder without any of the files; raises by default."""
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+
+
+def keep_unknown(cls: type[C]) -> type[C]:
+    """Let the constructor of a dataclass keep keywords that are no fields, as attributes, like transformers' do.
+
+    One that looks like a misspelt field gets a warning.
+    """
+    create, names = cls.__init__, [row.name for row in fields(cls) if row.init]
+
+    @wraps(create)
+    def initialize(self: C, *args: Any, **settings: Any) -> None:
+        more = {name: settings.pop(name) for name in list(settings) if name not in names}
+        create(self, *args, **settings)
+        for name, value in more.items():
+            if close := difflib.get_close_matches(name, names, n=1, cutoff=0.9):
+                warnings.warn(f"{cls.__name__} keeps {name!r} unread; is it {close[0]!r}?", stacklevel=2)
+            if name not in cls.constants:
+                setattr(self, name, value)
+
+    cls.__init__ = initialize  # type: ignore[method-assign,assignment]
+    return cls
 
 
 def json_object(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
     """
 
     config: Any
+    base_model_prefix = "blip"
+    """What adapters of transformers call the model inside of a head."""
+    main_input_name = "input_ids"
+    """The argument by which trainers count what a model reads: its first."""
 
     def __init__(self, config: AnyConfig):
         super().__init__()

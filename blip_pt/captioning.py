@@ -37,6 +37,8 @@ class BlipForConditionalGeneration(BlipImageModel):
     The arguments that methods share are described in `BlipImageModel`.
     """
 
+    main_input_name = "pixel_values"
+
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         super().__init__(config)
         self.vision_model = BlipVisionModel(config.vision_config, initialize=False)

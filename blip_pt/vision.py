@@ -128,6 +128,7 @@ class BlipVisionModel(BlipPreTrainedModel):
     """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last layer."""
 
     config: BlipVisionConfig
+    main_input_name = "pixel_values"
     __call__: Callable[..., BlipVisionOutput]
 
     def __init__(self, config: BlipVisionConfig, *, initialize: bool = True):

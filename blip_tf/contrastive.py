@@ -30,6 +30,7 @@ class TFBlipModel(TFBlipImageModel):
     def __init__(self, config: BlipConfig, *, initialize: bool = True):
         warnings.warn("BlipModel is deprecated; use BlipForImageTextRetrieval.", FutureWarning, stacklevel=2)
         super().__init__(config)
+        self.projection_dim = config.projection_dim
         self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
         self.text_model = TFBlipTextModel(config.text_config, initialize=False)
         self.visual_projection = Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)

@@ -137,6 +137,7 @@ class TFBlipVisionModel(TFBlipPreTrainedModel):
     """Pictures -> image embeddings. Source: the ViT of the original, with a LayerNorm after the last layer."""
 
     config: BlipVisionConfig
+    main_input_name = "pixel_values"
 
     def __init__(self, config: BlipVisionConfig, *, initialize: bool = True):
         super().__init__(config)

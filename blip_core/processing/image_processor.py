@@ -6,14 +6,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
-from blip_core.config_mixin import ConfigMixin, json_object
+from blip_core.config_mixin import ConfigMixin, json_object, keep_unknown
 from blip_core.processing.image_settings import MEAN, STD, colour, per_channel, sides
 from blip_core.processing.inputs import BlipInputs, check_return_tensors, stack
 from blip_core.processing.picture_files import ROOM, decode, is_source, open_image
@@ -30,9 +30,10 @@ from blip_core.processing.pictures import (
     to_colour,
     to_rgb,
 )
-from blip_core.validators import check_settings, choice, flag, number, setting, whole_number
+from blip_core.validators import check_names, check_settings, choice, flag, number, setting, whole_number
 
 
+@keep_unknown
 @dataclass
 class BlipImageProcessor(ConfigMixin):
     """Resize, rescale and normalise pictures of any size.
@@ -88,6 +89,8 @@ class BlipImageProcessor(ConfigMixin):
     do_pad: bool = setting(False, flag)
     pad_size: Any = setting(None, sides, optional=True)
     model_input_names: ClassVar = ("pixel_values",)
+    is_fast: ClassVar = False
+    """As transformers calls image processors that work with Pillow; a fast one resizes with torchvision."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -131,6 +134,7 @@ class BlipImageProcessor(ConfigMixin):
         choice("input_data_format", input_data_format, (None, *LAYOUTS))
         if data_format is None and (self.do_pad if overrides.get("do_pad") is None else overrides["do_pad"]):
             raise ValueError("do_pad=True needs a data_format, 'channels_first' or 'channels_last'.")
+        check_names(overrides, [row.name for row in fields(self) if row.init], "option of preprocess")
         settings = replace(self, **{name: value for name, value in overrides.items() if value is not None})
         pictures = list(flatten(images))
         if not pictures:

@@ -36,6 +36,10 @@ class BlipProcessor:
         (2, 4)
     """
 
+    attributes = ("image_processor", "tokenizer")
+    image_processor_class = "BlipImageProcessor"
+    tokenizer_class = ("BertTokenizer", "BertTokenizerFast")
+
     def __init__(self, image_processor: Any = None, tokenizer: Any = None):
         for name, value, method in (
             ("image_processor", image_processor, "preprocess"),

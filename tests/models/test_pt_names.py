@@ -174,3 +174,17 @@ def test_public_adapters_take_effect(tmp_path, targets):
     merged = loaded.merge_and_unload()
     assert merged.state_dict().keys() == model.state_dict().keys()
     assert difference(after.detach(), merged(**values).itm_score.detach()) < 1e-5
+
+
+def test_what_trainers_ask_of_a_class():
+    first = {"BlipVisionModel": "pixel_values", "BlipForConditionalGeneration": "pixel_values"}
+    for head in (
+        "BlipVisionModel",
+        "BlipTextModel",
+        "BlipForConditionalGeneration",
+        "BlipForQuestionAnswering",
+        RETRIEVAL,
+    ):
+        cls = getattr(blip_pt, head)
+        assert cls.main_input_name == first.get(head, "input_ids")
+        assert cls.base_model_prefix == "blip"

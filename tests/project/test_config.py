@@ -63,9 +63,30 @@ def test_values_that_cannot_work_are_refused_by_name(make, named):
         make()
 
 
-def test_unknown_keywords_are_refused_and_unknown_keys_of_a_file_kept(tmp_path):
-    with pytest.raises(TypeError, match="hidden_sise"):
-        BlipTextConfig(hidden_sise=3)
+@pytest.mark.parametrize("kind", [BlipConfig, BlipTextConfig, BlipVisionConfig, BlipImageProcessor])
+def test_unknown_keywords_are_kept(kind, tmp_path):
+    config = kind(my_own=[1], model_type="blip")
+    assert config.my_own == [1]
+    assert "my_own" in kind(**config.to_dict()).to_dict()
+    config.to_json_file(tmp_path / "config.json")
+    assert json.loads((tmp_path / "config.json").read_text())["my_own"] == [1]
+    with pytest.raises(AttributeError, match="no attribute 'another'"):
+        config.another  # noqa: B018
+
+
+def test_what_looks_misspelt_is_told():
+    with pytest.warns(UserWarning, match="BlipTextConfig keeps 'hidden_sise' unread; is it 'hidden_size'"):
+        assert BlipTextConfig(hidden_sise=3).hidden_size == 768
+
+
+def test_what_transformers_has_unset():
+    config = BlipConfig()
+    assert (config.is_encoder_decoder, config.return_dict, config.text_config.output_attentions) == (False, True, False)
+    config.return_dict = False
+    assert (config.return_dict, "is_encoder_decoder" in config.to_dict()) == (False, False)
+
+
+def test_unknown_keys_of_a_file_are_kept(tmp_path):
     values = BlipConfig().to_dict()
     values["torch_dtype"] = "float32"
     values["text_config"]["add_cross_attention"] = True
@@ -128,3 +149,12 @@ def test_attributes_that_are_no_field_are_kept_saved_and_come_back(tmp_path, kin
         with pytest.raises(AttributeError, match=f"{kind.__name__} has no attribute 'return_dicts'"):
             other.return_dicts  # noqa: B018
     assert not hasattr(kind(), "notes")
+
+
+def test_what_programs_for_transformers_read(tmp_path):
+    config = BlipConfig(projection_dim=9)
+    assert config.get_text_config() is config.text_config
+    assert config.text_config.get_text_config() is config.text_config
+    assert config.sub_configs == {"text_config": BlipTextConfig, "vision_config": BlipVisionConfig}
+    config.to_json_file(tmp_path / "any.json")
+    assert BlipConfig.from_json_file(tmp_path / "any.json") == config
