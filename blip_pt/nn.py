@@ -220,7 +220,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, width) -> (batch, heads, length, head width)."""
-    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

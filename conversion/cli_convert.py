@@ -16,7 +16,7 @@ SHOWN = 10
 """How many of the tensors left out are listed."""
 OPTIONS = (
     *("to", "config", "dtype", "head", "image_size", "max_shard_size", "tokenizer", "revision", "overwrite"),
-    "dry_run",
+    *("dry_run", "free_size"),
 )
 """The arguments that are keywords of `convert`."""
 
@@ -38,6 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--max-shard-size", metavar="SIZE", help="greatest size of one file, such as 2GB (5GB)")
     parser.add_argument("--tokenizer", metavar="PATH", help="folder or file of the vocabulary (the source's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace a destination that exists")
+    parser.add_argument("--free-size", action="store_true", help="let an export take pictures of any size")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written and what is missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

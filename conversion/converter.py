@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints import FORMATS, Format, open_checkpoint
+from blip_core.checkpoints.exported import write_export
 from blip_core.checkpoints.loading import config_path, find_head, read_config, with_image_size
 from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wanted_parameters
 from blip_core.checkpoints.processor_files import ProcessorFiles
@@ -77,6 +78,7 @@ def convert(
     revision: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    free_size: bool = False,
 ) -> ConversionReport:
     """Convert a checkpoint into another format, or a part of it into a checkpoint of its own.
 
@@ -87,7 +89,7 @@ def convert(
         destination: A folder, which gets the weights under their usual name, and the configuration, processor and
             tokenizer files; or a file that ends in `.pth`, which gets the weights alone.
         to: "safetensors" (the default for a folder), "pytorch_model.bin", "pth" (the default for a file),
-            "tf_model.h5" or "weights.h5".
+            "tf_model.h5" or "weights.h5"; or an export, "onnx" (see `docs/exports.md`).
         config: What the checkpoint lacks or is to be changed, as in `from_pretrained`: a configuration, a file of
             one, or a dictionary of settings.
         dtype: The type of the weights, "float32", "float16" or "bfloat16"; as they are without it.
@@ -98,6 +100,7 @@ def convert(
         revision: Branch, tag or commit of the Hub repository.
         overwrite: Replace a destination that exists.
         dry_run: Write nothing, and return what would be written and what is missing.
+        free_size: Let an export take pictures of any size.
 
     Returns:
         The report.
@@ -114,6 +117,7 @@ def convert(
     target = Path(destination).expanduser()
     row = _find_format(to, target)
     _check_options(row, dtype, head, max_shard_size)
+    options = _export_options(row, free_size=free_size)
     is_file = bool(row.suffix) and target.suffix == row.suffix
     checkpoint = open_checkpoint(source, revision)
     check_destination(target, checkpoint.path, folder=not is_file, overwrite=overwrite)
@@ -170,6 +174,8 @@ def convert(
                 write_model(stage, row, tensors, about, max_shard_size or "5GB")
                 files.write(stage)
             verify(stage, row, tensors)
+            if row.export is not None:
+                write_export(row, stage, head, about.config["dtype"], **options)
     return report
 
 
@@ -182,6 +188,15 @@ def _find_format(to: str | None, target: Path) -> Format:
     if by_suffix is not None and to != by_suffix:
         raise ValueError(f"{target} names a file of the format {by_suffix}, not {to}; give a folder as destination.")
     return FORMATS[to]
+
+
+def _export_options(row: Format, **options: Any) -> dict[str, Any]:
+    """Return the options that are given. Raises `ValueError` for one that the format does not take."""
+    given = {name: value for name, value in options.items() if value}
+    for name in given.keys() - set(row.options):
+        takers = " and ".join(other.name for other in FORMATS.values() if name in other.options)
+        raise ValueError(f"{name} goes with {takers}, not with {row.name}; leave it out.")
+    return given
 
 
 def _check_options(row: Format, dtype: str | None, head: str | None, max_shard_size: int | str | None) -> None:

@@ -79,7 +79,11 @@ class Extent:
 
 
 class MappedCheckpoint(Checkpoint):
-    """A checkpoint whose tensors lie uncompressed in one file, `data`, which is mapped into memory."""
+    """A checkpoint whose tensors lie uncompressed in one file, `data`, which is mapped into memory.
+
+    Attributes:
+        extents: Where each tensor lies.
+    """
 
     def __init__(
         self,
@@ -92,12 +96,12 @@ class MappedCheckpoint(Checkpoint):
     ):
         data = data or path
         self._bytes = np.memmap(data, mode="c") if data.stat().st_size else np.zeros(0, np.uint8)
-        self._extents = extents
+        self.extents = extents
         dtypes = {name: extent.dtype for name, extent in extents.items()}
         super().__init__(path, format, {name: _shape(extent) for name, extent in extents.items()}, dtypes, config)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        extent = self._extents[name]
+        extent = self.extents[name]
         array: np.ndarray = np.ndarray(extent.shape, extent.dtype, self._bytes.data, extent.offset, extent.strides)
         array = array if array.flags.aligned else array.copy()
         return array.transpose(extent.axes) if extent.axes else array

@@ -42,6 +42,12 @@ class Format:
         training_state: Whether the training state of contrastive models is "kept" as far as the source has it,
             written "whole", or "left out".
         warn: `(config)` to sentences about what programs that read this format will do otherwise.
+        export: `(model, folder, **options)` adds graphs to a folder with the weights, and returns the file of each
+            part: the format is an export (see `exported.py`).
+        engine: The engine whose model is exported.
+        options: The keywords of `convert` that the export takes.
+        packages: What must be installed to write it, besides the engine.
+        extra: The extra of this project that installs them.
     """
 
     name: str
@@ -57,6 +63,11 @@ class Format:
     refused_types: tuple[str, ...] = ()
     training_state: str = "kept"
     warn: Callable[[Any], list[str]] | None = None
+    export: Callable[..., dict[str, str]] | None = None
+    engine: str = ""
+    options: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    extra: str = ""
 
     def find(self, folder: Path) -> Path | None:
         """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
@@ -81,6 +92,11 @@ def _is_torch(path: Path, start: bytes) -> bool:
 
 def _is_hdf5(path: Path, start: bytes) -> bool:
     return start[:8] == b"\x89HDF\r\n\x1a\n"
+
+
+def _not_by_itself(path: Path, start: bytes) -> bool:
+    # The weights of an export are a checkpoint of another format; its graphs are found by their `export.json`.
+    return False
 
 
 def _here(function: str) -> Function:
@@ -116,6 +132,12 @@ FORMATS: dict[str, Format] = {
         Format(
             "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
             read=_here("saved_model:read"),
+        ),
+        Format(
+            "onnx", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
+            write=_here("safetensors_file:write"), arrange=_here("safetensors_file:arrange_once"),
+            refused_types=("bfloat16",), training_state="left out", export=Function("blip_pt.export:export_onnx"),
+            engine="pt", options=("free_size",), packages=("onnx",), extra="onnx",
         ),
     )
 }  # fmt: skip

@@ -74,9 +74,10 @@ class ProcessorFiles:
             self.tokenizer.save_pretrained(folder)
         for path in self.tokenizer_files:
             shutil.copyfile(path, folder / path.name)
-        if HEADS[self.head].generates:
+        head = HEADS[self.head]
+        if head.generates or (self.folder / "generation_config.json").is_file():
             generation = read_generation_config(self.folder)
-            if not HEADS[self.head].prompted:  # captions begin with a prompt, answers do not
+            if head.generates and not head.prompted:  # captions begin with a prompt, answers do not
                 generation = generation.updated(prompt_ids=None)
             generation.save_pretrained(folder)
 

@@ -48,6 +48,11 @@ def arrange(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
     return [replace(tensor, names=(name,)) for tensor in tensors for name in tensor.names]
 
 
+def arrange_once(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
+    """Give every tensor the first of its Hugging Face names alone."""
+    return [replace(tensor, names=tensor.names[:1]) for tensor in tensors]
+
+
 def write(path: Path, tensors: Sequence[LazyTensor], about: About | None = None) -> None:
     """Write a file, in which every tensor has one name."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -38,6 +38,8 @@ ONLY_PYTORCH = {
     "trainer.py _like": "FSDP is PyTorch's",
     "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
     "base.py BlipPreTrainedModel.quantize": "TensorFlow has no int8 product for a CPU; `export_litert` quantizes",
+    "export.py": "ONNX is PyTorch's",
+    "parts.py": "TensorFlow has them in export.py",
     "nn.py QuantizedLinear": "the same",
     "nn.py int8_scale": "the same",
     "nn.py is_tracing": "tensors of TensorFlow tell",

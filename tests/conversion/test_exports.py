@@ -1,0 +1,96 @@
+"""Exports to ONNX: every part of every head computes what the PyTorch model does, at any size."""
+
+import json
+
+import numpy as np
+import pytest
+
+from blip_core.parameters.graph_parts import axis_sizes, graph_names, outputs_of, parts_of
+from conversion import convert
+from tests.helpers.exported_models import SIZES, exported, part_inputs, source
+from tests.helpers.random_models import CONFIGS_OF, HEADS, difference, head_config
+
+onnxruntime = pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+FAST = {
+    ("BlipTextModel", "wide"), ("BlipForConditionalGeneration", "deep"), ("BlipForQuestionAnswering", "wide"),
+    ("BlipForImageTextRetrieval", "wide"), ("BlipForNLVR", "deep"),
+}  # fmt: skip
+CASES = [
+    pytest.param(head, name, marks=[] if (head, name) in FAST else pytest.mark.slow)
+    for head in HEADS
+    for name in CONFIGS_OF
+]
+
+
+def pytorch_parts(head, name):
+    import blip_pt
+    from blip_pt.parts import part_functions
+
+    return part_functions(getattr(blip_pt, head).from_pretrained(source(head, name)))
+
+
+def run_onnx(folder, part, given):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(folder / f"{part.name}.onnx", options)
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, given), strict=True))
+
+
+@pytest.mark.parametrize(("head", "name"), CASES)
+def test_every_part_at_any_size(head, name):
+    folder, functions = exported("onnx", head, name), pytorch_parts(head, name)
+    fixed = axis_sizes(head, head_config(head, CONFIGS_OF[name]))
+    parts = [part for part in parts_of(head) if not part.loop]
+    assert sorted(path.stem for path in folder.glob("*.onnx")) == sorted(part.name for part in parts)
+    for part in parts:
+        outputs = outputs_of(part, head)
+        for seed, sizes in enumerate(SIZES):
+            given = part_inputs(part, {**fixed, **sizes}, seed)
+            found = run_onnx(folder, part, given)
+            with torch.no_grad():
+                expected = functions[part.name](**{key: torch.from_numpy(value) for key, value in given.items()})
+            assert list(found) == graph_names(part, outputs)
+            for (key, array), output in zip(expected.items(), found.values(), strict=True):
+                assert key in outputs
+                assert array.shape == output.shape
+                assert not array.any() or difference(array, output) < 1e-5, (part.name, key, sizes)
+
+
+def test_weights_are_stored_once_and_in_half_precision_where_asked():
+    head = "BlipForImageTextRetrieval"
+    folder, half = exported("onnx", head, "wide"), exported("onnx", head, "wide", dtype="float16")
+    weights = [(path / "model.safetensors").stat().st_size for path in (folder, half)]
+    assert weights[1] < 0.6 * weights[0]
+    about = json.loads((half / "export.json").read_text())
+    assert (about["form"], about["weights"], about["version"]) == ("onnx", "float16", 1)
+    part = next(part for part in parts_of(head) if part.name == "text_features")
+    given = part_inputs(part, {**axis_sizes(head, CONFIGS_OF["wide"]), **SIZES[0]}, 0)
+    import blip_pt
+
+    model = blip_pt.BlipForImageTextRetrieval.from_pretrained(half)  # the folder is a checkpoint as well
+    expected = model.get_text_features(**{key: torch.from_numpy(value) for key, value in given.items()})
+    assert difference(expected.detach(), run_onnx(half, part, given)["text_features"]) < 1e-5
+
+
+def test_pictures_of_any_size():
+    head, name = "BlipVisionModel", "deep"
+    folder, functions = exported("onnx", head, name, free_size=True), pytorch_parts(head, name)
+    for height, width in ((48, 48), (32, 80), (96, 16)):
+        pixels = np.random.default_rng(0).normal(size=(2, 1, height, width)).astype(np.float32)
+        with torch.no_grad():
+            expected = functions["image_features"](torch.from_numpy(pixels))
+        found = run_onnx(folder, parts_of(head)[0], {"pixel_values": pixels})
+        assert difference(expected["image_embeds"], found["image_embeds"]) < 1e-5
+
+
+def test_options_that_do_not_go_together(tmp_path):
+    folder = source("BlipVisionModel", "wide")
+    with pytest.raises(ValueError, match="free_size goes with onnx"):
+        convert(folder, tmp_path / "x", to="safetensors", free_size=True)
+    with pytest.raises(ValueError, match="onnx cannot hold bfloat16"):
+        convert(folder, tmp_path / "x", to="onnx", dtype="bfloat16")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileExistsError, match="overwrite"):
+        convert(folder, exported("onnx", "BlipVisionModel", "wide"), to="onnx")
+    convert(folder, exported("onnx", "BlipVisionModel", "wide"), to="onnx", overwrite=True)
