@@ -148,6 +148,9 @@ class BlipTextConfig(_TransformerConfig):
     is_decoder: bool = setting(True, flag, "False leaves cross-attention out.")
     use_cache: bool = setting(True, None, "Kept for Hugging Face files; generation always uses its cache.")
     label_smoothing: float = setting(0.0, RATE, "Smoothing of the language-modelling loss, in [0, 1).")
+    tie_word_embeddings: bool = setting(
+        True, flag, "Project to the vocabulary by the word embeddings; False gives the projection weights of its own."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from blip_core.files import read_json, write_json
-from blip_core.hub import or_shipped, resolve_folder
+from blip_core.hub import or_shipped, resolve_settings
 
 C = TypeVar("C", bound="ConfigMixin")
 
@@ -125,7 +125,7 @@ class ConfigMixin:
         if path.suffix == ".json" and path.is_file():
             files = [path]
         else:
-            folder = resolve_folder(name_or_path, revision=revision, patterns=cls.file_names)
+            folder = resolve_settings(name_or_path, revision=revision, patterns=cls.file_names)
             files = [folder / name for name in cls.file_names]
         for file in files:
             values = cls._section(file, read_json(file)) if file.is_file() else None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from blip_core.files import read_json
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 REFUSALS = {
@@ -15,6 +18,9 @@ REFUSALS = {
     "LocalEntryNotFoundError": "is not in the cache, and the Hugging Face Hub cannot be reached; check the network.",
 }
 """By the kind of error of the Hub's library: what is wrong and what to do. A typo is not a dead network."""
+
+ADAPTER = "adapter_config.json"
+"""The file that says of what kind an adapter is, and what its base model."""
 
 SHIPPED = Path(__file__).parent / "data" / "shipped"
 """The small model in the package, which knows drawings of emoji: see docs/shipped.md."""
@@ -58,3 +64,26 @@ def resolve_folder(
             said = f"could not be fetched from the Hugging Face Hub: {first_line} Check the name and the network."
         wanted = name if revision is None else f"{name}@{revision}"
         raise OSError(f"{wanted!r} is no local path and {said} Or pass the path of a folder.") from error
+
+
+def base_of_adapter(folder: Path, settings: Mapping[str, Any]) -> tuple[str | Path, str | None] | None:
+    """Return the base model that an adapter's settings name, and its revision; None where they name none.
+
+    A path may be relative to the current folder, as PEFT writes it, or to that of the adapter.
+    """
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, str) or not name:
+        return None
+    beside = folder / name
+    found = beside if beside.exists() and not Path(name).expanduser().exists() else name
+    return found, revision if isinstance(revision, str) else None
+
+
+def resolve_settings(name_or_path: str | Path, *, patterns: Sequence[str], **options: Any) -> Path:
+    """As `resolve_folder`, for files of settings, which an adapter without them takes from its base model."""
+    folder = resolve_folder(name_or_path, patterns=[*patterns, ADAPTER], **options)
+    if (folder / ADAPTER).is_file() and not any((folder / name).is_file() for name in patterns):
+        base = base_of_adapter(folder, read_json(folder / ADAPTER))
+        if base is not None:
+            return resolve_folder(base[0], patterns=patterns, **{**options, "revision": base[1]})
+    return folder

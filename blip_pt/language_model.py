@@ -34,7 +34,7 @@ class LMTransform(nn.Module):
 
 
 class LMPredictions(nn.Module):
-    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings, its bias the one here."""
+    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings if tied, its bias that here."""
 
     __call__: Callable[..., Tensor]
 
@@ -79,9 +79,11 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
             self.initialize()
 
     def tie_weights(self) -> None:
-        """Let the projection to the vocabulary have the word embeddings as its weight."""
+        """Let the projection to the vocabulary have the word embeddings as its weight, unless it has its own."""
         head = self.cls.predictions
-        head.decoder.weight, head.decoder.bias = self.bert.embeddings.word_embeddings.weight, head.bias
+        head.decoder.bias = head.bias
+        if self.config.tie_word_embeddings:
+            head.decoder.weight = self.bert.embeddings.word_embeddings.weight
 
     def forward(
         self,

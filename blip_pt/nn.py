@@ -100,16 +100,12 @@ class Embedding(nn.Embedding):
 
 
 class PatchEmbedding(nn.Conv2d):
-    """pictures (batch, channels, height, width) -> patches (batch, patches, out), row by row."""
+    """pictures (batch, channels, height, width) -> patches (batch, out, rows, columns)."""
 
-    def __init__(self, channels: int, out: int, patch_size: int):
-        super().__init__(channels, out, kernel_size=patch_size, stride=patch_size)
+    __call__: Callable[..., Tensor]
 
     def reset_parameters(self) -> None:
         pass
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).flatten(2).transpose(1, 2)  # (batch, patches, out)
 
 
 def activated(layer: nn.Module, x: Tensor, activation: Activation) -> Tensor:

@@ -35,7 +35,8 @@ class VisionEmbeddings(nn.Module):
         self.config = config
         self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.position_embedding = nn.Parameter(torch.empty(1, config.num_positions, config.hidden_size))
-        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, config.patch_size)
+        patch = config.patch_size
+        self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, kernel_size=patch, stride=patch)
 
     def positions(self, height: int, width: int) -> Tensor:
         """Position embeddings (1, T, W) for pictures of any size, in pixels: the grid is resized bicubically."""
@@ -48,7 +49,9 @@ class VisionEmbeddings(nn.Module):
         return torch.cat([self.position_embedding[:, :1], grid.flatten(0, 1)[None]], dim=1)  # (1, T, W)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        patches = self.patch_embedding(pixel_values.to(self.class_embedding.dtype))  # (B, N, W)
+        patches = (
+            self.patch_embedding(pixel_values.to(self.class_embedding.dtype)).flatten(2).transpose(1, 2)
+        )  # (B, N, W)
         x = torch.cat([self.class_embedding.expand(patches.shape[0], -1, -1), patches], dim=1)  # (B, T, W)
         return x + self.positions(*pixel_values.shape[2:])
 

@@ -31,13 +31,14 @@ class LMTransform(Layer):
 
 
 class LMPredictions(Layer):
-    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings, its bias the one here."""
+    """States (..., W) -> logits (..., V). The decoder's weight is the word embeddings if tied, its bias that here."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.bias = self.add_weight(name="bias", shape=(config.vocab_size,), initializer="zeros")
         self.transform = LMTransform(config)
-        self.decoder = TiedLinear()
+        tied = config.tie_word_embeddings
+        self.decoder = TiedLinear() if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def call(self, x: Tensor) -> Tensor:
         return self.decoder(self.transform(x))
@@ -73,9 +74,11 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
             self.initialize()
 
     def tie_weights(self) -> None:
-        """Let the projection to the vocabulary have the word embeddings as its weight."""
+        """Let the projection to the vocabulary have the word embeddings as its weight, unless it has its own."""
         head = self.cls.predictions
-        head.decoder.weight, head.decoder.bias = self.bert.embeddings.word_embeddings.weight, head.bias
+        head.decoder.bias = head.bias
+        if self.config.tie_word_embeddings:
+            head.decoder.weight = self.bert.embeddings.word_embeddings.weight
 
     def call(
         self,

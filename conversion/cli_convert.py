@@ -16,7 +16,7 @@ SHOWN = 10
 """How many of the tensors left out are listed."""
 OPTIONS = (
     *("to", "config", "dtype", "head", "image_size", "max_shard_size", "tokenizer", "revision", "overwrite"),
-    *("dry_run", "free_size"),
+    *("dry_run", "free_size", "base_model"),
 )
 """The arguments that are keywords of `convert`."""
 

@@ -26,7 +26,8 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Print what a checkpoint holds; returns 1 where it is not a whole model and nothing else."""
-    report = inspect_checkpoint(args.checkpoint, config=args.config, head=args.head, revision=args.revision)
+    options = {name: getattr(args, name) for name in ("config", "head", "revision", "base_model")}
+    report = inspect_checkpoint(args.checkpoint, **options)
     print(json_line(report.to_dict()) if args.json else describe(report), end="")
     return 0 if report.complete else 1
 
@@ -36,6 +37,7 @@ def describe(report: CheckpointReport) -> str:
     types = ", ".join(f"{name}" for name in report.dtypes)
     lines = [
         report.path,
+        *_adapter(report.adapter),
         line("format", f"{report.format}, {report.tensors} tensors, {report.bytes / 1e6:,.1f} MB, {types}"),
         line("head", report.head or "none that is known"),
         *_sizes(report.config),
@@ -49,6 +51,15 @@ def describe(report: CheckpointReport) -> str:
     if report.complete:
         lines.append(line("missing", "nothing" if report.config else "unknown without config.json; pass --config"))
     return "\n".join(lines) + "\n"
+
+
+def _adapter(adapter: dict[str, Any] | None) -> list[str]:
+    if adapter is None:
+        return []
+    changes = [f"changes {', '.join(adapter['targets'])}"] * bool(adapter["targets"])
+    changes += [f"replaces {', '.join(adapter['replaced'])}"] * bool(adapter["replaced"])
+    about = f"{adapter['kind']} of rank {adapter['rank']}, {adapter['tensors']} tensors, task {adapter['task_type']}"
+    return [line("adapter", adapter["path"]), line("", f"{about}; {'; '.join(changes)}"), line("base", "as follows")]
 
 
 def _sizes(config: dict[str, Any] | None) -> list[str]:

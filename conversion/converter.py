@@ -76,6 +76,7 @@ def convert(
     max_shard_size: int | str | None = None,
     tokenizer: str | Path | None = None,
     revision: str | None = None,
+    base_model: str | Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     free_size: bool = False,
@@ -98,6 +99,7 @@ def convert(
         max_shard_size: Bytes, or a size such as "5GB"; splits safetensors and `pytorch_model.bin`.
         tokenizer: A folder or file of the vocabulary, for a source that has none.
         revision: Branch, tag or commit of the Hub repository.
+        base_model: The base of an adapter, where it is not where the adapter says. The adapter is merged.
         overwrite: Replace a destination that exists.
         dry_run: Write nothing, and return what would be written and what is missing.
         free_size: Let an export take pictures of any size.
@@ -119,7 +121,7 @@ def convert(
     _check_options(row, dtype, head, max_shard_size)
     options = _export_options(row, free_size=free_size)
     is_file = bool(row.suffix) and target.suffix == row.suffix
-    checkpoint = open_checkpoint(source, revision)
+    checkpoint = open_checkpoint(source, revision, base_model)
     check_destination(target, checkpoint.path, folder=not is_file, overwrite=overwrite)
     head = head or find_head(checkpoint)
     if head is None:
@@ -129,6 +131,11 @@ def convert(
         raise ValueError(f"{row.name} cannot hold a {head}; it takes {', '.join(row.heads)}.")
     settings = read_config(head, checkpoint, config)
     settings = settings if image_size is None else with_image_size(settings, image_size)
+    if row.tied and not getattr(getattr(settings, "text_config", settings), "tie_word_embeddings", True):
+        raise ValueError(
+            f"{row.name} cannot hold a projection to the vocabulary with weights of its own, as this model has; "
+            "convert to safetensors."
+        )
     resize = image_size is not None or config is not None
     found = compare(head, settings, checkpoint.shapes, resize=resize, with_state=isinstance(settings, BlipConfig))
     try:

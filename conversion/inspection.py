@@ -35,6 +35,8 @@ class CheckpointReport:
         unexpected: Names of tensors that no BLIP has.
         misshapen: Names and shapes of tensors with another shape than the configuration says.
         duplicate: Labels of parts that are there twice.
+        adapter: What the adapter upon it is: its kind, path, task_type, rank, the modules that it changes (targets),
+            the tensors that it replaces, and how many it has; None for a checkpoint without one.
     """
 
     path: str
@@ -50,6 +52,7 @@ class CheckpointReport:
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     duplicate: list[str] = field(default_factory=list)
+    adapter: dict[str, Any] | None = None
 
     @property
     def total(self) -> int:
@@ -72,6 +75,7 @@ def inspect_checkpoint(
     config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
     head: str | None = None,
     revision: str | None = None,
+    base_model: str | Path | None = None,
 ) -> CheckpointReport:
     """Say what a checkpoint of any format holds. Only headers are read, and no framework is needed.
 
@@ -80,6 +84,7 @@ def inspect_checkpoint(
         config: Replaces or completes the checkpoint's configuration, as in `convert`.
         head: The class to compare with, such as "BlipForQuestionAnswering", in place of the one found.
         revision: Branch, tag or commit of the Hub repository.
+        base_model: The base of an adapter, where it is not where the adapter says.
 
     Returns:
         The report.
@@ -93,7 +98,7 @@ def inspect_checkpoint(
         >>> inspect_checkpoint(SHIPPED).head
         'BlipForPreTraining'
     """
-    checkpoint = open_checkpoint(name_or_path, revision)
+    checkpoint = open_checkpoint(name_or_path, revision, base_model)
     head = head or find_head(checkpoint)
     if head is not None and head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}.")
@@ -116,6 +121,7 @@ def inspect_checkpoint(
         parameters={label: count for label, count in by_label.items() if label in wanted},
         others={label: count for label, count in by_label.items() if label not in wanted},
         dtypes=dict(by_dtype),
+        adapter=checkpoint.adapter,
         **problems,
     )
 

@@ -36,7 +36,14 @@ class Checkpoint(Mapping[str, np.ndarray]):
         shapes: Shapes by name.
         dtypes: Types by name.
         config: The BLIP configuration inside the file, where it holds one; a `.pth` written by `convert` does.
+        adapter: What the adapter is that lies upon it, for reports; None for a checkpoint without one.
+        needed: The tensors that the adapter changes, all of which a model must have.
+        untied: Whether the adapter changes the projection to the vocabulary alone, and not the word embeddings.
     """
+
+    adapter: dict[str, Any] | None = None
+    needed: frozenset[str] = frozenset()
+    untied: bool = False
 
     def __init__(
         self,
@@ -51,6 +58,11 @@ class Checkpoint(Mapping[str, np.ndarray]):
         self.shapes = shapes
         self.dtypes = dtypes
         self.config = config
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the files that go with it may lie: the adapter's folder, if there is one, and that of the weights."""
+        return [*([Path(self.adapter["path"]).parent] if self.adapter else ()), self.path.parent]
 
     def __len__(self) -> int:
         return len(self.shapes)

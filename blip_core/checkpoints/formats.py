@@ -48,12 +48,15 @@ class Format:
         options: The keywords of `convert` that the export takes.
         packages: What must be installed to write it, besides the engine.
         extra: The extra of this project that installs them.
+        tied: Whether it can only hold a projection to the vocabulary that is tied to the word embeddings.
+        upon: Whether it lies upon another checkpoint, its base, and in a folder of both is what is meant. `read` then
+            takes `(path, base_model, open_base, open_weights)`.
     """
 
     name: str
     files: tuple[str, ...]
     recognise: Callable[[Path, bytes], bool]
-    read: Callable[[Path], Checkpoint]
+    read: Callable[..., Checkpoint]
     write: Callable[..., None] | None = None
     arrange: Callable[[list[Any]], list[Any]] = list
     read_own: Callable[[Path], Checkpoint] | None = None
@@ -68,6 +71,8 @@ class Format:
     options: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     extra: str = ""
+    tied: bool = False
+    upon: bool = False
 
     def find(self, folder: Path) -> Path | None:
         """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
@@ -122,12 +127,13 @@ FORMATS: dict[str, Format] = {
         Format(
             "weights.h5", ("model.weights.h5", "*.weights.h5"), _is_hdf5, read=_here("keras_hdf5:read"),
             write=_here("keras_hdf5:write_keras3"), read_own=_here("keras_hdf5:read_own"), training_state="whole",
+            tied=True,
         ),
         Format(
             "pth", ("model.pth", "*.pth"), _is_torch, read=_here("torch_reader:read"),
             write=_here("torch_writer:write_original"), arrange=_here("torch_writer:arrange_original"),
             suffix=".pth", heads=tuple(head for head, row in HEADS.items() if row.original),
-            warn=_here("torch_writer:differences_from_original"),
+            warn=_here("torch_writer:differences_from_original"), tied=True,
         ),
         Format(
             "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
@@ -139,6 +145,10 @@ FORMATS: dict[str, Format] = {
             refused_types=("bfloat16",), training_state="left out", export=Function("blip_pt.onnx_export:export_onnx"),
             engine="pt", options=("free_size",), packages=("onnx",), extra="onnx",
         ),
+        Format(
+            "adapter", ("adapter_model.safetensors", "adapter_model.bin"),
+            lambda path, start: path.name.startswith("adapter_model."), read=_here("adapters:read"), upon=True,
+        ),
     )
 }  # fmt: skip
 """The formats by name. In a folder, the first one that is there is opened."""
@@ -149,7 +159,9 @@ def register(format: Format) -> None:
     FORMATS[format.name] = format
 
 
-def open_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    name_or_path: str | Path, revision: str | None = None, base_model: str | Path | None = None
+) -> Checkpoint:
     """Open the weights of a folder, a file or a Hub repository, in any format of `FORMATS`.
 
     No framework is needed, and no tensor is read. A file is recognised by its content. From the Hub, only the
@@ -159,6 +171,7 @@ def open_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         name_or_path: A folder, a weight file, the index of shards, or a Hub repository such as
             "Salesforce/blip-vqa-base".
         revision: Branch, tag or commit of the Hub repository.
+        base_model: The same for the base of an adapter, in place of the one that the adapter names.
 
     Returns:
         The checkpoint; `checkpoint[name]` reads a tensor.
@@ -168,27 +181,44 @@ def open_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         ValueError: The file is damaged, is no checkpoint, or is a pickle with more than tensors in it, which is
             never run.
     """
+    checkpoint = _open(name_or_path, revision, list(FORMATS.values()), base_model)
+    if base_model is not None and checkpoint.adapter is None:
+        raise ValueError(f"base_model= goes with an adapter; {checkpoint.path} is a whole checkpoint.")
+    return checkpoint
+
+
+def _open(
+    name_or_path: str | Path, revision: str | None, rows: list[Format], base_model: str | Path | None = None
+) -> Checkpoint:
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return _open_file(path)
-    for row in FORMATS.values():
+        return _open_file(path, rows, base_model)
+    for row in sorted(rows, key=lambda row: not row.upon):
         folder = resolve_folder(name_or_path, revision=revision, patterns=row.hub_patterns())
         if found := row.find(folder):
-            return _open_file(found)
-    names = ", ".join(row.files[0] for row in FORMATS.values())
+            return _open_file(found, rows, base_model)
+    names = ", ".join(row.files[0] for row in rows)
     raise FileNotFoundError(
         f"{name_or_path} holds no weights: expected {names} (or shards and their index); "
         "or give the path of a weight file."
     )
 
 
-def _open_file(path: Path) -> Checkpoint:
+def _open_file(path: Path, rows: list[Format], base_model: str | Path | None = None) -> Checkpoint:
+    whole = [row for row in rows if not row.upon]
     if path.name.endswith(INDEX):
-        return ShardedCheckpoint(path, _open_file)
+        return ShardedCheckpoint(path, lambda shard: _open_file(shard, whole))
     with open(path, "rb") as file:
         start = file.read(16)
-    for row in reversed(FORMATS.values()):
+    for row in reversed(rows):
         if row.recognise(path, start):
+            if row.upon:
+                return row.read(
+                    path,
+                    base_model,
+                    lambda name, revision: _open(name, revision, whole),
+                    lambda p: _open_file(p, whole),
+                )
             return row.read(path)
     raise ValueError(
         f"{path} is not a whole checkpoint: its content is of no known format ({', '.join(FORMATS)}); "
@@ -201,4 +231,4 @@ def open_written(path: Path, format: Format) -> Checkpoint:
     found = format.find(path) if path.is_dir() else path
     if found is None:
         raise FileNotFoundError(f"{path} holds no {format.files[0]}.")
-    return format.read_own(found) if format.read_own else _open_file(found)
+    return format.read_own(found) if format.read_own else _open_file(found, list(FORMATS.values()))

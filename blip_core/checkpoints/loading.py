@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.checkpoints.formats import open_checkpoint
 from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
 from blip_core.checkpoints.processor_files import read_generation_config
-from blip_core.config import BlipConfig, BlipTextConfig
+from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
 from blip_core.hub import or_shipped
@@ -22,6 +22,8 @@ from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import find_model, match
 from blip_core.parameters.models import Parameter
 from blip_core.parameters.recovered_configs import from_med_config, recover_config
+
+C = TypeVar("C", bound=AnyConfig)
 
 
 class Pretrained:
@@ -108,8 +110,8 @@ def read_config(
     incomplete or contradictory.
     """
     kind = HEADS[model].config
-    if isinstance(given, kind):
-        return copy.deepcopy(given)
+    if isinstance(given, BlipConfig | BlipTextConfig | BlipVisionConfig) and isinstance(given, kind):
+        return _untied(copy.deepcopy(given), checkpoint)
     if isinstance(given, str | Path):
         given = from_med_config(read_json(given))
     if given is not None and not isinstance(given, Mapping):
@@ -135,8 +137,15 @@ def read_config(
             text.encoder_hidden_size = (values["text_config"] | given.get("text_config", {})).get(
                 "encoder_hidden_size", 768
             )
-        return text
-    return whole if kind is BlipConfig else whole.vision_config
+        return _untied(text, checkpoint)
+    return _untied(whole, checkpoint) if kind is BlipConfig else whole.vision_config
+
+
+def _untied(config: C, checkpoint: Checkpoint) -> C:
+    """Give the projection to the vocabulary weights of its own where an adapter changes it alone."""
+    if checkpoint.untied:
+        setattr(getattr(config, "text_config", config), "tie_word_embeddings", False)  # noqa: B010
+    return config
 
 
 def _merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,17 @@ def plan_tensors(
             read = partial(_read, checkpoint, source, parameter, source in used)
             used.add(source)
         planned.append(LazyTensor(parameter.stored_as, parameter.shape, dtype, read, parameter))
+    check_adapter(checkpoint, used.union(*(found.tied.get(name, ()) for name in used)))
     return planned
+
+
+def check_adapter(checkpoint: Checkpoint, used: set[str]) -> None:
+    """Refuse a model without a tensor that the checkpoint's adapter changes."""
+    if (left := sorted(checkpoint.needed - used)) and used:
+        raise ValueError(
+            f"{checkpoint.path}: its adapter changes {', '.join(left[:3])}, which this model class does not have; load "
+            "the class that the adapter was trained for."
+        )
 
 
 def new_state(wanted: Iterable[Parameter], found: Match) -> list[str]:

@@ -30,6 +30,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, revision: bool 
     group = parser.add_argument_group("reading")
     if revision:
         group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+        group.add_argument("--base-model", metavar="PATH", help="base of an adapter (the one that it names)")
     group.add_argument("--config", metavar="FILE", help="config.json, or settings that the checkpoint lacks")
     group.add_argument("--head", metavar="CLASS", help="such as BlipForConditionalGeneration (found in the checkpoint)")
 

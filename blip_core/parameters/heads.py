@@ -28,6 +28,7 @@ from blip_core.parameters.table import (
     SHARED_TEXT,
     TEXT,
     TIED_PROJECTION,
+    UNTIED_LM_HEAD,
     VISION,
     WORDS,
     Row,
@@ -42,7 +43,8 @@ class Part:
 
     `prefixes` are the places of a checkpoint where the part may lie, the model's own one first. `cross` is the symbol
     of the width that cross-attention reads. `copies` is a further prefix under which a checkpoint holds every tensor
-    of the part a second time. `state` marks what only training needs: momentum copies and queues.
+    of the part a second time. `state` marks what only training needs: momentum copies and queues. `tied` says that the
+    projection to the vocabulary is the word embeddings.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Part:
     cross: str = "vision"
     copies: str = ""
     state: bool = False
+    tied: bool = True
 
     @property
     def prefix(self) -> str:
@@ -61,7 +64,11 @@ class Part:
         """Names, with `{}` for the layer, of the tensors tied to a row's where the part lies under `prefix`."""
         names = [prefix + name for name in row.also] + [self.copies + row.name] * bool(self.copies)
         places = [place.removesuffix("bert.") for place in (prefix, self.copies) if place.endswith("bert.")]
-        return names + [place + TIED_PROJECTION for place in places if row is WORDS]
+        return names + [place + TIED_PROJECTION for place in places if self.tied and row is WORDS]
+
+    def untied(self) -> Part:
+        """Return the part of a model whose projection to the vocabulary has weights of its own."""
+        return replace(self, rows=UNTIED_LM_HEAD if self.rows is LM_HEAD else self.rows, tied=False)
 
     def saved_names(self, row: Row) -> list[str]:
         """Names, with `{}` for the layer, of a row's tensor in a Hugging Face checkpoint and of its whole copies."""

@@ -140,6 +140,18 @@ def known(name: str) -> bool:
     return _pattern(name) in KNOWN or name.endswith(BUFFERS)
 
 
+def other_names(name: str) -> list[str]:
+    """List the names under which checkpoints may hold the tensor that a model has under a name, that name first."""
+    layer, found = re.search(r"\.(\d+)\.", name), [name]
+    for part in (part for head in HEADS.values() for part in (*head.parts, *head.state)):
+        for row in part.untied().rows:
+            if name in ((part.prefix + own).format(layer and layer[1]) for own in (row.name, *row.also)):
+                for prefix in part.prefixes:
+                    usual = row.original if prefix.startswith(ORIGINAL_VISION) else row.name
+                    found += [prefix + own.format(layer and layer[1]) for own in (usual, *row.also)]
+    return list(dict.fromkeys(found))
+
+
 def _place(part: Part, patterns: set[str]) -> tuple[Part, str]:
     return part, max(part.prefixes, key=lambda prefix: len(_patterns(part, prefix) & patterns))
 

@@ -80,7 +80,10 @@ def parameters(model: str, config: AnyConfig) -> list[Parameter]:
     crossing = getattr(text, "is_decoder", False)
     if not crossing and HEADS[model].crosses:
         raise ValueError(f"{model} needs cross-attention; set is_decoder=True in its text configuration.")
-    return _concrete([part for part in HEADS[model].parts if crossing or part.rows not in CROSSING], config)
+    parts = [part for part in HEADS[model].parts if crossing or part.rows not in CROSSING]
+    if not getattr(text, "tie_word_embeddings", True):
+        parts = [part.untied() for part in parts]
+    return _concrete(parts, config)
 
 
 def training_state(model: str, config: BlipConfig) -> list[Parameter]:

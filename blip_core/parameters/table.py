@@ -114,7 +114,8 @@ LM_HEAD = (
     *_norm("cls.predictions.transform.LayerNorm", "text"),
     Row("cls.predictions.bias", "cls.predictions.bias", ("vocab",), "zeros", also=("cls.predictions.decoder.bias",)),
 )
-TIED_PROJECTION = "cls.predictions.decoder.weight"  # the same tensor as the word embeddings
+TIED_PROJECTION = "cls.predictions.decoder.weight"  # the same tensor as the word embeddings, unless it is untied
+UNTIED_LM_HEAD = (*LM_HEAD, Row(TIED_PROJECTION, TIED_PROJECTION, ("vocab", "text"), "normal", "linear"))
 RETRIEVAL = (
     *_linear("vision_proj", "itc", "vision"),
     *_linear("text_proj", "itc", "text"),

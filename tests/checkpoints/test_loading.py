@@ -406,7 +406,8 @@ def fake_hub(folder, monkeypatch):
 
 def test_a_model_comes_from_the_hub_and_safetensors_first(model, folder, fake_hub):
     assert same(load("somebody/blip", revision="v1"), model)
-    name, revision, patterns = fake_hub[0]
+    assert "adapter_model.safetensors" in fake_hub[0][2]
+    name, revision, patterns = fake_hub[1]
     assert (name, revision) == ("somebody/blip", "v1")
     assert "model.safetensors" in patterns
     assert not any("pytorch_model" in pattern for _, _, patterns in fake_hub for pattern in patterns)
