@@ -25,6 +25,7 @@ from tests.helpers.frameworks import NEEDED, require
 
 OPTIONAL = [engine.package for engine in ENGINES.values()]
 OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "datasets", "av", "ray"]
+OPTIONAL += ["fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 NAMED = {**{engine.module: engine.name for engine in ENGINES.values()}, "parquet": "pyarrow"}
 ROOT = Path(__file__).parents[1]

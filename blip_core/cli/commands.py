@@ -60,6 +60,7 @@ for _row in (
     Command("classify", "blip_core.cli.classify", "say which of some labels pictures show", USE),
     Command("explain", "blip_core.cli.explain", "show where a picture has each word of a text", USE),
     Command("search", "blip_core.cli.search", "find the pictures of a folder that fit a text or a picture", USE),
+    Command("serve", "blip_core.cli.serve", "serve a page and an API", USE),
     Command("data", "blip_core.cli.data", "say what is in data, and what cannot be used", DATA),
     Command("train", "blip_core.cli.train", "train a model on your own data", DATA),
     Command("evaluate", "blip_core.cli.evaluate", "measure how good a model is on a data set", DATA),

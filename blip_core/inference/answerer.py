@@ -74,20 +74,11 @@ class Answerer(TextWriter):
             ValueError: For no choices, and for one of which the model reads nothing.
         """
         listed = tell_apart("choices", choices, self.processor)
-        encoded = self.tokens(listed)
-        answers = {"answer_ids": encoded["input_ids"], "answer_attention_mask": encoded["attention_mask"]}
-        parts = self._parts(questions, batch_size)
+        parts, encoded = self._parts(questions, batch_size), self.tokens(listed)
 
         def answer(states: np.ndarray, picture: Any) -> Iterator[Answer]:
             for asked, tokens in parts:
-                output = self._call(self.model.score_texts, {"image_embeds": states, **tokens, **answers})
-                for question, row in zip(asked, self.engine.to_numpy(output.log_probs), strict=True):
-                    shares, order = softmax(row), (-row).argsort(kind="stable").tolist()
-                    found = [
-                        {"answer": listed[i], "probability": float(shares[i]), "log_prob": float(row[i])} for i in order
-                    ]
-                    best = {"confidence": found[0]["probability"], "log_prob": found[0]["log_prob"]}
-                    yield Answer(picture, found[0]["answer"], **best, question=question, choices=found)
+                yield from self.pick(states, asked, listed, tokens, encoded, picture)
 
         return self._answers(pictures, questions, batch_size, answer)
 
@@ -133,6 +124,34 @@ class Answerer(TextWriter):
         tokens = self.tokens(questions) if tokens is None else tokens
         written = self._generate({"image_embeds": states, **tokens}, **options)
         return [Answer(picture, **one, question=q) for q, one in zip(questions, written, strict=True)]
+
+    def pick(
+        self,
+        states: np.ndarray,
+        questions: Sequence[str],
+        choices: Sequence[str],
+        tokens: Mapping[str, np.ndarray] | None = None,
+        encoded: Mapping[str, np.ndarray] | None = None,
+        picture: Any = None,
+    ) -> list[Answer]:
+        """Answer questions about encoded pictures with the likeliest of some choices.
+
+        Args:
+            states, questions, tokens, picture: As of `write`.
+            choices: The answers to choose from, which differ to the model (`tell_apart`).
+            encoded: The `tokens` of the choices, where they are there already.
+        """
+        tokens = self.tokens(questions) if tokens is None else tokens
+        encoded = self.tokens(choices) if encoded is None else encoded
+        answers = {"answer_ids": encoded["input_ids"], "answer_attention_mask": encoded["attention_mask"]}
+        output = self._call(self.model.score_texts, {"image_embeds": states, **tokens, **answers})
+        answered = []
+        for question, row in zip(questions, self.engine.to_numpy(output.log_probs), strict=True):
+            shares, order = softmax(row), (-row).argsort(kind="stable").tolist()
+            found = [{"answer": choices[i], "probability": float(shares[i]), "log_prob": float(row[i])} for i in order]
+            best = {"confidence": found[0]["probability"], "log_prob": found[0]["log_prob"]}
+            answered.append(Answer(picture, found[0]["answer"], **best, question=question, choices=found))
+        return answered
 
     def _parts(self, questions: str | Sequence[str], size: int) -> list[tuple[Sequence[str], dict[str, np.ndarray]]]:
         """The questions in parts of `size`, each with its tokens."""

@@ -13,7 +13,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -25,6 +25,7 @@ SCHEMA = (
     "CREATE TABLE free (row INTEGER PRIMARY KEY)",
 )
 VERSION = 1
+DATABASE = "blip-index.sqlite"
 REBUILD = "rebuild it (blip search --rebuild)"
 PARTS = "blip-parts"
 """The folder in an index for what other processes have encoded and no search has taken in yet."""
@@ -66,7 +67,10 @@ class FeatureIndex:
         self.path.mkdir(parents=True, exist_ok=True)
         self._features = self.path / "blip-features.npy"
         with self._explained():
-            self._database = sqlite3.connect(self.path / "blip-index.sqlite", timeout=60, isolation_level=None)
+            # Another thread may search than opens the index, one at a time.
+            self._database = sqlite3.connect(
+                self.path / DATABASE, timeout=60, isolation_level=None, check_same_thread=False
+            )
         made = {"folder": os.path.realpath(folder), "model": model, "width": str(width)}
         try:
             with self._transaction():
@@ -231,6 +235,17 @@ def header(rows: int, width: int) -> bytes:
     return file.getvalue()
 
 
+def indexed_folder(index: str | os.PathLike[str]) -> str:
+    """Return the folder whose pictures an index holds. Raises `ValueError` for a folder that is no index."""
+    path = Path(index) / DATABASE
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            (found,) = database.execute("SELECT value FROM made WHERE name = 'folder'").fetchone()
+        return os.fsdecode(found)
+    except (sqlite3.Error, TypeError):
+        raise ValueError(f"{index} is no index of pictures; make one with blip search --index {index}.") from None
+
+
 def default_index(folder: str | os.PathLike[str], model: str) -> Path:
     """Return the default folder for the index of a folder's pictures by a model.
 
@@ -248,8 +263,8 @@ def delete_index(index: str | os.PathLike[str]) -> None:
     """Delete the files of an index, and nothing else in its folder."""
     index = Path(index)
     for name in (
-        "blip-index.sqlite-journal",
-        "blip-index.sqlite",
+        f"{DATABASE}-journal",
+        DATABASE,
         "blip-features.npy",
     ):  # a killed run leaves the journal
         (index / name).unlink(missing_ok=True)

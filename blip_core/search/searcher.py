@@ -15,7 +15,7 @@ from blip_core.inference.matcher import Matcher
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, cut, work_through
 from blip_core.processing.video import FRAMES
 from blip_core.search.collection import Collection
-from blip_core.search.feature_index import FeatureIndex, default_index, delete_index
+from blip_core.search.feature_index import FeatureIndex, default_index, delete_index, indexed_folder
 from blip_core.search.folder_encoder import FolderEncoder
 from blip_core.search.index_parts import Parts, encode_part, start_elsewhere
 from blip_core.search.neighbours import Hit, candidates, find, rerank
@@ -104,6 +104,27 @@ class Searcher:
             name, engine=engine, device=device, dtype=dtype, revision=revision, background=background
         )
         return cls(matcher, folder, **options)
+
+    @classmethod
+    def of_index(cls, matcher: Matcher, index: str | os.PathLike[str]) -> Self:
+        """Open an index as it is: what it holds can be searched, and no folder is listed.
+
+        Args:
+            matcher: A `Matcher` of the model that made the index.
+            index: The folder of the index.
+
+        Returns:
+            The searcher.
+
+        Raises:
+            OSError: Where the index cannot be read.
+            ValueError: For a folder that holds no index, and for one of another model.
+        """
+        folder = indexed_folder(index)
+        searcher = cls(matcher, Collection(folder, {}, {}), index=index)
+        stamps = {name: entry.stamp for name, entry in searcher.index.entries().items()}
+        searcher.collection = Collection(folder, stamps, {})
+        return searcher
 
     def __enter__(self) -> Self:
         return self
