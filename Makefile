@@ -9,7 +9,7 @@ RUN = $(VENV)/bin/python
 PYTEST = -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-pt test-tf test-slow check format docs docs-serve oracle parity bench release-check clean
+.PHONY: demo test test-pt test-tf test-slow check format docs docs-serve browser oracle parity bench release-check clean
 
 demo: $(VENV)/ready
 	$(RUN) docs/examples/demo/demo.py
@@ -44,6 +44,10 @@ docs: $(VENV)-docs/ready
 
 docs-serve: $(VENV)-docs/ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs serve
+
+# The page of docs/browser, with all that it runs, for any static web server; needs npm.
+browser: $(VENV)/ready
+	$(RUN) -m docs.browser.build .browser
 
 # The package as users get it: built, installed with each extra in an environment of its own, and used.
 release-check: $(VENV)-docs/ready
@@ -103,4 +107,4 @@ $(NEWEST)/ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(VENV)-docs $(ORACLE) $(NEWEST) .bench .demo .site dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(VENV)-docs $(ORACLE) $(NEWEST) .bench .browser .demo .site dist .pytest_cache .mypy_cache .ruff_cache
