@@ -84,6 +84,28 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
             if module is not self and isinstance(module, BlipPreTrainedModel):
                 module.tie_weights()
 
+    def state_dict(self, *args: Any, prefix: str = "", keep_vars: bool = False, **destination: Any) -> Any:
+        """Return the weights by their published names, as `torch.nn.Module.state_dict` does.
+
+        A tied weight stands under each of its names, as in published files, but under the second as a copy, so that
+        trainers can write what they get as safetensors, which refuses tensors that share memory.
+
+        Args:
+            *args, prefix, **destination: As there.
+            keep_vars: Return the parameters themselves, tied ones too.
+
+        Returns:
+            The tensors by name.
+        """
+        found = super().state_dict(*args, prefix=prefix, keep_vars=keep_vars, **destination)
+        seen: set[int] = set()
+        for name, weight in () if keep_vars else self.named_parameters(remove_duplicate=False):
+            held = found.get(prefix + name)
+            if id(weight) in seen and held is not None and held.is_set_to(weight):
+                found[prefix + name] = held.clone()
+            seen.add(id(weight))
+        return found
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights by their published names.
 

@@ -188,3 +188,21 @@ def test_what_trainers_ask_of_a_class():
         cls = getattr(blip_pt, head)
         assert cls.main_input_name == first.get(head, "input_ids")
         assert cls.base_model_prefix == "blip"
+
+
+@pytest.mark.parametrize("head", [*DECODERS, "BlipTextLMHeadModel"])
+def test_state_dicts_can_be_written_by_trainers(head, tmp_path):
+    """Trainers write `state_dict()` as safetensors, which refuses tensors that share memory."""
+    model, base = make(head), "" if head == "BlipTextLMHeadModel" else "text_decoder."
+    words, second = f"{base}bert.embeddings.word_embeddings.weight", f"{base}cls.predictions.decoder.weight"
+    held = model.state_dict()
+    save_file(held, tmp_path / "model.safetensors")
+    assert torch.equal(held[second], held[words])
+    assert all(held[name].data_ptr() == weight.data_ptr() for name, weight in model.named_parameters())
+    kept = torch.nn.ModuleDict({"inner": model}).state_dict(keep_vars=True)
+    assert kept[f"inner.{second}"] is kept[f"inner.{words}"]
+    inner = torch.nn.ModuleDict({"inner": model}).state_dict()
+    save_file(inner, tmp_path / "inner.safetensors")
+    other = other_weights(model)
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert same(model, other)

@@ -26,6 +26,7 @@ ONLY_PYTORCH = {
     "base.py BlipPreTrainedModel.dtype": "Keras layers have it",
     "base.py BlipPreTrainedModel.get_tensor": "get_parameter of TensorFlow gives the queues as well",
     "base.py BlipPreTrainedModel.tie_weights": "layers of TensorFlow that share weights do so after loading, too",
+    "base.py BlipPreTrainedModel.state_dict": "state dicts are PyTorch's",
     "base.py BlipPreTrainedModel.load_state_dict": "state dicts are PyTorch's",
     "base.py evaluating": "Keras models do not train unless a call says so",
     "base.py evaluated": "the same",
