@@ -32,10 +32,11 @@ from blip_core.checks import (
 from blip_core.generation.prompts import prepare_prompts
 from blip_pt.base import evaluated
 from blip_pt.decoding import search
-from blip_pt.image_model import BlipImageModel, begin_with
+from blip_pt.image_model import BlipImageModel
 from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.scoring import rank_answers, score_texts, token_lists
 from blip_pt.text import BlipTextModel
+from blip_pt.text_padding import answer_mask, begin_with
 from blip_pt.vision import BlipVisionModel
 
 
@@ -70,7 +71,7 @@ class BlipForQuestionAnswering(BlipImageModel):
         """
         texts = (self.text_encoder, input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
-        ids, embeds = self.grounded_ids(input_ids), vision.last_hidden_state
+        ids, embeds = self.grounded_ids(input_ids, attention_mask), vision.last_hidden_state
         return vision, self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds).last_hidden_state
 
     def given_answers(
@@ -112,7 +113,8 @@ class BlipForQuestionAnswering(BlipImageModel):
             input_ids: Questions (B, L).
             labels: Answers (A, length) with -100 on the padding.
             decoder_input_ids: What the decoder reads (A, length): the labels with `[DEC]` first unless given.
-            decoder_attention_mask: (A, length), 1 for tokens and 0 for padding.
+            decoder_attention_mask: (A, length), 1 for tokens and 0 for padding. Unless it is given, labels alone begin
+                at the first that is not -100, or in the place of a single -100 before it that all answers have.
             answer_counts: How many answers each question has (B,); one unless given.
             answer_weights: The weight of each answer (A,); equal ones of sum 1 for each question unless given.
 
@@ -123,7 +125,9 @@ class BlipForQuestionAnswering(BlipImageModel):
         if decoder_input_ids is None:
             labels, text = given_answers(labels), self.config.text_config
             check_labels(labels.shape, labels.shape[:2])
-            decoder_input_ids = begin_with(text.bos_token_id, labels.masked_fill(labels.eq(-100), text.pad_token_id))
+            filled = labels.masked_fill(labels.eq(-100), text.pad_token_id)
+            decoder_attention_mask = answer_mask(labels) if decoder_attention_mask is None else decoder_attention_mask
+            decoder_input_ids = begin_with(text.bos_token_id, filled, decoder_attention_mask)
         elif labels is not None:
             check_labels(labels.shape, decoder_input_ids.shape[:2])
         self.text_decoder.bert.check(decoder_input_ids, decoder_attention_mask, None, None)

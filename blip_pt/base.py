@@ -177,7 +177,7 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
             module, _, name = parameter.name.rpartition(".")
             old = model.get_tensor(parameter.name)
             kind = wanted if old.requires_grad else old.dtype  # the state of training keeps its precision
-            tensor = to_torch(array).to(device=device or "cpu", dtype=kind)
+            tensor = to_torch(converted(array, kind)).to(device=device or "cpu")
             if isinstance(old, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
             setattr(model.get_submodule(module), name, tensor)
@@ -266,6 +266,13 @@ def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
 def type_name(tensor: Tensor) -> str:
     """The name of a tensor's type, such as "int64"."""
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def converted(array: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    """An array as another type, by NumPy: PyTorch would start OpenMP's threads, after which no process can fork."""
+    name = str(dtype).removeprefix("torch.")
+    with np.errstate(over="ignore"):  # numbers that are too large for half precision become infinite
+        return array.astype(ml_dtypes.bfloat16 if name == "bfloat16" else name, copy=False)
 
 
 def to_torch(array: np.ndarray) -> Tensor:

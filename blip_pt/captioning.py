@@ -24,10 +24,11 @@ from blip_core.generation.prompts import prepare_prompts
 from blip_pt.base import evaluated
 from blip_pt.decoding import search
 from blip_pt.explaining import attention_maps
-from blip_pt.image_model import BlipImageModel, begin_with
+from blip_pt.image_model import BlipImageModel
 from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.nn import is_tracing, to_array, wide
 from blip_pt.scoring import score_texts, token_lists
+from blip_pt.text_padding import begin_with
 from blip_pt.vision import BlipVisionModel
 
 
@@ -47,13 +48,13 @@ class BlipForConditionalGeneration(BlipImageModel):
         if initialize:
             self.initialize()
 
-    def check_beginning(self, input_ids: Tensor) -> None:
+    def check_beginning(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
         """Warn of texts to train on that do not begin with `[DEC]`; off the CPU, where it is slow, the first time."""
         if is_tracing() or (self.saw_labels and not input_ids.is_cpu):
             return
         self.saw_labels = True
         bos = self.config.text_config.bos_token_id
-        if bool((input_ids[:, 0] != bos).any()):
+        if bool(begin_with(bos, input_ids, attention_mask).ne(input_ids).any()):
             warn_of_beginning(bos)
 
     def forward(
@@ -88,7 +89,7 @@ class BlipForConditionalGeneration(BlipImageModel):
         self.check_grounded(pictures, self.text_decoder.bert, input_ids, attention_mask)
         if labels is not None:
             check_labels(labels.shape, input_ids.shape[:2])
-            self.check_beginning(input_ids)
+            self.check_beginning(input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
         embeds = vision.last_hidden_state
         text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
@@ -190,13 +191,13 @@ class BlipForConditionalGeneration(BlipImageModel):
         input_ids, text = given_texts(input_ids), self.config.text_config
         layer = chosen_layer(layer, method, text)
         mask = input_ids.ne(text.pad_token_id).long() if attention_mask is None else attention_mask
-        real = F.pad(mask[:, 1:], (0, 1))  # (B, L) 1 where the next token is predicted
+        real = F.pad(mask[:, :-1] * mask[:, 1:], (0, 1))  # (B, L) 1 where the next token is predicted
         patches = patch_grid(pixel_values, image_embeds, grid, self.config.vision_config)
         texts = (self.text_decoder.bert, input_ids, attention_mask)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
         def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-            ids = begin_with(text.bos_token_id, input_ids)
+            ids = begin_with(text.bos_token_id, input_ids, mask)
             texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
             output = self(image_embeds=states, **texts)
             log_probs = torch.log_softmax(wide(output.logits), dim=-1)  # (B, L, V)

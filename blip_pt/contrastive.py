@@ -45,7 +45,7 @@ class BlipModel(BlipImageModel):
         """Encode texts.
 
         Args:
-            position_ids: (B, L) or (L,), counted from 0 unless given.
+            position_ids: (B, L) or (L,); unless given, each text's real tokens are counted from 0.
 
         Returns:
             Projected pooled features (B, projection_dim), not normalised.

@@ -5,13 +5,13 @@ Shapes: B texts (or pairs), L tokens, T image tokens.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipVisionOutput
 from blip_core.checks import check_pairs, check_pixel_values, check_states, image_source
 from blip_pt.base import BlipPreTrainedModel, type_name
 from blip_pt.text import BlipTextModel
+from blip_pt.text_padding import begin_with
 from blip_pt.vision import BlipVisionModel
 
 
@@ -71,13 +71,6 @@ class BlipImageModel(BlipPreTrainedModel):
             return BlipVisionOutput(last_hidden_state=image_embeds.to(self.dtype))
         return self.vision_model(pixel_values, interpolate_pos_encoding, **outputs)
 
-    def grounded_ids(self, input_ids: Tensor) -> Tensor:
+    def grounded_ids(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The token ids (B, L) of image-grounded text: they begin with `config.enc_token_id`, where that is set."""
-        return begin_with(self.config.enc_token_id, input_ids)
-
-
-def begin_with(token: int | None, input_ids: Tensor) -> Tensor:
-    """Replace the first token of texts (B, L), unless `token` is None."""
-    if token is None:
-        return input_ids
-    return input_ids.masked_fill(torch.arange(input_ids.shape[1], device=input_ids.device) == 0, token)
+        return begin_with(self.config.enc_token_id, input_ids, attention_mask)

@@ -16,6 +16,7 @@ from blip_core.checks import check_labels
 from blip_pt.base import BlipPreTrainedModel
 from blip_pt.nn import ACTIVATIONS, LayerNorm, Linear, activated, wide
 from blip_pt.text import BlipTextModel
+from blip_pt.text_padding import begin_with
 
 
 class LMTransform(nn.Module):
@@ -102,7 +103,8 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
         """Predict the next token at each position; further arguments as of `BlipTextModel.forward`.
 
         Args:
-            labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here.
+            labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here. The first
+                token of a text counts nowhere.
             reduction: The loss is the mean over tokens ("mean"), their sum ("sum"), or each text's sum (B,) ("none").
 
         Returns:
@@ -113,6 +115,8 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
             is_decoder, output_hidden_states, output_attentions,
         )  # fmt: skip
         logits = self.cls(output.last_hidden_state)
+        if labels is not None:  # nothing predicts the first token, even where padding comes before it
+            labels = begin_with(-100, labels, attention_mask)
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
             logits=logits,

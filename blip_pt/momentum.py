@@ -21,6 +21,7 @@ from blip_pt.distributed import gather, processes, same_length
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel
+from blip_pt.text_padding import first_states
 from blip_pt.vision import BlipVisionModel
 
 PAIRS = (
@@ -141,7 +142,8 @@ class BlipMomentumModel(BlipImageModel):
         Returns:
             L2-normalised features (B, image_text_hidden_size).
         """
-        return F.normalize(self.text_proj(self.text_encoder(input_ids, attention_mask).last_hidden_state[:, 0]), dim=-1)
+        states = self.text_encoder(input_ids, attention_mask).last_hidden_state
+        return F.normalize(self.text_proj(first_states(states, attention_mask)), dim=-1)
 
     def features(self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Image embeddings (b, T, width) and texts (b, L) -> features (b, F) of both, in float32 at least."""
@@ -161,7 +163,7 @@ class BlipMomentumModel(BlipImageModel):
     ) -> tuple[Tensor, Tensor]:
         """Pairs -> features (b, F) of pictures and of texts by the momentum encoders."""
         pictures = self.vision_model_m(pixel_values, interpolate_pos_encoding).last_hidden_state[:, 0]
-        texts = self.text_encoder_m(input_ids, attention_mask).last_hidden_state[:, 0]
+        texts = first_states(self.text_encoder_m(input_ids, attention_mask).last_hidden_state, attention_mask)
         return (
             F.normalize(wide(self.vision_proj_m(pictures)), dim=-1),
             F.normalize(wide(self.text_proj_m(texts)), dim=-1),
@@ -265,8 +267,8 @@ class BlipMomentumModel(BlipImageModel):
         ids = torch.cat([input_ids, input_ids, self.candidates(input_ids)[chosen]])  # (3 b, L)
         mask = torch.cat([mask, mask, self.candidates(mask)[chosen]])
         states = torch.cat([embeds, pictures, embeds])  # (3 b, T, width)
-        text = self.text_encoder(self.grounded_ids(ids), mask, encoder_hidden_states=states)
-        logits = self.itm_head(text.last_hidden_state[:, 0])
+        text = self.text_encoder(self.grounded_ids(ids, mask), mask, encoder_hidden_states=states)
+        logits = self.itm_head(first_states(text.last_hidden_state, mask))
         labels = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
         labels[: embeds.shape[0]] = 1
         return F.cross_entropy(wide(logits), labels), logits

@@ -17,6 +17,7 @@ from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
 from blip_pt.text import BlipTextModel, TextLayer
 from blip_pt.text_attention import PairAttention
+from blip_pt.text_padding import first_states
 from blip_pt.vision import BlipVisionModel
 
 
@@ -79,9 +80,9 @@ class BlipForNLVR(BlipImageModel):
         pictures, embeds = (None if x is None else x.flatten(0, 1) for x in (pixel_values, image_embeds))
         vision = self.encode_image(pictures, embeds, interpolate_pos_encoding, **outputs)  # (2 B, T, width)
         states = vision.last_hidden_state.unflatten(0, (-1, 2))  # (B, 2, T, width)
-        ids = self.grounded_ids(input_ids)
+        ids = self.grounded_ids(input_ids, attention_mask)
         text = self.text_encoder(ids, attention_mask, encoder_hidden_states=states.flatten(1, 2), **outputs)
-        logits = self.cls_head(text.last_hidden_state[:, 0])
+        logits = self.cls_head(first_states(text.last_hidden_state, attention_mask))
         return BlipForNLVROutput(
             loss=None if labels is None else F.cross_entropy(wide(logits), labels),
             logits=logits,

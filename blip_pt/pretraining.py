@@ -11,9 +11,9 @@ from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
 from blip_pt.distributed import mean_over_processes
-from blip_pt.image_model import begin_with
 from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.momentum import BlipMomentumModel, PairBatch, pair_ids
+from blip_pt.text_padding import begin_with
 
 FLOOR = 1e-4  # added to the probabilities by which negatives are chosen
 
@@ -90,8 +90,8 @@ class BlipForPreTraining(BlipMomentumModel):
         """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""
         text = self.config.text_config
         real = input_ids.ne(text.pad_token_id) if attention_mask is None else attention_mask.bool()
-        ids = begin_with(text.bos_token_id, input_ids)
-        labels = ids.masked_fill(~real, -100)
+        ids = begin_with(text.bos_token_id, input_ids, attention_mask)
+        labels = begin_with(-100, ids.masked_fill(~real, -100), attention_mask)
         output = self.text_decoder(ids, attention_mask, encoder_hidden_states=embeds, labels=labels, reduction="sum")
-        tokens = real[:, 1:].sum().to(output.loss)
+        tokens = labels[:, 1:].ne(-100).sum().to(output.loss)
         return output.loss / mean_over_processes(tokens), output.logits

@@ -29,6 +29,7 @@ from blip_pt.base import evaluated
 from blip_pt.explaining import attention_maps
 from blip_pt.momentum import BlipMomentumModel, PairBatch, pair_ids
 from blip_pt.nn import wide
+from blip_pt.text_padding import first_states
 
 
 class BlipForImageTextRetrieval(BlipMomentumModel):
@@ -95,12 +96,12 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         embeds = vision.last_hidden_state
         if use_itm_head:
-            ids = self.grounded_ids(input_ids)
+            ids = self.grounded_ids(input_ids, attention_mask)
             text = self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, **outputs)
-            score = self.itm_head(text.last_hidden_state[:, 0])  # (B, 2)
+            score = self.itm_head(first_states(text.last_hidden_state, attention_mask))  # (B, 2)
         else:
             text = self.text_encoder(input_ids, attention_mask, **outputs)
-            text_features = F.normalize(self.text_proj(text.last_hidden_state[:, 0]), dim=-1)
+            text_features = F.normalize(self.text_proj(first_states(text.last_hidden_state, attention_mask)), dim=-1)
             score = F.normalize(self.vision_proj(embeds[:, 0]), dim=-1) @ text_features.T  # (pictures, texts)
         return BlipForImageTextRetrievalOutput(
             itm_score=score,
@@ -171,8 +172,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
             Features (B, W), not normalised: what the matching head reads.
         """
         given = (pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds)
-        first: Tensor = self.extract_features(*given).multimodal_embeds[:, 0]
-        return first
+        return first_states(self.extract_features(*given).multimodal_embeds, attention_mask)
 
     def extract_features(
         self,
@@ -204,7 +204,9 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         input_ids = given_texts(input_ids)
         texts = (self.text_encoder, input_ids, attention_mask)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
-        text = self.text_encoder(self.grounded_ids(input_ids), attention_mask, encoder_hidden_states=embeds)
+        text = self.text_encoder(
+            self.grounded_ids(input_ids, attention_mask), attention_mask, encoder_hidden_states=embeds
+        )
         return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
 
     def get_label_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, templates: int = 1) -> Tensor:

@@ -30,6 +30,7 @@ from blip_pt.nn import (
     over_heads,
 )
 from blip_pt.text_attention import TextAttention, TextOutput
+from blip_pt.text_padding import first_states, token_positions
 
 
 class TextEmbeddings(nn.Module):
@@ -132,14 +133,14 @@ class TextEncoder(nn.Module):
 
 
 class TextPooler(nn.Module):
-    """States (B, L, W) -> a pooled output (B, W), made of the first token's state."""
+    """States (B, L, W) -> a pooled output (B, W), made of the state of each text's first token."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.dense(x[:, 0]))
+    def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return torch.tanh(self.dense(first_states(x, attention_mask)))
 
 
 class BlipTextModel(BlipPreTrainedModel):
@@ -205,7 +206,7 @@ class BlipTextModel(BlipPreTrainedModel):
         Args:
             input_ids: Token ids (B, L).
             attention_mask: (B, L), or (B, L, L) for each token, 1 where to attend.
-            position_ids: (B, L) or (L,), counted from 0 unless given.
+            position_ids: (B, L) or (L,); unless given, each text's real tokens are counted from 0.
             inputs_embeds: In place of input_ids, embeddings of words (B, L, W).
             encoder_hidden_states: What cross-attention reads, (B', S, encoder_hidden_size).
             encoder_attention_mask: (B', S), 1 where to attend.
@@ -234,7 +235,7 @@ class BlipTextModel(BlipPreTrainedModel):
         if encoder_hidden_states is not None:
             encoder_hidden_states = encoder_hidden_states.to(self.dtype)
         if position_ids is None:
-            position_ids = torch.arange(inputs.shape[1], device=inputs.device)
+            position_ids = token_positions(attention_mask, inputs.shape[1], inputs.device)
         output = self.encoder(
             self.embeddings(inputs, position_ids),
             mask,
@@ -245,5 +246,5 @@ class BlipTextModel(BlipPreTrainedModel):
             output_attentions,
         )
         if self.pooler is not None:
-            output.pooler_output = self.pooler(output.last_hidden_state)
+            output.pooler_output = self.pooler(output.last_hidden_state, attention_mask)
         return output

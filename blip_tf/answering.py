@@ -32,11 +32,12 @@ from blip_core.checks import (
 )
 from blip_core.generation.prompts import prepare_prompts
 from blip_tf.decoding import search
-from blip_tf.image_model import TFBlipImageModel, begin_with
+from blip_tf.image_model import TFBlipImageModel
 from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nn import sizes
 from blip_tf.scoring import rank_answers, score_texts, token_lists
 from blip_tf.text import TFBlipTextModel
+from blip_tf.text_padding import answer_mask, begin_with
 from blip_tf.vision import TFBlipVisionModel
 
 
@@ -75,7 +76,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         vision = self.encode_image(
             pixel_values, image_embeds, interpolate_pos_encoding, *texts, training=training, **outputs
         )
-        ids, embeds = self.grounded_ids(input_ids), vision.last_hidden_state
+        ids, embeds = self.grounded_ids(input_ids, attention_mask), vision.last_hidden_state
         return vision, self.text_encoder(
             ids, attention_mask, encoder_hidden_states=embeds, training=training
         ).last_hidden_state
@@ -120,7 +121,8 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             input_ids: Questions (B, L).
             labels: Answers (A, length) with -100 on the padding.
             decoder_input_ids: What the decoder reads (A, length): the labels with `[DEC]` first unless given.
-            decoder_attention_mask: (A, length), 1 for tokens and 0 for padding.
+            decoder_attention_mask: (A, length), 1 for tokens and 0 for padding. Unless it is given, labels alone begin
+                at the first that is not -100, or in the place of a single -100 before it that all answers have.
             answer_counts: How many answers each question has (B,); one unless given.
             answer_weights: The weight of each answer (A,); equal ones of sum 1 for each question unless given.
 
@@ -132,7 +134,8 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             labels, text = given_answers(labels), self.config.text_config
             check_labels(labels.shape, labels.shape[:2])
             filled = tf.where(labels == -100, tf.cast(text.pad_token_id, labels.dtype), labels)
-            decoder_input_ids = begin_with(text.bos_token_id, filled)
+            decoder_attention_mask = answer_mask(labels) if decoder_attention_mask is None else decoder_attention_mask
+            decoder_input_ids = begin_with(text.bos_token_id, filled, decoder_attention_mask)
         elif labels is not None:
             check_labels(labels.shape, decoder_input_ids.shape[:2])
         self.text_decoder.bert.check(decoder_input_ids, decoder_attention_mask, None, None)

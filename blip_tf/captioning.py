@@ -23,10 +23,11 @@ from blip_core.checks import check_labels, chosen_layer, given_texts, patch_grid
 from blip_core.generation.prompts import prepare_prompts
 from blip_tf.decoding import search
 from blip_tf.explaining import attention_maps
-from blip_tf.image_model import TFBlipImageModel, begin_with
+from blip_tf.image_model import TFBlipImageModel
 from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nn import sizes, to_array, wide
 from blip_tf.scoring import score_texts, token_lists
+from blip_tf.text_padding import begin_with
 from blip_tf.vision import TFBlipVisionModel
 
 
@@ -46,10 +47,10 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         if initialize:
             self.initialize()
 
-    def check_beginning(self, input_ids: Tensor) -> None:
+    def check_beginning(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
         """Warn of texts to train on that do not begin with `[DEC]`; not in a graph, which knows no values."""
         bos = self.config.text_config.bos_token_id
-        if tf.executing_eagerly() and bool(tf.reduce_any(input_ids[:, 0] != bos)):
+        if tf.executing_eagerly() and bool(tf.reduce_any(begin_with(bos, input_ids, attention_mask) != input_ids)):
             warn_of_beginning(bos)
 
     def call(
@@ -87,7 +88,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
             input_ids = tf.fill((pictures, 1), tf.constant(bos, tf.int64))
         if labels is not None:
             check_labels(labels.shape, input_ids.shape[:2])
-            self.check_beginning(input_ids)
+            self.check_beginning(input_ids, attention_mask)
         texts = (self.text_decoder.bert, input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         embeds = vision.last_hidden_state
@@ -187,14 +188,14 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         input_ids, text = given_texts(input_ids), self.config.text_config
         layer = chosen_layer(layer, method, text)
         padding = tf.cast(text.pad_token_id, input_ids.dtype)
-        mask = tf.cast(input_ids != padding, tf.int32) if attention_mask is None else attention_mask
-        real = tf.pad(mask[:, 1:], ((0, 0), (0, 1)))  # (B, L) 1 where the next token is predicted
+        mask = tf.cast(input_ids != padding if attention_mask is None else attention_mask, tf.int32)
+        real = tf.pad(mask[:, :-1] * mask[:, 1:], ((0, 0), (0, 1)))  # (B, L) 1 where the next token is predicted
         patches = patch_grid(pixel_values, image_embeds, grid, self.config.vision_config)
         texts = (self.text_decoder.bert, input_ids, attention_mask)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts).last_hidden_state
 
         def read(states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-            ids = begin_with(text.bos_token_id, input_ids)
+            ids = begin_with(text.bos_token_id, input_ids, mask)
             texts = {"input_ids": ids, "attention_mask": mask, "output_attentions": True}
             output = self(image_embeds=states, **texts)
             log_probs = tf.nn.log_softmax(wide(output.logits))  # (B, L, V)

@@ -109,10 +109,10 @@ class DecodingGraphs:
             caches,
             states_mask=additive_mask(over_heads(states_mask), kind),
             mask=causal_mask(real, new, kind, start=length),
-            positions=counts - 1,
+            positions=tf.maximum(counts - 1, 0),
         )
         hidden = self.decoder.bert(ids, cache=cache).last_hidden_state  # (R, L, W)
-        last = tf.reduce_sum(real[:, length : length + new], axis=1) - 1  # (R,)
+        last = tf.reduce_sum(tf.cast(counts < counts[:, -1:], tf.int32), axis=1)  # (R,)
         logits = self.decoder.cls(tf.gather(hidden, last, batch_dims=1))  # (R, V)
         return tf.cast(logits, tf.float32), [(cache.key, cache.value) for cache in caches]
 

@@ -14,6 +14,7 @@ from blip_core import BlipConfig, BlipVisionOutput
 from blip_core.checks import check_pairs, check_pixel_values, check_states, image_source
 from blip_tf.base import TFBlipPreTrainedModel, type_name
 from blip_tf.text import TFBlipTextModel
+from blip_tf.text_padding import begin_with
 from blip_tf.vision import TFBlipVisionModel
 
 
@@ -74,14 +75,6 @@ class TFBlipImageModel(TFBlipPreTrainedModel):
             return BlipVisionOutput(last_hidden_state=tf.cast(image_embeds, self.compute_dtype))
         return self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **outputs)
 
-    def grounded_ids(self, input_ids: Tensor) -> Tensor:
+    def grounded_ids(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The token ids (B, L) of image-grounded text: they begin with `config.enc_token_id`, where that is set."""
-        return begin_with(self.config.enc_token_id, input_ids)
-
-
-def begin_with(token: int | None, input_ids: Tensor) -> Tensor:
-    """Replace the first token of texts (B, L), unless `token` is None."""
-    if token is None:
-        return input_ids
-    first = tf.fill(tf.shape(input_ids[:, :1]), tf.cast(token, input_ids.dtype))
-    return tf.concat([first, input_ids[:, 1:]], axis=1)
+        return begin_with(self.config.enc_token_id, input_ids, attention_mask)

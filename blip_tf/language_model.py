@@ -15,6 +15,7 @@ from blip_tf.base import TFBlipPreTrainedModel
 from blip_tf.decoding import DecodingGraphs
 from blip_tf.nn import ACTIVATIONS, Layer, LayerNorm, Linear, TiedLinear, activated, wide
 from blip_tf.text import TFBlipTextModel
+from blip_tf.text_padding import begin_with
 
 
 class LMTransform(Layer):
@@ -98,7 +99,8 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
         """Predict the next token at each position; further arguments as of `TFBlipTextModel.call`.
 
         Args:
-            labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here.
+            labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here. The first
+                token of a text counts nowhere.
             reduction: The loss is the mean over tokens ("mean"), their sum ("sum"), or each text's sum (B,) ("none").
 
         Returns:
@@ -110,6 +112,8 @@ class TFBlipTextLMHeadModel(TFBlipPreTrainedModel):
             training=training,
         )  # fmt: skip
         logits = self.cls(output.last_hidden_state)
+        if labels is not None:  # nothing predicts the first token, even where padding comes before it
+            labels = begin_with(-100, labels, attention_mask)
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
             logits=logits,

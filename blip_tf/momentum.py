@@ -21,6 +21,7 @@ from blip_tf.image_model import TFBlipImageModel
 from blip_tf.keras_model import dtype_policy, model_name
 from blip_tf.nn import Linear, lookup, normalize, sizes, wide
 from blip_tf.text import TFBlipTextModel
+from blip_tf.text_padding import first_states
 from blip_tf.vision import TFBlipVisionModel
 
 PAIRS = (
@@ -142,7 +143,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
             L2-normalised features (B, image_text_hidden_size).
         """
         states = self.text_encoder(input_ids, attention_mask, training=training).last_hidden_state
-        return normalize(self.text_proj(states[:, 0]))
+        return normalize(self.text_proj(first_states(states, attention_mask)))
 
     def features(
         self, embeds: Tensor, input_ids: Tensor, attention_mask: Tensor | None, training: bool = False
@@ -168,7 +169,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
         """Pairs -> features (b, F) of pictures and of texts by the momentum encoders."""
         options = {"interpolate_pos_encoding": interpolate_pos_encoding, "training": training}
         pictures = self.vision_model_m(pixel_values, **options).last_hidden_state[:, 0]
-        texts = self.text_encoder_m(input_ids, attention_mask, training=training).last_hidden_state[:, 0]
+        texts = self.text_encoder_m(input_ids, attention_mask, training=training).last_hidden_state
+        texts = first_states(texts, attention_mask)
         return (
             tf.stop_gradient(normalize(wide(self.vision_proj_m(pictures)))),
             tf.stop_gradient(normalize(wide(self.text_proj_m(texts)))),
@@ -279,8 +281,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
         ids = tf.concat([input_ids, input_ids, tf.gather(self.candidates(input_ids), chosen)], axis=0)  # (3 b, L)
         mask = tf.concat([mask, mask, tf.gather(self.candidates(mask), chosen)], axis=0)
         states = tf.concat([embeds, pictures, embeds], axis=0)  # (3 b, T, width)
-        text = self.text_encoder(self.grounded_ids(ids), mask, encoder_hidden_states=states, training=training)
-        logits = self.itm_head(text.last_hidden_state[:, 0])
+        text = self.text_encoder(self.grounded_ids(ids, mask), mask, encoder_hidden_states=states, training=training)
+        logits = self.itm_head(first_states(text.last_hidden_state, mask))
         labels = tf.concat([tf.ones(count, tf.int32), tf.zeros(2 * count, tf.int32)], axis=0)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits))), logits
 

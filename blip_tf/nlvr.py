@@ -18,6 +18,7 @@ from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import Linear, Sequential, sizes, wide
 from blip_tf.text import TextLayer, TFBlipTextModel
 from blip_tf.text_attention import PairAttention
+from blip_tf.text_padding import first_states
 from blip_tf.vision import TFBlipVisionModel
 
 
@@ -88,9 +89,9 @@ class TFBlipForNLVR(TFBlipImageModel):
         _, tokens, width = sizes(vision.last_hidden_state)
         states = tf.reshape(vision.last_hidden_state, (-1, 2, tokens, width))
         both = tf.reshape(states, (-1, 2 * tokens, width))
-        ids = self.grounded_ids(input_ids)
+        ids = self.grounded_ids(input_ids, attention_mask)
         text = self.text_encoder(ids, attention_mask, encoder_hidden_states=both, **outputs)
-        logits = self.cls_head(text.last_hidden_state[:, 0])
+        logits = self.cls_head(first_states(text.last_hidden_state, attention_mask))
         loss = None
         if labels is not None:
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits)))

@@ -13,9 +13,9 @@ from blip_core import BlipConfig, BlipForPreTrainingOutput
 from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
 from blip_tf.distributed import mean_over_processes
-from blip_tf.image_model import begin_with
 from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.momentum import PairBatch, TFBlipMomentumModel, pair_ids
+from blip_tf.text_padding import begin_with
 
 FLOOR = 1e-4  # added to the probabilities by which negatives are chosen
 
@@ -96,10 +96,10 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         """LM: the mean over all real tokens, those of other processes included, and the logits (b, L, V)."""
         text = self.config.text_config
         real = input_ids != text.pad_token_id if attention_mask is None else tf.cast(attention_mask, tf.bool)
-        ids = begin_with(text.bos_token_id, input_ids)
-        labels = tf.where(real, ids, tf.cast(-100, ids.dtype))
+        ids = begin_with(text.bos_token_id, input_ids, attention_mask)
+        labels = begin_with(-100, tf.where(real, ids, tf.cast(-100, ids.dtype)), attention_mask)
         output = self.text_decoder(
             ids, attention_mask, encoder_hidden_states=embeds, labels=labels, reduction="sum", training=training
         )
-        tokens = tf.reduce_sum(tf.cast(real[:, 1:], output.loss.dtype))
+        tokens = tf.reduce_sum(tf.cast(labels[:, 1:] != -100, output.loss.dtype))
         return output.loss / mean_over_processes(tokens), output.logits

@@ -32,6 +32,7 @@ from blip_tf.nn import (
     sizes,
 )  # fmt: skip
 from blip_tf.text_attention import TextAttention, TextOutput
+from blip_tf.text_padding import first_states, token_positions
 
 
 class TextEmbeddings(Layer):
@@ -138,14 +139,14 @@ class TextEncoder(Layer):
 
 
 class TextPooler(Layer):
-    """States (B, L, W) -> a pooled output (B, W), made of the first token's state."""
+    """States (B, L, W) -> a pooled output (B, W), made of the state of each text's first token."""
 
     def __init__(self, config: BlipTextConfig):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
-    def call(self, x: Tensor) -> Tensor:
-        return tf.tanh(self.dense(x[:, 0]))
+    def call(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return tf.tanh(self.dense(first_states(x, attention_mask)))
 
 
 @keras.saving.register_keras_serializable("blip")
@@ -211,7 +212,7 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         Args:
             input_ids: Token ids (B, L).
             attention_mask: (B, L), or (B, L, L) for each token, 1 where to attend.
-            position_ids: (B, L) or (L,), counted from 0 unless given.
+            position_ids: (B, L) or (L,); unless given, each text's real tokens are counted from 0.
             inputs_embeds: In place of input_ids, embeddings of words (B, L, W).
             encoder_hidden_states: What cross-attention reads, (B', S, encoder_hidden_size).
             encoder_attention_mask: (B', S), 1 where to attend.
@@ -242,7 +243,7 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         if encoder_hidden_states is not None:
             encoder_hidden_states = tf.cast(encoder_hidden_states, self.compute_dtype)
         if position_ids is None:
-            position_ids = tf.range(length)
+            position_ids = token_positions(attention_mask, length)
         output = self.encoder(
             self.embeddings(inputs, position_ids, training=training),
             score_mask=mask,
@@ -254,7 +255,7 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
             training=training,
         )
         if self.pooler is not None:
-            output.pooler_output = self.pooler(output.last_hidden_state)
+            output.pooler_output = self.pooler(output.last_hidden_state, attention_mask)
         return output
 
     def get_config(self) -> dict[str, object]:

@@ -34,6 +34,7 @@ ONLY_PYTORCH = {
     "distributed.py Sharded": "FSDP is PyTorch's",
     "distributed.py full": "FSDP is PyTorch's",
     "base.py model_name": "TensorFlow has it in keras_model.py",
+    "base.py converted": "threads of TensorFlow start whatever converts",
     "trainer.py Trainer._clip": STEP,
     "trainer.py Trainer._call": STEP,
     "trainer.py choose_device": "in TensorFlow the strategy has the devices",
