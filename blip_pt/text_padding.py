@@ -1,6 +1,6 @@
 """Where texts begin and how their tokens are counted, on whichever side the padding is.
 
-Shapes: B texts, L tokens, W width. A mask is (B, L), 1 for tokens and 0 for padding. Without one, or with one for each
+Shapes: B texts, L tokens, W width. Masks are (B, L), 1 for tokens and 0 for padding. Without one, or with one for each
 token (B, L, L), all tokens are real. Each function is the same for a text alone and in any batch.
 """
 

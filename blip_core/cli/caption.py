@@ -58,7 +58,10 @@ def add_arguments(parser: CommandParser) -> None:
     group.add_argument("--repetition-penalty", type=positive, metavar="X", help="above 1: repeat fewer tokens")
     group.add_argument("--length-penalty", type=float, metavar="X", help="with --beams: above 1 longer, below shorter")
     group.add_argument(
-        "--bad-words", action="append", metavar="TEXT", help="never write this (can be given several times)"
+        "--bad-words", action="append", type=words, metavar="TEXT", help="never write this (can be given several times)"
+    )
+    group.add_argument(
+        "--forced-words", action="append", type=words, metavar="TEXT", help="always write this (likewise; with beams)"
     )
     group = parser.add_argument_group(
         "files", "What is done already is skipped, so that a stopped run can be continued."
@@ -122,6 +125,8 @@ def checked_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -
     for name in ("top_p", "top_k", "temperature", "seed"):
         if getattr(args, name) is not None and not args.sample:
             parser.error(f"argument --{name.replace('_', '-')}: needs --sample")
+    if args.forced_words and (args.sample or args.beams == 1):
+        parser.error("argument --forced-words: needs --beams of 2 or more (3 unless given), and no --sample")
     if args.sidecar and (not re.fullmatch(r"\.\w+", args.sidecar) or args.sidecar.lower() in SUFFIXES):
         parser.error(f"argument --sidecar: must be a suffix such as .txt that no picture has, got {args.sidecar!r}")
     if args.output and not into_folder(args) and not args.output.lower().endswith((".jsonl", ".csv")):
@@ -139,6 +144,8 @@ def checked_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -
     elif given := scale_argument(args):
         parser.error(f"argument {given}: needs --output FOLDER, which all that share the work write to")
     several = args.num_captions if (args.num_captions or 1) > 1 and not args.sample else None
+    if args.forced_words:
+        several = max(several or 1, args.beams or 3)
     return generation_options(
         parser,
         num_beams=max(args.beams or 1, several) if several else args.beams,
@@ -187,6 +194,13 @@ def usual_columns(args: argparse.Namespace) -> list[str]:
     name, suffix = os.path.splitext(os.path.basename(args.output).lower())
     scores = ["confidence", "log_prob", *(["tokens", "token_log_probs"] if suffix == ".jsonl" else [])]
     return [*(["file_name", "text"] if name == "metadata" else ["image", "caption"]), *(scores if args.scores else [])]
+
+
+def words(text: str) -> str:
+    """Parse words that captions must or must not have."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must have a word")
+    return text
 
 
 def columns(text: str) -> list[str]:

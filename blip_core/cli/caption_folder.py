@@ -34,7 +34,19 @@ from blip_core.jobs.sharding import (
 RUN = "caption.json"
 TEXT_OPTIONS = (
     *("prompt", "beams", "min_tokens", "max_tokens", "no_repeat_ngram", "repetition_penalty", "length_penalty"),
-    *("num_captions", "bad_words", "sample", "top_p", "top_k", "temperature", "seed", "prefix", "suffix", "scores"),
+    *(
+        "num_captions",
+        "bad_words",
+        "forced_words",
+        "sample",
+        "top_p",
+        "top_k",
+        "temperature",
+        "seed",
+        "prefix",
+        "suffix",
+        "scores",
+    ),
 )
 """The arguments that captions in a folder follow from, beside the pictures and the model."""
 
@@ -45,9 +57,10 @@ class Writer:
     def __init__(self, args: argparse.Namespace, options: dict[str, Any]):
         self.args, self.captioner = args, load(Captioner, args)
         self.options = options
-        if args.bad_words:
-            ids = self.captioner.processor.tokenizer(args.bad_words)["input_ids"]
-            self.options = options | {"bad_words_ids": [word[1:-1] for word in ids]}
+        for name, texts in (("bad_words_ids", args.bad_words), ("force_words_ids", args.forced_words)):
+            if texts:
+                ids = self.captioner.processor.tokenizer(texts)["input_ids"]
+                self.options = self.options | {name: [word[1:-1] for word in ids]}
 
     def __call__(self, paths: Sequence[str]) -> Iterator[list[Entry]]:
         """An entry for each picture, batch by batch; it has `error` where the picture cannot be read."""

@@ -87,12 +87,43 @@ class Chains(Search):
         return replace(text, score=sum(text.log_probs), finished=self.ends(text))
 
 
+class ForcedWords:
+    """What new tokens still lack of words, lists of tokens, each of which must stand among them."""
+
+    def __init__(self, words: Sequence[Sequence[int]]):
+        self.words = [list(word) for word in words]
+
+    def lacking(self, tokens: Sequence[int]) -> int:
+        """Return how many tokens are needed at most until all words are there."""
+        missing = self._missing(tokens)
+        return sum(len(word) for word, _ in missing) - max((begun for _, begun in missing), default=0)
+
+    def wanted(self, tokens: Sequence[int]) -> list[int]:
+        """Return the next token of each word that is not there."""
+        return [word[begun] for word, begun in self._missing(tokens)]
+
+    def _missing(self, tokens: Sequence[int]) -> list[tuple[list[int], int]]:
+        """Return the words that are not there, each with how many of its tokens are the last ones."""
+        tokens, missing = list(tokens), []
+        for word in self.words:
+            size = len(word)
+            if not any(tokens[i : i + size] == word for i in range(len(tokens) - size + 1)):
+                begun = next(
+                    n for n in range(min(size - 1, len(tokens)), -1, -1) if tokens[len(tokens) - n :] == word[:n]
+                )
+                missing.append((word, begun))
+        return missing
+
+
 class Beams(Search):
     """Beam search and beam sampling.
 
     From `num_beams` x (end tokens + 1) candidates, the best `num_beams` that do not end are continued. Those that end
     are finished if they are among the first `num_beams`; the best `num_beams` finished ones are kept. Where fewer than
     `num_beams` can be continued, rows with the total -inf fill the batch; nothing is chosen from them.
+
+    With `force_words_ids`, candidates are chosen in turn from those that lack the same number of forced tokens, so that
+    the beams hold texts of every stage; see `ForcedWords`. Source: Post and Vilar 2018 (arXiv 1804.06609).
     """
 
     def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
@@ -100,6 +131,7 @@ class Beams(Search):
         self.totals = np.zeros(1, np.float32)
         self.candidates = max(2, len(config.end_ids) + 1) * config.num_beams
         self.finished: list[Hypothesis] = []
+        self.forced = ForcedWords(config.force_words_ids) if config.force_words_ids else None
 
     def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
         beams, vocab = self.config.num_beams, scores.shape[1]
@@ -108,6 +140,8 @@ class Beams(Search):
             chosen = draw(totals, self.noise[0].random(self.candidates).tolist())
         else:
             chosen = largest(totals, self.candidates)
+        if self.forced:
+            chosen = self._in_turn(chosen, totals, vocab, self.forced)
         running: list[tuple[float, Hypothesis]] = []
         for rank, index in enumerate(chosen):
             row, token = divmod(int(index), vocab)
@@ -117,6 +151,8 @@ class Beams(Search):
                 running.append((total, text))
             elif rank < beams:
                 self.finished.append(replace(text, score=self._score(total, len(text.rows)), finished=True))
+        if self.forced:
+            running = running[:beams]
         running = sorted(running, key=lambda pair: -pair[0])[:beams]
         self.finished = sorted(self.finished, key=lambda text: -text.score)[:beams]
         self.done = not running or self._enough(running[0])
@@ -127,6 +163,27 @@ class Beams(Search):
         self.totals = np.array([total for total, _ in running], np.float32)
         self.texts = [text for _, text in running]
         self.parents = [text.rows[-1] for text in self.texts]
+
+    def _in_turn(self, best: np.ndarray, totals: np.ndarray, vocab: int, forced: ForcedWords) -> np.ndarray:
+        """Return candidates that can still get all forced words: the best of each stage, the second best of each, ...
+
+        They are the `best` of all, the best of each row, and the tokens of each row that go on with a forced word.
+        """
+        offered = set(best.tolist())
+        for row, text in enumerate(self.texts):
+            wanted = forced.wanted(text.tokens[self.prompt_length :])
+            own = (*wanted, *largest(totals[row * vocab : (row + 1) * vocab], 1).tolist())
+            offered.update(row * vocab + token for token in own)
+        stages: dict[int, list[int]] = {}
+        for index in sorted(offered, key=lambda index: (-totals[index], index)):
+            row, token = divmod(index, vocab)
+            tokens = [*self.texts[row].tokens, token]
+            lacking = forced.lacking(tokens[self.prompt_length :])
+            room = 0 if token in self.config.end_ids else self.longest - len(tokens)
+            if lacking <= room and np.isfinite(totals[index]):
+                stages.setdefault(lacking, []).append(index)
+        ranked = [(rank, stage, index) for stage, found in stages.items() for rank, index in enumerate(found)]
+        return np.array([index for *_, index in sorted(ranked)], np.int64)
 
     def results(self) -> list[Hypothesis]:
         return self.finished[: self.config.num_return_sequences]
@@ -151,13 +208,14 @@ class Beams(Search):
         if len(self.finished) < self.config.num_return_sequences:
             raise ValueError(
                 f"Only {len(self.finished)} of {self.config.num_return_sequences} texts exist under these options; "
-                "lower num_return_sequences, or relax bad_words_ids, no_repeat_ngram_size, top_k or top_p."
+                "lower num_return_sequences, or relax bad_words_ids, force_words_ids, no_repeat_ngram_size, top_k or "
+                "top_p."
             )
 
 
 def nothing_allowed(tokens: Sequence[int]) -> ValueError:
     """Return the error for a text that no token may follow."""
     return ValueError(
-        f"No token may follow {list(tokens)}: bad_words_ids, no_repeat_ngram_size and the least length ban them all; "
-        "relax one of these options."
+        f"No token may follow {list(tokens)}: bad_words_ids, force_words_ids, no_repeat_ngram_size and the least "
+        "length ban them all; relax one of these options."
     )

@@ -22,8 +22,11 @@ class LogitsProcessor:
     """The steps that one configuration asks for, in their order. `active` is False where there is none."""
 
     def __init__(self, config: GenerationConfig, vocab_size: int):
-        words = [token for word in config.bad_words_ids or [] for token in word]
-        for name, ids in (("eos_token_id", config.end_ids), ("bad_words_ids", words)):
+        bad, forced = (
+            [token for word in words or [] for token in word]
+            for words in (config.bad_words_ids, config.force_words_ids)
+        )
+        for name, ids in (("eos_token_id", config.end_ids), ("bad_words_ids", bad), ("force_words_ids", forced)):
             if ids and max(ids) >= vocab_size:
                 raise ValueError(f"{name} holds {max(ids)}, but the vocabulary has {vocab_size} tokens.")
         self.steps = [step for make in STEPS.values() if (step := make(config))]

@@ -37,7 +37,7 @@ ELSEWHERE = {
     "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "num_beam_groups": 1,
     "diversity_penalty": 0.0, "penalty_alpha": None, "renormalize_logits": False, "forced_bos_token_id": None,
     "forced_eos_token_id": None, "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None,
-    "exponential_decay_length_penalty": None, "constraints": None, "force_words_ids": None, "guidance_scale": None,
+    "exponential_decay_length_penalty": None, "constraints": None, "guidance_scale": None,
     "stop_strings": None, "max_time": None,
 }  # fmt: skip
 """Options of other packages that are not implemented here, with the value without effect; others cause a warning."""
@@ -136,6 +136,9 @@ class GenerationConfig(ConfigMixin):
     no_repeat_ngram_size: int = option(
         "no sequence of this many tokens occurs twice.", ALWAYS, 0, whole_number, off=0)
     bad_words_ids: list[list[int]] | None = option("lists of tokens that never appear.", ALWAYS, None, _words)
+    force_words_ids: list[list[int]] | None = option(
+        "lists of tokens each of which appears among the new tokens; needs `num_beams` of 2 or more, no `do_sample`.",
+        BEAMS, None, _words)
     prompt_ids: list[int] | None = option(
         "tokens without `[CLS]` and `[SEP]` that begin a text where `generate` gets no `input_ids`: the prompt "
         "that a captioner was trained with. []: trained without one; None: not known.", ALWAYS,
@@ -168,6 +171,13 @@ class GenerationConfig(ConfigMixin):
             raise ValueError(f"GenerationConfig.num_return_sequences is {texts}, more than num_beams ({beams}).")
         if self.output_scores and not self.return_dict_in_generate:
             raise ValueError("GenerationConfig.output_scores needs return_dict_in_generate=True.")
+        if words := self.force_words_ids:
+            if beams == 1 or self.do_sample:
+                raise ValueError(
+                    "GenerationConfig.force_words_ids needs beam search: set num_beams to 2 or more, do_sample=False."
+                )
+            if ends := sorted(set(self.end_ids) & {token for word in words for token in word}):
+                raise ValueError(f"GenerationConfig.force_words_ids holds {ends[0]}, which ends a text; leave it out.")
         low, high = self.min_new_tokens, self.max_new_tokens
         if low is not None and high is not None and low > high:
             raise ValueError(f"GenerationConfig.min_new_tokens is {low}, more than max_new_tokens ({high}).")
@@ -223,6 +233,11 @@ class GenerationConfig(ConfigMixin):
             raise ValueError(
                 f"{name}={getattr(self, name)} asks for {shortest} tokens (prompt included), but {limit} ends a text "
                 f"at {longest}; lower the one or raise the other."
+            )
+        if (forced := sum(map(len, self.force_words_ids or []))) > longest - prompt_length:
+            raise ValueError(
+                f"force_words_ids holds {forced} tokens, but {limit} leaves room for {longest - prompt_length}; force "
+                "fewer words, or allow more tokens."
             )
         return shortest, longest
 

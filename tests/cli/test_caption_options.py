@@ -54,3 +54,20 @@ def test_bad_words_are_never_written(caption, engine):
     # What is forbidden is the sequence, not each of its words.
     assert caption(*words, "--bad-words", "circle red") == "a.png: red circle\n"
     assert caption(*words, "--bad-words", "red circle") != "a.png: red circle\n"
+
+
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_forced_words_are_always_written(caption, engine):
+    words = ["--engine", engine]
+    assert "blue" in caption(*words, "--forced-words", "blue")
+    both = caption(*words, "--forced-words", "blue square", "--forced-words", "yellow", "--beams", "4")
+    assert "blue square" in both
+    assert "yellow" in both
+    assert caption(*words, "--forced-words", "red circle", "--beams", "3") == caption(*words, "--beams", "3")
+
+
+@pytest.mark.parametrize(("more", "message"), [(["--beams", "1"], "needs --beams of 2"), (["--sample"], "no --sample")])
+def test_forced_words_without_beams(caption, capfd, more, message):
+    with pytest.raises(SystemExit):
+        caption("--forced-words", "blue", *more)
+    assert message in capfd.readouterr().err

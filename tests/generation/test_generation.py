@@ -95,6 +95,7 @@ METHODS = {
     "beams, never": {"num_beams": 4, "early_stopping": "never", "length_penalty": 2.0},
     "beams, first": {"num_beams": 4, "early_stopping": True, "length_penalty": -1.0},
     "beam sampling": {"num_beams": 3, "do_sample": True, "top_k": 0, "temperature": 1.5},
+    "forced": {"num_beams": 4, "force_words_ids": [[11, 24]], "length_penalty": -1.0},
 }
 RULES = [
     {},
@@ -221,6 +222,42 @@ def test_wide_beams_find_the_best_text_of_all():
     scored.sort(reverse=True)
     assert found.sequences.tolist() == [text for _, text in scored[:20]]
     np.testing.assert_allclose(found.sequences_scores, [score for score, _ in scored[:20]], rtol=1e-5)
+
+
+def test_wide_beams_find_the_best_text_with_forced_words():
+    allowed, length, forced = [3, 10, 11, 12], 4, [[11, 12], [10]]
+    options = {"bad_words_ids": [[token] for token in range(VOCAB) if token not in allowed], "max_new_tokens": length}
+    options |= {"num_beams": 120, "early_stopping": "never", "return_dict_in_generate": True}
+    everything = one(options | {"num_return_sequences": 80}, end_bias=1.0)
+    pairs = list(zip(everything.sequences.tolist(), everything.sequences_scores, strict=True))
+    best = [pair for pair in pairs if has(pair[0][1:], forced)]
+    assert 0 < len(best) < len(pairs)
+    found = one(options | {"num_return_sequences": len(best), "force_words_ids": forced}, end_bias=1.0)
+    assert found.sequences.tolist() == [text for text, _ in best]
+    np.testing.assert_allclose(found.sequences_scores, [score for _, score in best], rtol=1e-5)
+
+
+def has(tokens, words):
+    return all(any(tokens[i : i + len(word)] == word for i in range(len(tokens))) for word in words)
+
+
+@pytest.mark.parametrize("beams", [2, 5])
+@pytest.mark.parametrize(
+    "words", [[[7]], [[9, 9, 12]], [[8, 6], [6, 8]], [[20], [21], [22], [23], [24]], [[14, 15, 16, 17], [16, 17, 18]]]
+)
+def test_forced_words_are_in_every_text(words, beams):
+    """However little room there is, and however much the model would rather end."""
+    needed = sum(map(len, words))
+    for room, bias in ((needed, 0.0), (needed + 1, 40.0), (needed + 9, 5.0)):
+        texts = 2 if room > needed else 1  # there may be one order only
+        options = {"num_beams": beams, "num_return_sequences": texts, "max_new_tokens": room, "force_words_ids": words}
+        found = one(options, prompt=(5, 7, 9), end_bias=bias).sequences[:, 3:].tolist()
+        assert all(has(text, words) for text in found), (room, found)
+        assert not any(END in text[: text.index(END)] for text in found if END in text)
+    plain = one({"num_beams": beams, "max_new_tokens": 9}).sequences[0].tolist()
+    assert (
+        one({"num_beams": beams, "max_new_tokens": 9, "force_words_ids": [plain[1:3]]}).sequences[0].tolist() == plain
+    )
 
 
 def test_finished_items_cost_no_more_steps():
@@ -398,6 +435,10 @@ def test_stream(options):
         ({"bad_words_ids": [5]}, "bad_words_ids"),
         ({"bad_words_ids": []}, "bad_words_ids"),
         ({"bad_words_ids": [[]]}, "bad_words_ids"),
+        ({"force_words_ids": [[]], "num_beams": 2}, "force_words_ids"),
+        ({"force_words_ids": [[5]]}, "needs beam search: set num_beams to 2 or more"),
+        ({"force_words_ids": [[5]], "num_beams": 2, "do_sample": True}, "needs beam search"),
+        ({"force_words_ids": [[5, 2]], "num_beams": 2, "eos_token_id": 2}, "holds 2, which ends a text"),
         ({"eos_token_id": []}, "eos_token_id"),
         ({"eos_token_id": -2}, "eos_token_id"),
         ({"pad_token_id": "0"}, "pad_token_id"),
@@ -473,6 +514,9 @@ def test_config_files(tmp_path):
         ({"do_sample": True}, {"seed": -1}, "seed must be whole numbers of at least 0"),
         ({"do_sample": True}, {"seed": 0.5}, "seed must be whole numbers of at least 0"),
         ({"bad_words_ids": [[VOCAB]]}, {}, f"bad_words_ids holds {VOCAB}"),
+        ({"force_words_ids": [[VOCAB]], "num_beams": 2}, {}, f"force_words_ids holds {VOCAB}"),
+        ({"force_words_ids": [[6, 7], [8]], "num_beams": 2, "max_new_tokens": 2}, {}, "3 tokens, but max_new_tokens=2"),
+        ({"force_words_ids": [[6]], "bad_words_ids": [[6]], "num_beams": 2}, {}, "force_words_ids"),
         ({"eos_token_id": 102}, {}, "eos_token_id holds 102"),
         ({"bad_words_ids": [[i] for i in range(VOCAB)], "min_length": 9}, {}, r"No token may follow \[5, 6, 7\]"),
         ({"bad_words_ids": [[i] for i in range(VOCAB)], "min_length": 9, "num_beams": 2}, {}, "No token may follow"),

@@ -19,6 +19,7 @@ OPTIONS = [
     {"num_beams": 5, "length_penalty": -1.0, "early_stopping": "never"},
     {"repetition_penalty": 1.5},
     {"num_beams": 3, "no_repeat_ngram_size": 2, "bad_words_ids": [[7], [9, 10]], "min_new_tokens": 6},
+    {"num_beams": 3, "force_words_ids": [[9, 10], [20]]},
     {"do_sample": True, "seed": 3},
     {"do_sample": True, "seed": [5, 6], "top_p": 0.8, "temperature": 0.7, "top_k": 20},
     {"do_sample": True, "seed": 1, "num_return_sequences": 3},
