@@ -6,10 +6,11 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 1 MB, a shard index less than 10 MB
 
@@ -24,6 +25,14 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Version = tuple[int, int]
 """The size of a file in bytes and its modification time in nanoseconds."""
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file to read its bytes. Raises `OSError` for a pipe or device, which may never end, and for a folder."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        kind = "a folder" if os.path.isdir(path) else "a pipe or a device"
+        raise OSError(f"{os.fspath(path)} is no regular file, but {kind}")
+    return open(path, "rb")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

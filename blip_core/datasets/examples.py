@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from blip_core.datasets.spool import Spool
-from blip_core.files import Version, file_version
+from blip_core.files import Version, file_version, open_regular
 from blip_core.processing.picture_files import load_image
 from blip_core.processing.video import sample_frames
 
@@ -70,7 +70,7 @@ class Picture:
         return data
 
     def _read(self) -> bytes:
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset)
             return file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets.examples import Picture
+from blip_core.datasets.json_array import array_values
+from blip_core.files import open_regular
 
 Source = str | os.PathLike[str]
 Item = tuple[str, tuple[Picture, ...] | None, dict[str, Any]] | tuple[str, str]
@@ -42,7 +44,7 @@ class Look:
         self.is_folder = path.is_dir()
         self.start = b""
         if not self.is_folder:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 self.start = file.read(512)
         if self.start[:2] == b"\x1f\x8b":
             raise ValueError(f"{path} is compressed; entries cannot be found by their place in it: unpack it first.")
@@ -76,23 +78,22 @@ class Look:
     def entry(self) -> dict[str, Any]:
         """The first object of JSON lines or of a JSON array; an empty one where there is none."""
         if self.opening == "[":
-            return next((one for one in self.document[:1] if isinstance(one, dict)), {})
+            return next((one for one in islice(self.array(), 1) if isinstance(one, dict)), {})
         return next((one for one in self._objects if one), {})
 
     @cached_property
     def document(self) -> Any:
-        """The value of a file that is a JSON array, or one object of several lines or without entries.
-
-        None for all else, JSON lines among it. Raises `ValueError` for an array that is not valid.
-        """
-        if self.opening == "[":
-            return self._parse()
+        """The value of a file that is one JSON object of several lines or without entries; None for all else."""
         if self.opening != "{" or (len(self._objects) > 1 and any(self._objects)):
             return None  # JSON lines
         try:
             return self._parse()
         except ValueError:
             return None
+
+    def array(self) -> Iterator[Any]:
+        """Yield the values of a file that is a JSON array. Raises `ValueError` where it is not valid."""
+        return array_values(self.path)
 
     def list_of(self, name: str) -> list[Any] | None:
         """Return a list that the JSON object of the whole file holds under a name, None where there is none."""
@@ -119,8 +120,7 @@ class Look:
         try:
             return json.loads(self.path.read_bytes())
         except (ValueError, RecursionError) as error:
-            kind = "array" if self.opening == "[" else "object"
-            raise ValueError(f"{self.path} is not a valid JSON {kind} ({error}); correct it or restore it.") from None
+            raise ValueError(f"{self.path} is not a valid JSON object ({error}); correct it or restore it.") from None
 
 
 def _to_object(line: bytes | None) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ def _to_object(line: bytes | None) -> dict[str, Any] | None:
 
 def lines(file: Path) -> Iterator[bytes | None]:
     """Yield the lines of a file, without a byte-order mark; None for a line that is too long, which is not kept."""
-    with open(file, "rb") as opened:
+    with open_regular(file) as opened:
         if opened.read(len(BOM_UTF8)) != BOM_UTF8:
             opened.seek(0)
         while line := opened.readline(MAX_LINE_BYTES):

@@ -14,6 +14,7 @@ from blip_core.datasets.entries import sidecar_entry
 from blip_core.datasets.examples import Picture
 from blip_core.datasets.look import MAX_LINE_BYTES, SAVE, Item, Look, each, lines, numbered
 from blip_core.datasets.shards import read_shard
+from blip_core.files import open_regular
 from blip_core.processing.picture_files import SUFFIXES
 from blip_core.processing.texts import HALF
 
@@ -55,7 +56,7 @@ def is_array(look: Look) -> bool:
 
 def read_array(look: Look) -> Iterator[Item]:
     """Read the entries of a JSON array; places are their indices from 0."""
-    return each(numbered(look.document), _as_it_is)
+    return each(numbered(look.array()), _as_it_is)
 
 
 def is_json_lines(look: Look) -> bool:
@@ -133,7 +134,8 @@ def is_folder(look: Look) -> bool:
 def read_folder(look: Look) -> Iterator[Item]:
     """Read pictures with a .txt or .json of the same name beside them, in this folder and those below."""
     folder = look.path
-    for parent, folders, files in os.walk(folder):
+    unlisted: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unlisted.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = {name for name in files if not name.startswith(".")}
         pictures = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}
@@ -144,8 +146,18 @@ def read_folder(look: Look) -> Iterator[Item]:
             if suffix.lower() in SUFFIXES:
                 sidecars = {end: os.path.join(parent, stem + end) for end in (".txt", ".json") if stem + end in names}
                 try:
-                    yield place, (Picture(path),), sidecar_entry({k: Path(v).read_bytes() for k, v in sidecars.items()})
+                    yield place, (Picture(path),), sidecar_entry({k: _text(v) for k, v in sidecars.items()})
                 except (OSError, ValueError) as error:
                     yield place, str(error)
             elif suffix in (".txt", ".json") and stem not in pictures:
                 yield place, "has no picture beside it"
+    for error in unlisted:
+        yield os.path.relpath(error.filename, folder), f"this folder cannot be listed: {error.strerror}"
+
+
+def _text(path: str) -> bytes:
+    with open_regular(path) as file:
+        text = file.read(MAX_LINE_BYTES + 1)
+    if len(text) > MAX_LINE_BYTES:
+        raise ValueError(f"{path} is longer than {MAX_LINE_BYTES} bytes, which no text of a picture needs")
+    return text

@@ -110,7 +110,7 @@ def is_aokvqa(look: Look) -> bool:
 
 def read_aokvqa(look: Look) -> Iterator[Item]:
     """Yield the questions with the ten answers of people."""
-    return each(numbered(look.document), _aokvqa)
+    return each(numbered(look.array()), _aokvqa)
 
 
 def _aokvqa(entry: Any) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def is_genome(look: Look) -> bool:
 
 def read_genome(look: Look) -> Iterator[Item]:
     """Yield the questions of each picture."""
-    return each(numbered(look.document), _genome)
+    return each(numbered(look.array()), _genome)
 
 
 def _genome(entry: Any) -> list[dict[str, Any]]:
