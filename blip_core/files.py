@@ -114,6 +114,17 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
+def errors_named(path: str | Path) -> Iterator[None]:
+    """Name the file in errors of the system that name none, as those of writing to an open file do: a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary file beside `path` to write; on success it replaces `path` in one step, else it is removed."""
     path = Path(path)
@@ -122,7 +133,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     # The system applies the umask. Reading it in Python would change it for all threads for a moment.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield temporary
+        with errors_named(path):
+            yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from typing import Any, Self
@@ -13,8 +14,12 @@ from blip_core.jobs.read_ahead import in_one_line
 
 
 def json_line(entry: dict[str, Any]) -> str:
-    """An entry as one line of JSON, in plain letters; `entry` may hold file names of any bytes."""
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    """An entry as one line of JSON, in plain letters; `entry` may hold file names of any bytes.
+
+    Control characters are escaped, also those that JSON would leave (DEL and U+0080 to U+009F): terminals obey them.
+    """
+    line = json.dumps(entry, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", line) + "\n"
 
 
 def printable(text: str) -> str:

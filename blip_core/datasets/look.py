@@ -78,7 +78,10 @@ class Look:
     def entry(self) -> dict[str, Any]:
         """The first object of JSON lines or of a JSON array; an empty one where there is none."""
         if self.opening == "[":
-            return next((one for one in islice(self.array(), 1) if isinstance(one, dict)), {})
+            try:
+                return next((one for one in islice(self.array(), 1) if isinstance(one, dict)), {})
+            except ValueError:  # which reading it tells
+                return {}
         return next((one for one in self._objects if one), {})
 
     @cached_property

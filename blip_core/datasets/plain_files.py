@@ -50,8 +50,8 @@ def read_csv(look: Look) -> Iterator[Item]:
 
 
 def is_array(look: Look) -> bool:
-    """A JSON array."""
-    return look.opening == "["
+    """A JSON array; what is called .jsonl only if an object comes first, as its first line may be a broken one."""
+    return look.opening == "[" and (look.suffix != ".jsonl" or look.start.partition(b"[")[2].lstrip()[:1] == b"{")
 
 
 def read_array(look: Look) -> Iterator[Item]:
@@ -60,8 +60,9 @@ def read_array(look: Look) -> Iterator[Item]:
 
 
 def is_json_lines(look: Look) -> bool:
-    """Text that begins with an object and is not one object of many lines, or no text at all."""
-    return not look.is_folder and (not look.opening or (look.opening == "{" and not _is_one_object(look)))
+    """What is called .jsonl; or text that begins with an object and is not one object of many lines, or no text."""
+    by_name = look.suffix == ".jsonl" and look.opening != "{" and not is_array(look)
+    return not look.is_folder and (by_name or not look.opening or (look.opening == "{" and not _is_one_object(look)))
 
 
 def _is_one_object(look: Look) -> bool:
@@ -151,8 +152,8 @@ def read_folder(look: Look) -> Iterator[Item]:
                     yield place, str(error)
             elif suffix in (".txt", ".json") and stem not in pictures:
                 yield place, "has no picture beside it"
-    for error in unlisted:
-        yield os.path.relpath(error.filename, folder), f"this folder cannot be listed: {error.strerror}"
+    for closed in unlisted:
+        yield os.path.relpath(closed.filename, folder), f"this folder cannot be listed: {closed.strerror}"
 
 
 def _text(path: str) -> bytes:

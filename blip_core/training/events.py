@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from blip_core.files import errors_named
+
 
 class EventFile:
     """A new event file in a folder.
@@ -22,7 +24,7 @@ class EventFile:
 
     def __init__(self, folder: Path, step: int = 0):
         name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
-        self._file = open(folder / name, "ab")  # noqa: SIM115  # closed by close()
+        self._file = open(folder / name, "ab", buffering=0)  # noqa: SIM115  # closed by close()
         self._write(_bytes(3, b"brain.Event:2"), 0)
         self._write(_bytes(7, _number(1, 1)), step)  # session_log: START
 
@@ -40,8 +42,8 @@ class EventFile:
     def _write(self, content: bytes, step: int) -> None:
         event = b"\x09" + struct.pack("<d", time.time()) + _number(2, step) + content
         length = struct.pack("<Q", len(event))
-        self._file.write(length + _checksum(length) + event + _checksum(event))
-        self._file.flush()
+        with errors_named(self._file.name):
+            self._file.write(length + _checksum(length) + event + _checksum(event))
 
 
 def _varint(value: int) -> bytes:

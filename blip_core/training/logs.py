@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from blip_core.files import atomic_path
+from blip_core.files import atomic_path, errors_named
 from blip_core.training.events import EventFile
 
 LOG = "log.jsonl"
@@ -84,12 +84,14 @@ class Log:
     def close(self) -> None:
         """Close the files."""
         self._bar.close()
-        self._file.close()
+        with errors_named(self._file.name):  # what a full disk did not take is written once more
+            self._file.close()
         self._events.close()
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_finite(entry)) + "\n")
-        self._file.flush()
+        with errors_named(self._file.name):
+            self._file.write(json.dumps(_finite(entry)) + "\n")
+            self._file.flush()
 
 
 class NoLog(Log):

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from blip_core.cli.find_pictures import find_pictures
+from blip_core.cli.report import json_line
 from blip_core.cli.targets import OutputFile, Sidecars, whole_lines
 from blip_core.jobs.read_ahead import read_batches
 
@@ -282,3 +284,11 @@ def test_addresses_and_home(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     address = "https://example.org/a.jpg?size=1"
     assert find_pictures([address, "~/a.jpg", "~"], False)[0] == [address, str(folder / "a.jpg"), str(folder / "b.PNG")]
+
+
+def test_control_characters_are_escaped_in_json():
+    entry = {"image": "a\x1b[31m\x7f\x85\x9b2J\xa0é\udcff.png"}
+    line = json_line(entry)
+    assert not any(unicodedata.category(letter) == "Cc" for letter in line[:-1])
+    assert json.loads(line) == entry
+    assert "é" in line

@@ -96,3 +96,14 @@ def test_arrays_take_the_memory_of_one_value(tmp_path):
     path.write_text('["' + "x" * 2**21 + '"]')
     with pytest.raises(ValueError, match="longer than 1048576 letters"):
         list(array_values(path))
+
+
+@pytest.mark.parametrize("first", ["7", "[1]", "[[[", "text", '"a"', "null"])
+def test_json_lines_may_begin_with_a_broken_one(tmp_path, first):
+    (name,) = save_pictures(tmp_path, 1)
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{first}\n" + json.dumps({"image": name, "caption": "a dog"}))
+    data = open_dataset(path, "caption")
+    assert ([example.key for example in data], [where for where, _ in data.problems]) == (["a.jsonl:2"], ["a.jsonl:1"])
+    path.write_text(json.dumps([{"image": name, "caption": "a dog"}]))
+    assert [example.key for example in open_dataset(path, "caption")] == ["a.jsonl:0"]
