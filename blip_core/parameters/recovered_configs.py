@@ -37,6 +37,8 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
             "whole BLIP; put config.json beside it or pass config=."
         ) from None
     vision_config["layer_norm_eps"] = 1e-6 if original else 1e-5
+    if not original and vision_config["hidden_size"] % 64:  # no model of the original's sizes: as many as its base has
+        vision_config["num_attention_heads"] = 12
     width, text_width, vocab = vision_config["hidden_size"], text_config["hidden_size"], text_config["vocab_size"]
     for name, part, size in (("text_config", text_config, text_width), ("vision_config", vision_config, width)):
         heads = (given.get(name) or {}).get("num_attention_heads", part["num_attention_heads"])
@@ -48,7 +50,8 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
             )
     if not original:
         warnings.warn(
-            f"{path} has no config.json: sizes are read off its tensors, and assumed are {width // 64} heads and "
+            f"{path} has no config.json: sizes are read off its tensors, and assumed are "
+            f"{vision_config['num_attention_heads']} heads and "
             f"LayerNorm eps {vision_config['layer_norm_eps']} of the vision encoder, 12 heads of the text model, gelu, "
             "and no enc_token_id, unless config= says otherwise.",
             stacklevel=4,

@@ -301,9 +301,10 @@ def test_a_folder_of_a_trainer_takes_the_configuration_from_the_folder_above(mod
         load(folder / "other")
 
 
-def test_a_configuration_is_read_off_published_tensors_with_a_warning(folder):
+@pytest.mark.parametrize(("width", "heads"), [(64, 1), (48, 12)])
+def test_a_configuration_is_read_off_published_tensors_with_a_warning(folder, width, heads):
     text = {"hidden_size": 24, "num_attention_heads": 12, "num_hidden_layers": 2, "intermediate_size": 20}
-    vision = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 3, "intermediate_size": 40}
+    vision = {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": 3, "intermediate_size": 40}
     config = BlipConfig.from_dict(
         {
             "text_config": {**text, "max_position_embeddings": 30, "vocab_size": 60, "bos_token_id": 58},
@@ -313,7 +314,9 @@ def test_a_configuration_is_read_off_published_tensors_with_a_warning(folder):
     model = randomized(BlipForConditionalGeneration(config))
     model.save_pretrained(folder)
     (folder / "config.json").unlink()
-    with pytest.warns(UserWarning, match=r"no config.json: sizes are read off.* 1 heads and LayerNorm eps 1e-05"):
+    with pytest.warns(
+        UserWarning, match=rf"no config.json: sizes are read off.* {heads} heads and LayerNorm eps 1e-05"
+    ):
         loaded = BlipForConditionalGeneration.from_pretrained(folder)
     assert same(loaded, model)
     for part, sizes in (("text_config", text), ("vision_config", vision)):
