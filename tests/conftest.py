@@ -24,7 +24,18 @@ from blip_core.engines import ENGINES, MissingFramework
 from tests.helpers.frameworks import NEEDED, require
 
 OPTIONAL = [engine.package for engine in ENGINES.values()]
-OPTIONAL += ["keras", "ai_edge_litert", "transformers", "accelerate", "peft", "pyarrow", "datasets", "av", "ray"]
+OPTIONAL += [
+    "keras",
+    "ai_edge_litert",
+    "transformers",
+    "accelerate",
+    "peft",
+    "lightning",
+    "pyarrow",
+    "datasets",
+    "av",
+    "ray",
+]
 OPTIONAL += ["fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 NAMED = {**{engine.module: engine.name for engine in ENGINES.values()}, "parquet": "pyarrow"}

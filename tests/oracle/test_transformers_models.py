@@ -36,7 +36,7 @@ def test_outputs_loss_gradients(pair, config, name):
 
 
 def test_question_answering(tmp_path):
-    """transformers needs vision and text of one width, and no padding in the questions (see docs/differences.md)."""
+    """transformers needs vision and text of one width, and no padding in the questions (see docs/transformers.md)."""
     config = CONFIGS["square"]
     ours, theirs = make_pair("BlipForQuestionAnswering", config, tmp_path)
     batch = inputs(config, padded=False)
