@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from blip_core.stores import StorePath, to_path
+
 MAX_JSON_BYTES = 100 * 2**20  # a tokenizer.json of a large vocabulary is about 1 MB, a shard index less than 10 MB
 
 MAX_JSON_DEPTH = 100
@@ -29,6 +31,9 @@ Version = tuple[int, int]
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     """Open a file to read its bytes. Raises `OSError` for a pipe or device, which may never end, and for a folder."""
+    place = to_path(path)
+    if isinstance(place, StorePath):
+        return place.open()
     if not stat.S_ISREG(os.stat(path).st_mode):
         kind = "a folder" if os.path.isdir(path) else "a pipe or a device"
         raise OSError(f"{os.fspath(path)} is no regular file, but {kind}")
@@ -91,7 +96,7 @@ def encode_line(line: Mapping[str, Any]) -> bytes:
 
 def file_version(path: str | os.PathLike[str]) -> Version:
     """Return the version of a file. Raises `OSError` where it is missing."""
-    found = os.stat(path)
+    found = to_path(path).stat()
     return found.st_size, found.st_mtime_ns
 
 

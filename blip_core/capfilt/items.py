@@ -13,6 +13,7 @@ import numpy as np
 
 from blip_core.datasets import Dataset, Picture
 from blip_core.datasets.spool import group
+from blip_core.stores import is_address
 
 Line = dict[str, Any]
 """A JSON line of the output."""
@@ -54,7 +55,7 @@ class Items(Sequence[Item]):
             return Items(self._dataset, self._order, self._starts, number)
         examples = [self._dataset[at] for at in self._order[self._starts[number] : self._starts[number + 1]].tolist()]
         picture = examples[0].images[0]
-        path = os.path.abspath(picture.path)
+        path = picture.path if is_address(picture.path) else os.path.abspath(picture.path)
         there = picture if path == picture.path else replace(picture, path=path)
         return Item(number, examples[0].key, there, tuple(text for example in examples for text in example.texts))
 

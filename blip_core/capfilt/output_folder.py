@@ -23,6 +23,7 @@ from blip_core.capfilt.items import Item, Line
 from blip_core.capfilt.writers import FORMS, read_lines
 from blip_core.files import shared_path, write_lines
 from blip_core.jobs.sharding import Shard, begin_run, clean, writing
+from blip_core.stores import on_disk
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
@@ -34,7 +35,7 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | Path, to: str = "jsonl", with_features: bool = False):
-        self.path, self.form, self.with_features = Path(path).expanduser(), FORMS[to], with_features
+        self.path, self.form, self.with_features = on_disk(path).expanduser(), FORMS[to], with_features
         folders = ("scored", "features", "kept", "dropped")
         self.scored, self.features, self.kept, self.dropped = (self.path / name for name in folders)
 

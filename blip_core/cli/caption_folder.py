@@ -30,6 +30,7 @@ from blip_core.jobs.sharding import (
     work_through,
     writing,
 )
+from blip_core.stores import on_disk
 
 RUN = "caption.json"
 TEXT_OPTIONS = (
@@ -93,7 +94,7 @@ def fill_folder(
     pictures: list[str], args: argparse.Namespace, options: dict[str, Any], how: OnRay | None, report: Report
 ) -> None:
     """Caption this process's share of the shards into the folder `args.output`, and report all of that share."""
-    paths, folder = [absolute(path) for path in pictures], Path(args.output).expanduser().absolute()
+    paths, folder = [absolute(path) for path in pictures], on_disk(args.output).expanduser().absolute()
     args = for_workers(args)
     writer = Writer(args, options)
     model, size = writer.captioner.identity, args.shard_size or SHARD_SIZE

@@ -16,6 +16,7 @@ from blip_core.cli.find_pictures import absolute
 from blip_core.cli.report import json_line, printable
 from blip_core.files import atomic_path, temporary_name
 from blip_core.jobs.writer_lock import one_writer
+from blip_core.stores import on_disk
 
 Entry = dict[str, Any]
 COLUMNS = ("image", "file_name", "caption", "text", "confidence", "log_prob", "tokens", "token_log_probs")
@@ -90,7 +91,7 @@ class OutputFile:
     """
 
     def __init__(self, path: str, columns: Sequence[str], overwrite: bool):
-        self.path = Path(path).expanduser()
+        self.path = on_disk(path).expanduser()
         self.columns = list(columns)
         self.overwrite = overwrite
         self.csv = self.path.suffix.lower() == ".csv"

@@ -15,6 +15,7 @@ from blip_core.datasets.spool import Spool
 from blip_core.files import Version, file_version, open_regular
 from blip_core.processing.picture_files import load_image
 from blip_core.processing.video import sample_frames
+from blip_core.stores import is_address, to_path
 
 MAX_PICTURE_BYTES = 2**28
 
@@ -53,7 +54,8 @@ class Picture:
             OSError: If it is missing or broken; `ChangedError` if its shard was changed.
             ValueError: If it has too many pixels.
         """
-        return load_image(self.read(), name=self.name) if self.member else load_image(self.path)
+        in_memory = self.member or is_address(self.path)
+        return load_image(self.read(), name=self.name) if in_memory else load_image(self.path)
 
     def read(self) -> bytes:
         """Return the encoded bytes of the picture.
@@ -70,6 +72,9 @@ class Picture:
         return data
 
     def _read(self) -> bytes:
+        if is_address(self.path):
+            place, most = to_path(self.path), MAX_PICTURE_BYTES + 1
+            return bytes(place.read_part(self.offset, self.size if self.member else min(place.stat().st_size, most)))
         with open_regular(self.path) as file:
             file.seek(self.offset)
             return file.read(self.size if self.member else MAX_PICTURE_BYTES + 1)
@@ -81,6 +86,8 @@ class VideoPicture(Picture):
 
     def load(self) -> Image.Image:
         """Decode the frame. Raises `OSError` where it is missing or broken, `ValueError` where PyAV is missing."""
+        if is_address(self.path):
+            raise ValueError(f"{self.path} is a video, which is read from disks alone; copy it to one.")
         return sample_frames(self.path, 2)[-1]
 
     def _read(self) -> bytes:

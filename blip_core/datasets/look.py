@@ -14,6 +14,7 @@ from typing import Any
 from blip_core.datasets.examples import Picture
 from blip_core.datasets.json_array import array_values
 from blip_core.files import open_regular
+from blip_core.stores import file_names
 
 Source = str | os.PathLike[str]
 Item = tuple[str, tuple[Picture, ...] | None, dict[str, Any]] | tuple[str, str]
@@ -59,7 +60,7 @@ class Look:
     @cached_property
     def names(self) -> frozenset[str]:
         """The names in a folder; none for a file."""
-        return frozenset(os.listdir(self.path)) if self.is_folder else frozenset()
+        return (file_names(str(self.path)) or frozenset()) if self.is_folder else frozenset()
 
     @cached_property
     def opening(self) -> str:

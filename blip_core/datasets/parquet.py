@@ -18,6 +18,7 @@ from typing import Any
 from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
 from blip_core.datasets.look import Item
 from blip_core.files import Version, file_version
+from blip_core.stores import StoreError, to_path
 
 MAGIC = b"PAR1"
 MAX_ROW_BYTES = 2**20  # of the texts of a row, as in tar shards
@@ -44,6 +45,11 @@ def import_pyarrow() -> Any:
     except ImportError:
         raise ValueError('Parquet files need pyarrow; pip install "blip-duo[parquet]", or pyarrow.') from None
     return pyarrow.parquet
+
+
+def for_arrow(path: Any) -> Any:
+    """What pyarrow opens: a path of the disk, or an open file of a store."""
+    return path if isinstance(path, Path) else path.open("rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,9 @@ def read_parquet(path: Path) -> Iterator[Item]:
     pq = import_pyarrow()
     version = file_version(path)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(for_arrow(path))
+    except StoreError:
+        raise
     except Exception as error:
         raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from None
     with file:
@@ -109,7 +117,7 @@ def read_parquet(path: Path) -> Iterator[Item]:
     number = 0
     columns = [leaf.path for leaf in texts]
     shared = [leaf.path for leaf in texts if leaf.physical_type == "BYTE_ARRAY"]
-    with pq.ParquetFile(path, read_dictionary=shared, pre_buffer=False, buffer_size=PAGE) as file:
+    with pq.ParquetFile(for_arrow(path), read_dictionary=shared, pre_buffer=False, buffer_size=PAGE) as file:
         for group in range(file.num_row_groups):
             in_bytes = stored and not _all_missing(file.metadata.row_group(group), stored)
             try:
@@ -212,7 +220,7 @@ class _Pictures:
     """
 
     def __init__(self, path: str, column: str):
-        self.file = import_pyarrow().ParquetFile(path, pre_buffer=False, buffer_size=PAGE)
+        self.file = import_pyarrow().ParquetFile(for_arrow(to_path(path)), pre_buffer=False, buffer_size=PAGE)
         self.column = column
         self.lock = threading.Lock()
         self.rows: Iterator[Any] = iter(())

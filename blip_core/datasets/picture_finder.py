@@ -13,6 +13,7 @@ from blip_core.datasets.examples import Picture, VideoPicture
 from blip_core.datasets.look import Source
 from blip_core.processing.picture_files import SUFFIXES
 from blip_core.processing.video import is_video_file
+from blip_core.stores import file_names, is_address, to_path, walk
 
 Root = Source | Mapping[str, Source] | None
 DEPTH = 4  # folders below the root in which pictures are looked for
@@ -34,11 +35,11 @@ class PictureFinder:
         if anywhere and folder.absolute().name.lower() in BESIDE:
             folder = folder.absolute().parent
         roots = image_root if isinstance(image_root, Mapping) else {"": image_root or folder}
-        self.roots = {kind: os.path.join(os.path.abspath(os.path.expanduser(root)), "") for kind, root in roots.items()}
+        self.roots = {kind: os.path.join(_absolute(root), "") for kind, root in roots.items()}
         self.by_kind = isinstance(image_root, Mapping)
-        self.allow_absolute = image_root is None
+        self.allow_absolute = image_root is None and not is_address(folder)
         self.anywhere = anywhere
-        self.names = cache(_names)  # lists a folder once: a network file system is slow to ask for each file
+        self.names = cache(file_names)  # lists a folder once: a network file system is slow to ask for each file
         self.below = cache(_paths_below)
 
     def find(self, entry: dict[str, Any]) -> tuple[Picture, ...]:
@@ -61,7 +62,8 @@ class PictureFinder:
         paths = [self._path(name, root) for name in names]
         for path in paths:
             folder, base = os.path.split(path)
-            if base in self.names(folder):
+            names_there = self.names(folder)
+            if names_there is None or base in names_there:  # None: it is seen when it is read
                 return path
         if self.anywhere:
             for path in paths:
@@ -71,7 +73,10 @@ class PictureFinder:
         raise ValueError(f"the picture {paths[0]!r:.200} does not exist{where}")
 
     def _path(self, name: str, root: str) -> str:
-        path = os.path.normpath(os.path.join(root, name))
+        store, found, rest = root.partition("://") if is_address(root) else ("", "", root)
+        path = f"{store}{found}{os.path.normpath(os.path.join(rest, name))}"
+        if is_address(name) and self.allow_absolute and not name.startswith("http"):
+            return name
         if not path.startswith(root) and not (self.allow_absolute and os.path.isabs(name)):
             raise ValueError(f"the picture {name!r:.200} lies outside of {root}; name a folder that holds all of them")
         return path
@@ -93,17 +98,14 @@ class PictureFinder:
         return found[0] if found else None
 
 
-def _names(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except (OSError, ValueError):  # the latter for a zero byte
-        return frozenset()
+def _absolute(root: Source) -> str:
+    return str(root) if is_address(root) else os.path.abspath(os.path.expanduser(root))
 
 
 def _paths_below(root: str) -> Mapping[str, Sequence[str]]:
     """The files in a folder and those below, but hidden ones, by name; pictures also by name without suffix."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for parent, folders, files in os.walk(root, followlinks=True):
+    for parent, folders, files in walk(root, links=True):
         deep = os.path.relpath(parent, root).count(os.sep) + (parent.rstrip(os.sep) != root.rstrip(os.sep))
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep < DEPTH else []
         for name in sorted(files):
@@ -115,11 +117,10 @@ def _paths_below(root: str) -> Mapping[str, Sequence[str]]:
 
 def _same(one: str, other: str) -> bool:
     """Say whether two files have the same contents."""
-    if os.path.getsize(one) != os.path.getsize(other):
+    paths = to_path(one), to_path(other)
+    if paths[0].stat().st_size != paths[1].stat().st_size:
         return False
-    if os.path.samefile(one, other):
-        return True
-    with open(one, "rb") as first, open(other, "rb") as second:
+    with paths[0].open("rb") as first, paths[1].open("rb") as second:
         while part := first.read(CHUNK):
             if part != second.read(CHUNK):
                 return False

@@ -17,6 +17,7 @@ from blip_core.datasets.shards import read_shard
 from blip_core.files import open_regular
 from blip_core.processing.picture_files import SUFFIXES
 from blip_core.processing.texts import HALF
+from blip_core.stores import walk
 
 
 def is_tar(look: Look) -> bool:
@@ -136,7 +137,7 @@ def read_folder(look: Look) -> Iterator[Item]:
     """Read pictures with a .txt or .json of the same name beside them, in this folder and those below."""
     folder = look.path
     unlisted: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=unlisted.append):
+    for parent, folders, files in walk(str(folder), onerror=unlisted.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = {name for name in files if not name.startswith(".")}
         pictures = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}

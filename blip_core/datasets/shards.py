@@ -45,7 +45,7 @@ def read_shard(path: Path) -> Iterator[Item]:
     """
     version = file_version(path)
     pictures, texts = Spool(), Spool()  # key, name or suffix, offset and size of each
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for name, offset, size in _members(file):
             if isinstance(offset, str):
                 yield name, offset
@@ -83,7 +83,8 @@ def read_shard(path: Path) -> Iterator[Item]:
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int | str, int]]:
     """Yield name, offset and size of each regular file; for a problem, a name and the reason instead of the offset."""
-    end = os.fstat(file.fileno()).st_size
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
     last = -1
     try:
         with tarfile.open(fileobj=_Headers(file), mode="r:", errorlevel=2) as tar:  # type: ignore[call-overload]

@@ -16,6 +16,7 @@ from blip_core.datasets.forms import recognise
 from blip_core.datasets.look import Item, Look, Source
 from blip_core.datasets.objects import PictureStore, is_object, read_object
 from blip_core.datasets.picture_finder import PictureFinder, Root
+from blip_core.stores import StoreError, StorePath, is_address
 from blip_core.tasks import get_task
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
@@ -61,7 +62,7 @@ def open_dataset(paths: Any, task: str, image_root: Root = None, split: str | No
     if not dataset:
         tried = ", ".join(f"{name} (read as {form})" for name, form in dataset.forms.items()) or "no file at all"
         problems = dataset.problems
-        reason = f"; the first of {len(problems)} problems: {': '.join(problems[0])}" if problems else ""
+        reason = f"; the first of {len(problems)} problems: {': '.join(problems[0]).rstrip('.')}" if problems else ""
         raise ValueError(f"No example for {task} in {tried:.500}{reason}.")
     return dataset
 
@@ -76,30 +77,40 @@ def read_dataset(paths: Any, task: str, image_root: Root = None, split: str | No
     problems: list[tuple[str, str]] = []
     forms: dict[str, str] = {}
     for name, file in zip(names, files, strict=True):
-        if isinstance(file, Path):
-            look = Look(file, [other for other in files if isinstance(other, Path)])
-            form = recognise(look)
-            forms[name], items, must_choose = form.name, form.read(look), form.has_splits
-            folder, anywhere = file if look.is_folder else file.parent, form.anywhere
-        else:
-            examples.store = examples.store or PictureStore()
-            forms[name], items, must_choose = type(file).__name__, read_object(file, examples.store), True
-            folder, anywhere = Path(), False
-        finder = PictureFinder(folder, image_root, anywhere)
-        for item in splits.choose(items, name if must_choose else ""):
-            key = f"{name}:{item[0]}" if item[0] else name
-            try:
-                if len(item) == 2:
-                    raise ValueError(item[1])
-                _, pictures, fields = item
-                examples.append(make_example(row, key, finder.find(fields) if pictures is None else pictures, fields))
-            except RecursionError:
-                problems.append((key, "is nested too deeply"))
-            except ValueError as error:
-                problems.append((key, str(error)))
+        try:
+            form, items, finder, must_choose = _open(file, files, image_root, examples)
+            forms[name] = form
+            for item in splits.choose(items, name if must_choose else ""):
+                key = f"{name}:{item[0]}" if item[0] else name
+                try:
+                    if len(item) == 2:
+                        raise ValueError(item[1])
+                    _, pictures, fields = item
+                    pictures = finder.find(fields) if pictures is None else pictures
+                    examples.append(make_example(row, key, pictures, fields))
+                except RecursionError:
+                    problems.append((key, "is nested too deeply"))
+                except ValueError as error:
+                    problems.append((key, str(error)))
+        except StoreError as error:  # a shard that cannot be had is not the end
+            forms.setdefault(name, "nothing")
+            problems.append((name, str(error)))
     examples.flush()
     splits.check()
     return Dataset(task, examples, problems, forms, splits.found)
+
+
+def _open(
+    file: Any, files: Sequence[Any], image_root: Root, examples: StoredExamples
+) -> tuple[str, Iterable[Item], PictureFinder, bool]:
+    """The form of a file, folder or object, its items, what finds its pictures, and whether a split must be chosen."""
+    if is_object(file):
+        examples.store = examples.store or PictureStore()
+        return type(file).__name__, read_object(file, examples.store), PictureFinder(Path(), image_root), True
+    look = Look(file, [other for other in files if not is_object(other)])
+    form = recognise(look)
+    finder = PictureFinder(file if look.is_folder else file.parent, image_root, form.anywhere)
+    return form.name, form.read(look), finder, form.has_splits
 
 
 def guess_task(path: Source) -> str:
@@ -147,13 +158,15 @@ def _listed(splits: Mapping[str, int]) -> str:
 
 def _names(files: Sequence[Any]) -> list[str]:
     """What places in files begin with: the name, behind the number of the file where several share it."""
-    names = [file.name if isinstance(file, Path) else "dataset" for file in files]
+    names = ["dataset" if is_object(file) else file.name for file in files]
     counts = Counter(names)
     return [f"{number}/{name}" if counts[name] > 1 else name for number, name in enumerate(names)]
 
 
-def _expand(source: Source) -> list[Path]:
-    """The files that a path or a pattern means. Raises `OSError` where there is none."""
+def _expand(source: Source) -> list[Any]:
+    """The files, of a disk or a store, that a path or a pattern means. Raises `OSError` where there is none."""
+    if is_address(source):
+        return [path for name in _expand_braces(str(source)) for path in _in_store(name)]
     path = Path(source).expanduser()
     if path.exists():
         return [path]
@@ -163,6 +176,19 @@ def _expand(source: Source) -> list[Path]:
     if missing:
         raise FileNotFoundError(f"{missing[0]} does not exist{'' if len(files) == 1 else f' (of {source})'}.")
     return [Path(file) for file in files]
+
+
+def _in_store(address: str) -> list[Any]:
+    """The paths that a pattern in a store means; one without `*` is asked for when it is read."""
+    path = StorePath(address)
+    parts = address.split("/")
+    first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), None)
+    if first is None:
+        return [path]
+    found = list(StorePath("/".join(parts[:first])).glob("/".join(parts[first:])))
+    if not found:
+        raise FileNotFoundError(f"{address} does not exist.")
+    return found
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -19,6 +19,7 @@ from blip_core.search.feature_index import FeatureIndex, default_index, delete_i
 from blip_core.search.folder_encoder import FolderEncoder
 from blip_core.search.index_parts import Parts, encode_part, start_elsewhere
 from blip_core.search.neighbours import Hit, candidates, find, rerank
+from blip_core.stores import on_disk
 
 ALL = Share()
 RERANK = 16
@@ -67,7 +68,7 @@ class Searcher:
         self.matcher, self.collection = matcher, folder
         self.encoder = FolderEncoder(matcher, os.path.abspath(folder.folder), frames, batch_size)
         identity = matcher.features_identity
-        path = Path(index) if index else default_index(folder.folder, identity)
+        path = on_disk(index) if index else default_index(folder.folder, identity)
         if rebuild:
             delete_index(path)
         self.index = FeatureIndex(path, folder.folder, identity, matcher.width)

@@ -22,6 +22,7 @@ from blip_core.checkpoints.saving import write_pretrained
 from blip_core.files import read_json, to_disk, write_json
 from blip_core.jobs.sharding import find_run
 from blip_core.parameters.heads import HEADS
+from blip_core.stores import on_disk
 from blip_core.training.logs import LOG
 from blip_core.training.protocol import Trainer
 from blip_core.training.settings import FREE
@@ -47,7 +48,7 @@ class RunFolder:
     """The output folder of a run. Only the first of several processes writes."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+        self.path = on_disk(path).expanduser()
 
     def begin(self, run: Mapping[str, Any], *, resume: bool, overwrite: bool) -> bool:
         """Check whether a run with these facts may begin here; return whether there is one to resume.

@@ -16,7 +16,7 @@ LAYERS = (
     ("inference", "datasets", "jobs"),
     ("processing", "generation", "checkpoints"),
     ("parameters", "checks", "metrics"),
-    ("config", "config_mixin", "outputs", "engines", "tasks", "lazy", "files", "hub", "validators"),
+    ("config", "config_mixin", "outputs", "engines", "tasks", "lazy", "files", "hub", "validators", "stores"),
 )
 HEIGHT = {name: len(LAYERS) - number for number, layer in enumerate(LAYERS) for name in layer}
 

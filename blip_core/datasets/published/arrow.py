@@ -13,6 +13,7 @@ from blip_core.datasets.examples import Picture, check_version
 from blip_core.datasets.look import Item, Look
 from blip_core.datasets.parquet import CAPTIONS, FIELDS, IMAGES, OPEN, import_pyarrow
 from blip_core.files import Version, file_version, read_json
+from blip_core.stores import is_address
 
 BUILDERS = (b"GeneratorBasedBuilder", b"ArrowBasedBuilder", b"BuilderConfig", b"DatasetBuilder")
 SCRIPT_BYTES = 2**20
@@ -44,6 +45,8 @@ def is_saved(look: Look) -> bool:
 
 def read_saved(look: Look) -> Iterator[Item]:
     """Yield the rows of all Arrow files, split by split."""
+    if is_address(look.path):
+        raise ValueError(f"{look.path} is a saved data set, which is mapped from disks alone; copy it to one.")
     if "dataset_dict.json" not in look.names:
         yield from _rows(look.path, "", None)
         return
@@ -141,7 +144,7 @@ def is_script(look: Look) -> bool:
 def _builds(path: Path) -> bool:
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         start = file.read(SCRIPT_BYTES)
     return any(word in start for word in BUILDERS)
 

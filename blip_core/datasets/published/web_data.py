@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from blip_core.datasets.look import Item, Look, each, moved, text_lines
@@ -61,7 +60,7 @@ def read_shards(look: Look) -> Iterator[Item]:
     """Yield the examples of all shards: of .tar files, of folders, or of Parquet files that hold pictures."""
     for stem in sorted({match[0] for name in look.names if (match := SHARD.match(name))}):
         path = look.path / stem
-        tar, parquet = Path(f"{path}.tar"), Path(f"{path}.parquet")
+        tar, parquet = look.path / f"{stem}.tar", look.path / f"{stem}.parquet"
         if tar.name in look.names:
             items = read_shard(tar)
         elif path.name in look.names:
