@@ -85,7 +85,7 @@ def _text(name: str, value: Any, clean: Callable[[str], str] = clean_caption) ->
         raise ValueError(f"{name} must be a text, got {value!r:.80}")
     if HALF.search(value):
         raise ValueError(f"{name} holds half of a surrogate pair, which is no character: {value!r:.80}")
-    if not clean(value):
+    if not any(letter.isprintable() and letter != " " for letter in clean(value)):  # the tokenizer drops the others
         raise ValueError(f"{name} has no words, got {value!r:.80}")
     return value
 

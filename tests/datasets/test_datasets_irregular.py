@@ -107,3 +107,11 @@ def test_json_lines_may_begin_with_a_broken_one(tmp_path, first):
     assert ([example.key for example in data], [where for where, _ in data.problems]) == (["a.jsonl:2"], ["a.jsonl:1"])
     path.write_text(json.dumps([{"image": name, "caption": "a dog"}]))
     assert [example.key for example in open_dataset(path, "caption")] == ["a.jsonl:0"]
+
+
+@pytest.mark.parametrize("text", ["", " \t", "\x00", "\u200b\x7f", "\ue000"])
+def test_texts_of_letters_that_the_tokenizer_drops_have_no_words(tmp_path, text):
+    (name,) = save_pictures(tmp_path, 1)
+    entries = [{"image": name, "caption": "a dog"}, {"image": name, "caption": text}]
+    data = open_dataset(write_entries(tmp_path / "a.json", entries), "caption")
+    assert [where for where, reason in data.problems if "caption has no words" in reason] == ["a.json:1"]

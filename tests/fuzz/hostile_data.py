@@ -52,13 +52,13 @@ def _bad_entry(case: Path, rng: random.Random) -> Any:
         "missing.png", "../beside/secret.png", "/etc/passwd", "bad.png", "pipe.png", "folder.png", "zero.png", "",
         "a\0b", "x" * 5000, "..", "good0.png/", "~/x.png", "http://127.0.0.1:9/x.png", "data:image/png;base64,AAAA",
     ))  # fmt: skip
-    values = (None, 7, -1e400, [], {}, [["a"]], [None], True, "\ud800", "", "\x00", 10**400, {"a": [1] * 50})
+    values = (None, [], 7, -1e400, {}, [["a"]], [None], True, "\ud800", "", "\x00", 10**400, {"a": [1] * 50})
     deep: Any = 1
     for _ in range(600):
         deep = [deep]
     return rng.choice((
         {"image": image, "caption": "bad"}, {"image": rng.choice(values[:7]), "caption": "bad"}, {"caption": "bad"},
-        {"image": "good0.png", "caption": rng.choice(values[1:11])}, 7, None, "text", [1], {},
+        {"image": "good0.png", "caption": rng.choice(values[2:11])}, 7, None, "text", [1], {},
         {"image": deep, "caption": "bad"}, {"image": "good0.png", "caption": deep},
         {"image": "good0.png", "caption": "a", "image_id": [1]},
         {"images": ["good0.png"] * 3, "caption": "bad"}, {"image": "good0.png", "caption": ["fine", 7]},
