@@ -75,7 +75,7 @@ class Batcher:
         """
         job = Job(key, compute, item)
         self._waiting.append(job)
-        if self._running is None:
+        if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         try:
             return await job.result
@@ -92,7 +92,6 @@ class Batcher:
             begin = loop.time()
             results = await loop.run_in_executor(self._thread, compute_all, first.compute, [job.item for job in batch])
             self._seconds = loop.time() - begin
-            self._computed(first.key, len(batch))
             for job, result in zip(batch, results, strict=True):
                 if job.result.done():
                     continue  # its client has left
@@ -100,7 +99,7 @@ class Batcher:
                     job.result.set_exception(result)
                 else:
                     job.result.set_result(result)
-        self._running = None
+            self._computed(first.key, len(batch))
 
     def close(self) -> None:
         """Let the thread end."""
