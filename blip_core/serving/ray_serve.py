@@ -96,14 +96,14 @@ def run(app: Any, host: str, port: int, address: str | None, ready: Callable[[st
     from ray import serve
 
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     mine = not ray.is_initialized()
     if mine:
         ray.init(address or "local", logging_level=logging.ERROR, include_dashboard=False if address is None else None)
     try:
         serve.start(http_options={"host": host, "port": port})
         serve.run(app, name="blip", route_prefix="/")
+        for number in (signal.SIGINT, signal.SIGTERM):  # after Ray has set handlers of its own
+            signal.signal(number, lambda *_: stop.set())
         ready(f"http://{host}:{port}")
         stop.wait()
         serve.shutdown()
