@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from blip_core.files import read_json, write_json
 from blip_core.hub import or_shipped, resolve_settings
+from blip_core.hub.keywords import ALL, HUB, SETTINGS, check_rest, read_keywords
+from blip_core.hub.sharing import Shared
 
 C = TypeVar("C", bound="ConfigMixin")
 
 
 @dataclass(kw_only=True)
-class ConfigMixin:
+class ConfigMixin(Shared):
     """A dataclass that is stored as a JSON file in the Hugging Face layout.
 
     Other keys of a file are kept in `extra`, can be read as attributes, and are written back; so are attributes that
@@ -105,47 +107,70 @@ class ConfigMixin:
         return cls.from_dict(read_json(Path(json_file)))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, revision: str | None = None, **keywords: Any
+    ) -> Any:
         """Read the configuration of a model.
 
         Args:
             name_or_path: A folder, a JSON file, any other file of the folder, or a repository of the Hugging Face
                 Hub such as `Salesforce/blip-vqa-base`; None for the small model in the package.
             revision: A branch, tag or commit of the repository.
+            **keywords: Settings to replace, and further keywords of `blip_core.hub.keywords.KEYWORDS`.
 
         Returns:
-            The configuration.
+            The configuration; with `return_unused_kwargs=True` also a dictionary of keywords that are no settings.
 
         Raises:
             OSError: There is no such file, folder or repository.
+            TypeError: A keyword is unknown; the message names the nearest.
             ValueError: A file is damaged, or holds settings that cannot work.
         """
-        name_or_path = or_shipped(name_or_path)
+        given = read_keywords({"name_or_path": name_or_path, "revision": revision, **keywords}, ALL, SETTINGS)
+        file, values = cls._read(or_shipped(given.own["name_or_path"]), given.hub)
+        known = {*cls.setting_names(), *values, *cls.unset}
+        unused = {name: value for name, value in given.rest.items() if name not in known}
+        if not given.own["return_unused_kwargs"]:
+            check_rest(unused, sorted(known), f"setting of {cls.__name__} or keyword", ALL, SETTINGS, HUB)
+        over = {name: value for name, value in given.rest.items() if name in known}
+        try:
+            found = cls.from_dict(merged(values, over))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}: {error}") from None
+        return (found, unused) if given.own["return_unused_kwargs"] else found
+
+    @classmethod
+    def _read(cls, name_or_path: str | Path, hub: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """Return the first file that describes this class, and what it holds."""
         path = Path(name_or_path).expanduser()
         if path.suffix == ".json" and path.is_file():
             files = [path]
         else:
-            folder = resolve_settings(name_or_path, revision=revision, patterns=cls.file_names)
+            folder = resolve_settings(name_or_path, patterns=cls.file_names, **hub)
             files = [folder / name for name in cls.file_names]
         for file in files:
             values = cls._section(file, read_json(file)) if file.is_file() else None
             if values is not None:
-                try:
-                    return cls.from_dict(values)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{file}: {error}") from None
-        return cls._without_file(files[0])
+                return file, values
+        return files[0], cls._without_file(files[0])
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Return the names of all settings."""
+        return [row.name for row in fields(cls) if row.init]
+
+    def save_pretrained(self, folder: str | Path, **keywords: Any) -> None:
         """Write the JSON file; an existing one is replaced atomically.
 
         Args:
             folder: Created if needed.
+            **keywords: `push_to_hub=True` uploads it, too, with further keywords as of `push_to_hub`.
 
         Raises:
             OSError: The file cannot be written.
         """
         write_json(Path(folder) / self.file_names[0], self.to_dict())
+        self.pushed(folder, keywords)
 
     @classmethod
     def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:
@@ -153,8 +178,8 @@ class ConfigMixin:
         return values
 
     @classmethod
-    def _without_file(cls, file: Path) -> Self:
-        """Return the configuration of a folder without any of the files; raises by default."""
+    def _without_file(cls, file: Path) -> dict[str, Any]:
+        """Return the settings of a folder without any of the files; raises by default."""
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
 
 
@@ -185,3 +210,9 @@ def json_object(file: Path, values: dict[str, Any], name: str) -> dict[str, Any]
     if not isinstance(found, dict):
         raise ValueError(f"{file}: {name} must be an object, got {found!r:.80}.")
     return found
+
+
+def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of which some are replaced, in nested dictionaries as well."""
+    nested = {k: merged(values.get(k) or {}, v) for k, v in over.items() if isinstance(v, Mapping)}
+    return {**values, **over, **nested}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -17,8 +17,11 @@ from torch.utils import _pytree as pytree
 
 from blip_core import GenerationConfig, ModelOutput
 from blip_core.checkpoints.loading import Pretrained
+from blip_core.checkpoints.model_card import model_card
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import check_weight_type
+from blip_core.hub.keywords import joined
+from blip_core.hub.sharing import Shared
 from blip_core.outputs import OUTPUTS
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
@@ -31,7 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class BlipPreTrainedModel(ModelMethods, nn.Module):
+class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
     """A `torch.nn.Module` with a configuration that is loaded and saved.
 
     A model made from a configuration alone has random weights, which follow torch's global seed, and is in training
@@ -47,7 +50,8 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
     def __init__(self, config: AnyConfig):
         super().__init__()
         self.config = config
-        self.generation_config = GenerationConfig()
+        self.generation_config = GenerationConfig.of_model(config)
+        self.name_or_path = str(getattr(config, "name_or_path", ""))
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +140,7 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         revision: str | None = None,
+        **keywords: Any,
     ) -> Self:
         """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
 
@@ -149,43 +154,49 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
                 stored type stay in the mapped file until they are used.
             device: One of PyTorch's, such as "cuda:0".
             revision: A branch, tag or commit of the Hub.
+            **keywords: Those of transformers, see `blip_core.hub.keywords.KEYWORDS`; settings to override, such as
+                `text_config={"label_smoothing": 0.1}`; and arguments of the class's own constructor.
 
         Returns:
-            The model. Parts that the checkpoint lacks are initialised at random; one warning lists them.
+            The model. Parts that the checkpoint lacks are initialised at random; one warning lists them. With
+            `output_loading_info=True` also a dictionary of what did not match.
 
         Raises:
             OSError: If nothing is found.
+            TypeError: If a keyword is unknown; the message names the nearest.
             ValueError: If a file is damaged, or tensors are missing, unexpected or of another shape; all are named.
 
         Example:
             model = BlipForConditionalGeneration.from_pretrained()
         """
+        places = {"name_or_path": name_or_path, "dtype": dtype, "device": device, "revision": revision}
         source = Pretrained(
+            "pt",
+            cls,
             model_name(cls),
-            name_or_path,
             config=config,
             image_size=image_size,
-            revision=revision,
             seed=int(torch.randint(2**62, ())),
+            to_numpy=to_numpy,
+            **joined(places, keywords),
         )
-        wanted = torch_dtype(source.dtype.name if dtype == "auto" else dtype)
+        wanted = torch_dtype(source.dtype)
         with torch.device("meta"):
-            model = cls(source.config, initialize=False)  # type: ignore[call-arg]  # every model class takes it
+            model = cls(source.config, initialize=False, **source.arguments)  # type: ignore[call-arg]  # every model class takes it
             if source.has_state:
                 cast(Any, model).make_momentum()
         for parameter, array in source:
             module, _, name = parameter.name.rpartition(".")
             old = model.get_tensor(parameter.name)
             kind = wanted if old.requires_grad else old.dtype  # the state of training keeps its precision
-            tensor = to_torch(converted(array, kind)).to(device=device or "cpu")
+            tensor = to_torch(converted(array, kind)).to(device=source.device or "cpu")
             if isinstance(old, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
             setattr(model.get_submodule(module), name, tensor)
         model.tie_weights()
-        model.generation_config = source.generation_config()
-        return model.eval()
+        return cast(Self, source.finish(model.eval()))
 
-    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB", **keywords: Any) -> None:
         """Write `config.json`, `model.safetensors` and `generation_config.json` in Hugging Face's layout.
 
         An interrupted save leaves the earlier files whole.
@@ -193,19 +204,38 @@ class BlipPreTrainedModel(ModelMethods, nn.Module):
         Args:
             folder: Where to write; made where it is missing.
             max_shard_size: Larger weights are split into shards with an index: bytes, or a text such as "5GB".
+            **keywords: Those of transformers, see `blip_core.hub.keywords.KEYWORDS`, such as `safe_serialization`.
 
         Raises:
             OSError: If the folder cannot be written.
+            TypeError: If a keyword is unknown; the message names the nearest.
         """
-        write_pretrained(
+        hub = write_pretrained(
             folder,
             model_name(type(self)),
             self.config,
             self.table(),
             lambda parameter: to_numpy(self.get_tensor(parameter.name)),
             generation_config=self.generation_config if HEADS[model_name(type(self))].generates else None,
+            engine="pt",
+            to_numpy=to_numpy,
+            from_numpy=to_torch,
             max_shard_size=max_shard_size,
+            **keywords,
         )
+        self.pushed(folder, hub)
+
+    def model_card(self, name: str, tags: Sequence[str] = ()) -> str:
+        """Return the page that `push_to_hub` writes for a new repository.
+
+        Args:
+            name: The repository.
+            tags: Tags to add.
+
+        Returns:
+            Markdown with its base model, its task, and how it is loaded.
+        """
+        return model_card(model_name(type(self)), name, self.name_or_path, tags)
 
     def quantize(self) -> Self:
         """Keep the weights of all layers as int8, and multiply in int8 on a CPU: a quarter of the memory, less time.

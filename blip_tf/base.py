@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, Self
@@ -16,8 +16,11 @@ from tensorflow import Tensor
 from blip_core import GenerationConfig, ModelOutput
 from blip_core.checkpoints.keras_names import attribute_path
 from blip_core.checkpoints.loading import Pretrained
+from blip_core.checkpoints.model_card import model_card
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.checks import InputError, check_weight_type
+from blip_core.hub.keywords import joined
+from blip_core.hub.sharing import Shared
 from blip_core.outputs import OUTPUTS
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import initial_value
@@ -26,7 +29,7 @@ from blip_tf.keras_model import KerasModel, dtype_policy, model_name
 from blip_tf.model_methods import ModelMethods
 
 
-class TFBlipPreTrainedModel(ModelMethods, KerasModel):
+class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
     """A `keras.Model` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
 
     A model made from a configuration alone has random weights, which follow TensorFlow's global seed. As in all of
@@ -44,7 +47,8 @@ class TFBlipPreTrainedModel(ModelMethods, KerasModel):
         super().__init__()
         self.built = True
         self.config = config
-        self.generation_config = GenerationConfig()
+        self.generation_config = GenerationConfig.of_model(config)
+        self.name_or_path = str(getattr(config, "name_or_path", ""))
 
     @property
     def device(self) -> str:
@@ -77,6 +81,7 @@ class TFBlipPreTrainedModel(ModelMethods, KerasModel):
         dtype: tf.DType | str | None = None,
         device: str | None = None,
         revision: str | None = None,
+        **keywords: Any,
     ) -> Self:
         """Load a model from a folder, a weight file, or a Hub repository such as `Salesforce/blip-vqa-base`.
 
@@ -90,37 +95,43 @@ class TFBlipPreTrainedModel(ModelMethods, KerasModel):
                 policy (float32) unless given.
             device: One of TensorFlow's, such as "GPU:0".
             revision: A branch, tag or commit of the Hub.
+            **keywords: Those of transformers, see `blip_core.hub.keywords.KEYWORDS`; settings to override, such as
+                `text_config={"label_smoothing": 0.1}`; and arguments of the class's own constructor.
 
         Returns:
-            The model. Parts that the checkpoint lacks are initialised at random; one warning lists them.
+            The model. Parts that the checkpoint lacks are initialised at random; one warning lists them. With
+            `output_loading_info=True` also a dictionary of what did not match.
 
         Raises:
             OSError: If nothing is found.
+            TypeError: If a keyword is unknown; the message names the nearest.
             ValueError: If a file is damaged, or tensors are missing, unexpected or of another shape; all are named.
 
         Example:
             model = TFBlipForConditionalGeneration.from_pretrained()
         """
+        places = {"name_or_path": name_or_path, "dtype": dtype, "device": device, "revision": revision}
         source = Pretrained(
+            "tf",
+            cls,
             model_name(cls),
-            name_or_path,
             config=config,
             image_size=image_size,
-            revision=revision,
             seed=random_seed(),
+            to_numpy=np.asarray,
+            **joined(places, keywords),
         )
-        wanted = tf_dtype(source.dtype.name if dtype == "auto" else dtype)
-        with dtype_policy(wanted), tf.device(tf_device(device)):
-            model = cls(source.config, initialize=False)  # type: ignore[call-arg]
+        wanted = tf_dtype(source.dtype)
+        with dtype_policy(wanted), tf.device(tf_device(source.device)):
+            model = cls(source.config, initialize=False, **source.arguments)  # type: ignore[call-arg]
             if source.has_state and not model.has_momentum:
                 model.make_momentum()
             for parameter, array in source:
                 variable = model.get_parameter(parameter.name)
                 variable.assign(to_tensorflow(parameter.to_tensorflow(array), variable.dtype))
-        model.generation_config = source.generation_config()
-        return model
+        return source.finish(model)
 
-    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB") -> None:
+    def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB", **keywords: Any) -> None:
         """Write `config.json`, `model.safetensors` and `generation_config.json` in Hugging Face's layout.
 
         An interrupted save leaves the earlier files whole.
@@ -128,19 +139,38 @@ class TFBlipPreTrainedModel(ModelMethods, KerasModel):
         Args:
             folder: Where to write; made where it is missing.
             max_shard_size: Larger weights are split into shards with an index: bytes, or a text such as "5GB".
+            **keywords: Those of transformers, see `blip_core.hub.keywords.KEYWORDS`, such as `safe_serialization`.
 
         Raises:
             OSError: If the folder cannot be written.
+            TypeError: If a keyword is unknown; the message names the nearest.
         """
-        write_pretrained(
+        hub = write_pretrained(
             folder,
             model_name(type(self)),
             self.config,
             self.table(),
             lambda parameter: parameter.from_tensorflow(to_numpy(self.get_parameter(parameter.name))),
             generation_config=self.generation_config if HEADS[model_name(type(self))].generates else None,
+            engine="tf",
+            to_numpy=np.asarray,
+            from_numpy=tf.convert_to_tensor,
             max_shard_size=max_shard_size,
+            **keywords,
         )
+        self.pushed(folder, hub)
+
+    def model_card(self, name: str, tags: Sequence[str] = ()) -> str:
+        """Return the page that `push_to_hub` writes for a new repository.
+
+        Args:
+            name: The repository.
+            tags: Tags to add.
+
+        Returns:
+            Markdown with its base model, its task, and how it is loaded.
+        """
+        return model_card(model_name(type(self)), name, self.name_or_path, tags)
 
 
 def tf_dtype(dtype: tf.DType | str | None) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blip_core.checkpoints import safetensors_file, torch_reader
 from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.files import read_json
 from blip_core.hub import ADAPTER, base_of_adapter
@@ -103,7 +104,6 @@ def read(
     path: Path,
     base_model: str | Path | None,
     open_base: Callable[[str | Path, str | None], Checkpoint],
-    open_weights: Callable[[Path], Checkpoint],
 ) -> AdaptedCheckpoint:
     """Open an adapter upon its base: `base_model`, or the one that `adapter_config.json` names.
 
@@ -123,7 +123,8 @@ def read(
     except OSError as error:
         raise FileNotFoundError(f"{told} whose base model is not found: {error} Or name it with base_model=.") from None
     try:
-        return AdaptedCheckpoint(opened, open_weights(path), settings)
+        reader = safetensors_file if path.suffix == ".safetensors" else torch_reader
+        return AdaptedCheckpoint(opened, reader.read(path), settings)
     except ValueError as error:
         raise ValueError(f"{told} of {base[0]}: {error}") from None
 

@@ -74,6 +74,18 @@ class Checkpoint(Mapping[str, np.ndarray]):
         raise KeyError(name)
 
 
+class MemoryCheckpoint(Checkpoint):
+    """Tensors in memory, copied when they are read; `path` is where their file would be."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, np.ndarray]):
+        self._tensors = {without_wrapper(name): tensor for name, tensor in tensors.items()}
+        shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
+        super().__init__(path, "state_dict", shapes, {name: tensor.dtype for name, tensor in self._tensors.items()})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name].copy()
+
+
 @dataclass(frozen=True)
 class Extent:
     """Where a tensor lies in a file: from byte `offset` on, row by row or with `strides` in bytes.

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.checkpoints.sharded import INDEX, ShardedCheckpoint
+from blip_core.checkpoints.sharded import INDEX, ShardedCheckpoint, file_of_variant, is_index
 from blip_core.hub import resolve_folder
 from blip_core.lazy import Function
 from blip_core.parameters.heads import HEADS
@@ -48,9 +49,10 @@ class Format:
         options: The keywords of `convert` that the export takes.
         packages: What must be installed to write it, besides the engine.
         extra: The extra of this project that installs them.
+        framework: The engine whose format it is, which `from_tf` and `from_pt` ask for.
         tied: Whether it can only hold a projection to the vocabulary that is tied to the word embeddings.
         upon: Whether it lies upon another checkpoint, its base, and in a folder of both is what is meant. `read` then
-            takes `(path, base_model, open_base, open_weights)`.
+            takes `(path, base_model, open_base)`.
     """
 
     name: str
@@ -71,18 +73,20 @@ class Format:
     options: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     extra: str = ""
+    framework: str = "pt"
     tied: bool = False
     upon: bool = False
 
-    def find(self, folder: Path) -> Path | None:
+    def find(self, folder: Path, variant: str | None = None) -> Path | None:
         """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
         names = [name for file in self.files for name in (file, *([f"{file}{INDEX}"] * self.sharded))]
-        return next((path for name in names for path in sorted(folder.glob(name)) if path.is_file()), None)
+        paths = (path for name in names for path in sorted(folder.glob(file_of_variant(name, variant))))
+        return next((path for path in paths if path.is_file()), None)
 
-    def hub_patterns(self) -> list[str]:
+    def hub_patterns(self, variant: str | None = None) -> list[str]:
         """Return which files of a Hub repository it needs."""
-        shards = [f"{file.partition('.')[0]}-*" for file in self.files if self.sharded]
-        return [*HUB_PATTERNS, *self.files, *shards]
+        files = [file_of_variant(file, variant) for file in self.files]
+        return [*HUB_PATTERNS, *files, *(f"{file.rpartition('.')[0]}-*" for file in files if self.sharded)]
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:
@@ -123,11 +127,12 @@ FORMATS: dict[str, Format] = {
             "tf_model.h5", ("tf_model.h5",), _is_hdf5, read=_here("keras_hdf5:read"),
             write=_here("keras_hdf5:write_keras2"), arrange=_here("keras_hdf5:arrange_keras2"),
             read_own=_here("keras_hdf5:read_own"), refused_types=("bfloat16",), training_state="left out",
+            framework="tf",
         ),
         Format(
             "weights.h5", ("model.weights.h5", "*.weights.h5"), _is_hdf5, read=_here("keras_hdf5:read"),
             write=_here("keras_hdf5:write_keras3"), read_own=_here("keras_hdf5:read_own"), training_state="whole",
-            tied=True,
+            framework="tf", tied=True,
         ),
         Format(
             "pth", ("model.pth", "*.pth"), _is_torch, read=_here("torch_reader:read"),
@@ -137,7 +142,7 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
-            read=_here("saved_model:read"),
+            read=_here("saved_model:read"), framework="tf",
         ),
         Format(
             "onnx", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
@@ -160,7 +165,13 @@ def register(format: Format) -> None:
 
 
 def open_checkpoint(
-    name_or_path: str | Path, revision: str | None = None, base_model: str | Path | None = None
+    name_or_path: str | Path,
+    revision: str | None = None,
+    base_model: str | Path | None = None,
+    *,
+    kinds: Callable[[Format], bool] = lambda row: True,
+    variant: str | None = None,
+    **hub: Any,
 ) -> Checkpoint:
     """Open the weights of a folder, a file or a Hub repository, in any format of `FORMATS`.
 
@@ -172,6 +183,9 @@ def open_checkpoint(
             "Salesforce/blip-vqa-base".
         revision: Branch, tag or commit of the Hub repository.
         base_model: The same for the base of an adapter, in place of the one that the adapter names.
+        kinds: Which formats to look for in a folder.
+        variant: A word in the names of weight files, such as "fp16" in model.fp16.safetensors.
+        **hub: How the Hub is asked: the other options of `resolve_folder`.
 
     Returns:
         The checkpoint; `checkpoint[name]` reads a tensor.
@@ -181,49 +195,54 @@ def open_checkpoint(
         ValueError: The file is damaged, is no checkpoint, or is a pickle with more than tensors in it, which is
             never run.
     """
-    checkpoint = _open(name_or_path, revision, list(FORMATS.values()), base_model)
+    rows = [row for row in FORMATS.values() if row.upon or kinds(row)]
+    checkpoint = _open(name_or_path, {**hub, "revision": revision}, rows, variant, base_model)
     if base_model is not None and checkpoint.adapter is None:
         raise ValueError(f"base_model= goes with an adapter; {checkpoint.path} is a whole checkpoint.")
     return checkpoint
 
 
 def _open(
-    name_or_path: str | Path, revision: str | None, rows: list[Format], base_model: str | Path | None = None
+    name_or_path: str | Path,
+    hub: dict[str, Any],
+    rows: list[Format],
+    variant: str | None = None,
+    base_model: str | Path | None = None,
 ) -> Checkpoint:
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return _open_file(path, rows, base_model)
+        return _open_file(path, hub, base_model, upon=any(row.upon for row in rows))
     for row in sorted(rows, key=lambda row: not row.upon):
-        folder = resolve_folder(name_or_path, revision=revision, patterns=row.hub_patterns())
-        if found := row.find(folder):
-            return _open_file(found, rows, base_model)
-    names = ", ".join(row.files[0] for row in rows)
+        folder = resolve_folder(name_or_path, patterns=row.hub_patterns(variant), **hub)
+        if found := row.find(folder, variant):
+            return _open_file(found, hub, base_model)
+    names = ", ".join(file_of_variant(row.files[0], variant) for row in rows)
     raise FileNotFoundError(
         f"{name_or_path} holds no weights: expected {names} (or shards and their index); "
         "or give the path of a weight file."
     )
 
 
-def _open_file(path: Path, rows: list[Format], base_model: str | Path | None = None) -> Checkpoint:
-    whole = [row for row in rows if not row.upon]
-    if path.name.endswith(INDEX):
-        return ShardedCheckpoint(path, lambda shard: _open_file(shard, whole))
+def _open_file(
+    path: Path, hub: dict[str, Any] | None = None, base_model: str | Path | None = None, upon: bool = True
+) -> Checkpoint:
+    if is_index(path):
+        return ShardedCheckpoint(path, partial(_open_file, upon=False))
     with open(path, "rb") as file:
         start = file.read(16)
-    for row in reversed(rows):
-        if row.recognise(path, start):
-            if row.upon:
-                return row.read(
-                    path,
-                    base_model,
-                    lambda name, revision: _open(name, revision, whole),
-                    lambda p: _open_file(p, whole),
-                )
-            return row.read(path)
+    for row in reversed(FORMATS.values()):
+        if row.recognise(path, start) and (upon or not row.upon):
+            return row.read(path, *([base_model, partial(_open_base, hub or {})] if row.upon else ()))
     raise ValueError(
         f"{path} is not a whole checkpoint: its content is of no known format ({', '.join(FORMATS)}); "
         "download it again."
     )
+
+
+def _open_base(hub: dict[str, Any], name_or_path: str | Path, revision: str | None) -> Checkpoint:
+    """Open the base of an adapter; in a folder of both it is what lies below."""
+    whole = [row for row in FORMATS.values() if not row.upon]
+    return _open(name_or_path, {**hub, "revision": revision, "subfolder": ""}, whole)
 
 
 def open_written(path: Path, format: Format) -> Checkpoint:
@@ -231,4 +250,4 @@ def open_written(path: Path, format: Format) -> Checkpoint:
     found = format.find(path) if path.is_dir() else path
     if found is None:
         raise FileNotFoundError(f"{path} holds no {format.files[0]}.")
-    return format.read_own(found) if format.read_own else _open_file(found, list(FORMATS.values()))
+    return format.read_own(found) if format.read_own else _open_file(found)

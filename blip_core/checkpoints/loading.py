@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.checkpoints.formats import open_checkpoint
+from blip_core.checkpoints.checkpoint import Checkpoint, MemoryCheckpoint
+from blip_core.checkpoints.formats import HUB_PATTERNS, Format, open_checkpoint
 from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
 from blip_core.checkpoints.processor_files import read_generation_config
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core.config_mixin import merged
+from blip_core.engines import get_engine
 from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
-from blip_core.hub import or_shipped
+from blip_core.hub import or_shipped, resolve_folder
+from blip_core.hub.keywords import ALL, HUB, MODEL, check_rest, read_keywords
 from blip_core.parameters.heads import HEADS, AnyConfig
-from blip_core.parameters.matching import find_model, match
+from blip_core.parameters.matching import compare, find_model
 from blip_core.parameters.models import Parameter
 from blip_core.parameters.recovered_configs import from_med_config, recover_config
+from blip_core.parameters.table import BUFFERS
 
 C = TypeVar("C", bound=AnyConfig)
 
@@ -32,50 +37,121 @@ class Pretrained:
     Iterating gives every parameter with its value in PyTorch's layout; the arrays may be views of the mapped file.
     Parts that the checkpoint lacks are initialised at random from `seed`; one warning lists them.
 
+    Args:
+        engine: The name of the engine that loads the model.
+        kind: The class of the model, and `model` its name in the weight table.
+        config: Replaces or overrides `config.json`, see `read_config`.
+        image_size: In pixels; resizes the position embeddings.
+        seed: Of the random initial values.
+        to_numpy: Turns a tensor of a `state_dict` into an array.
+        **keywords: Those of `KEYWORDS`, settings to override, and arguments of the class's own constructor.
+
     Attributes:
         config: The configuration of the model.
+        dtype: What is asked for: a type, its name, or None.
+        device: The same, a name or None.
+        arguments: Further arguments of the constructor.
         has_state: Whether the training state of contrastive models follows the parameters: always for pre-training,
             for matching if the checkpoint has some of it. What it lacks are copies of the weights and an empty queue.
     """
 
     def __init__(
         self,
+        engine: str,
+        kind: type,
         model: str,
-        name_or_path: str | Path | None,
         *,
-        config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
-        image_size: int | None = None,
-        revision: str | None = None,
-        seed: int = 0,
+        config: AnyConfig | Mapping[str, Any] | str | Path | None,
+        image_size: int | None,
+        seed: int,
+        to_numpy: Callable[[Any], np.ndarray],
+        **keywords: Any,
     ):
-        self.checkpoint = open_checkpoint(or_shipped(name_or_path, HEADS[model].shipped), revision=revision)
-        self.config = read_config(model, self.checkpoint, config)
+        given = read_keywords(keywords, ALL, MODEL)
+        self.options = given.own
+        own = inspect.signature(kind).parameters.keys() - {"config", "initialize", "kwargs", "args"}
+        self.arguments = {name: value for name, value in given.rest.items() if name in own}
+        self.name = or_shipped(self.options["name_or_path"], HEADS[model].shipped)
+        self.checkpoint = self._open(given.hub, to_numpy)
+        overrides = {name: value for name, value in given.rest.items() if name not in own}
+        self.config = with_overrides(read_config(model, self.checkpoint, config), overrides)
         if image_size is not None:
             self.config = with_image_size(self.config, image_size)
         path, shapes = self.checkpoint.path, self.checkpoint.shapes
+        resize, with_state = bool(image_size or overrides) or config is not None, bool(HEADS[model].state)
+        found = compare(model, self.config, shapes, resize=resize, with_state=with_state)
         try:
-            resize, with_state = image_size is not None or config is not None, bool(HEADS[model].state)
-            found = match(model, self.config, shapes, resize=resize, with_state=with_state)
+            found = found.without_misfits() if self.options["ignore_mismatched_sizes"] else found
+            found.check(model, shapes)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         wanted = wanted_parameters(model, self.config, found)
         self.has_state = any(parameter.part.state for parameter in wanted)
         self._tensors = plan_tensors(self.checkpoint, self.config, wanted, found, seed)
-        self.dtype = self.checkpoint.dtypes[next(iter(found.sources.values()))]
-        if found.new_parts:
+        stored = self.checkpoint.dtypes[next(iter(found.sources.values()))].name
+        self.dtype = stored if self.options["dtype"] == "auto" else self.options["dtype"]
+        automatic = self.options["device"] == "auto"
+        self.device = get_engine(engine).default_device() if automatic else self.options["device"]
+        self.found = found
+        new = [f"no {part}" for part in found.new_parts]
+        if self.options["ignore_mismatched_sizes"]:
+            new += [f"{parameter.name} of another shape" for parameter in found.misfits]
+        if new:
             warnings.warn(
-                f"{path} has no {', no '.join(found.new_parts)}: initialised at random for {model}; "
-                "train it before use.",
-                stacklevel=3,
+                f"{path} has {', '.join(new)}: initialised at random for {model}; train it before use.", stacklevel=3
             )
+
+    def _open(self, hub: dict[str, Any], to_numpy: Callable[[Any], np.ndarray]) -> Checkpoint:
+        """Open the weights that the keywords mean."""
+        options = self.options
+        if options["state_dict"] is not None:
+            folder = Path("state_dict=")  # which is no folder: without a name there are no files beside the weights
+            if options["name_or_path"] is not None:
+                folder = resolve_folder(self.name, patterns=HUB_PATTERNS, **hub)
+            tensors = {name: to_numpy(tensor) for name, tensor in options["state_dict"].items()}
+            return MemoryCheckpoint(folder / "state_dict", tensors)
+
+        def wanted(row: Format) -> bool:
+            return (
+                row.export is None
+                and (options["use_safetensors"] is None or (row.name == "safetensors") == options["use_safetensors"])
+                and not (options["from_pt"] and row.framework != "pt")
+                and not (options["from_tf"] and row.framework != "tf")
+            )
+
+        base_model, variant = options["base_model"], options["variant"]
+        return open_checkpoint(self.name, base_model=base_model, kinds=wanted, variant=variant, **hub)
 
     def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray]]:
         for tensor in self._tensors:
             yield tensor.row, tensor.read()
 
-    def generation_config(self) -> GenerationConfig:
-        """Return the folder's `generation_config.json`, or the defaults."""
-        return read_generation_config(config_path(self.checkpoint).parent)
+    def finish(self, model: Any) -> Any:
+        """Give a loaded model its options of generation and its name; return it, with what did not match if asked."""
+        model.generation_config = self._generation_config()
+        unnamed = self.options["state_dict"] is not None and self.options["name_or_path"] is None
+        model.name_or_path = "" if unnamed else str(self.name)
+        return (model, self._loading_info()) if self.options["output_loading_info"] else model
+
+    def _generation_config(self) -> GenerationConfig:
+        given = self.options["generation_config"]
+        if given is None:
+            return read_generation_config([config_path(self.checkpoint).parent, *self.checkpoint.folders], self.config)
+        return GenerationConfig.from_dict(given if isinstance(given, dict) else given.to_dict())
+
+    def _loading_info(self) -> dict[str, list[Any]]:
+        found, shapes = self.found, self.checkpoint.shapes
+        misfits = [(p.name, shapes[source], p.shape) for p in found.misfits if (source := self._source(p)) is not None]
+        named = {name for name, *_ in misfits}
+        missing = [p.name for p in found.parameters if p.name not in found.sources and p.name not in named]
+        used = {name for source in found.sources.values() for name in (source, *found.tied.get(source, ()))}
+        used |= {self._source(parameter) for parameter in found.misfits}
+        left = [name for name in shapes if name not in used and not name.endswith(BUFFERS)]
+        return {"missing_keys": missing, "unexpected_keys": left, "mismatched_keys": misfits, "error_msgs": []}
+
+    def _source(self, parameter: Parameter) -> str | None:
+        names = (name for prefix in parameter.part.prefixes for name in parameter.places(prefix))
+        return next((name for name in names if name in self.checkpoint.shapes), None)
 
 
 def config_path(checkpoint: Checkpoint) -> Path:
@@ -128,7 +204,7 @@ def read_config(
     elif values.get("model_type", "blip") != "blip":
         raise ValueError(f"{path} describes a model of type {values['model_type']!r}, not a BLIP.")
     try:
-        whole = BlipConfig.from_dict(_merge(values, given))
+        whole = BlipConfig.from_dict(merged(values, given))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path if path.is_file() else checkpoint.path}: {error}") from None
     if kind is BlipTextConfig:
@@ -148,9 +224,17 @@ def _untied(config: C, checkpoint: Checkpoint) -> C:
     return config
 
 
-def _merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {k: _merge(values.get(k) or {}, v) for k, v in over.items() if isinstance(v, Mapping)}
-    return {**values, **over, **nested}
+def with_overrides(config: AnyConfig, overrides: Mapping[str, Any]) -> AnyConfig:
+    """Return a configuration with some settings replaced, those of parts as dictionaries.
+
+    Raises `TypeError` for a name that is neither a setting nor another keyword of `from_pretrained`.
+    """
+    if not overrides:
+        return config
+    values = config.to_dict()
+    fields = [*values, *config.unset]
+    check_rest(overrides, fields, "keyword of from_pretrained", ALL, MODEL, HUB)
+    return type(config).from_dict(merged(values, overrides))
 
 
 def with_image_size(config: AnyConfig, image_size: int) -> AnyConfig:

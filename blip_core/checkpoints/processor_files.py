@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
+from blip_core.files import read_json
 from blip_core.generation import GenerationConfig
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.processing.image_processor import BlipImageProcessor
@@ -18,10 +20,16 @@ FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "p
 """The files of a checkpoint's folder besides the weights."""
 
 
-def read_generation_config(folder: Path) -> GenerationConfig:
-    """Return the `generation_config.json` of a folder, or the defaults."""
-    found = (folder / "generation_config.json").is_file()
-    return GenerationConfig.from_pretrained(folder) if found else GenerationConfig()
+def read_generation_config(folders: Sequence[Path], config: AnyConfig) -> GenerationConfig:
+    """Return the first `generation_config.json` of some folders; what it leaves out is as in the configuration."""
+    paths = (folder / "generation_config.json" for folder in folders)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return GenerationConfig.of_model(config)
+    try:
+        return GenerationConfig.of_model(config, read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 class ProcessorFiles:
@@ -33,6 +41,7 @@ class ProcessorFiles:
     def __init__(self, folder: Path, head: str, config: AnyConfig, tokenizer: str | Path | None, *, resized: bool):
         self.folder = folder
         self.head = head
+        self.config = config
         self.warnings: list[str] = []
         self.image_processor = self._image_processor(config, resized)
         self.tokenizer: BlipTokenizer | None = None
@@ -76,7 +85,7 @@ class ProcessorFiles:
             shutil.copyfile(path, folder / path.name)
         head = HEADS[self.head]
         if head.generates or (self.folder / "generation_config.json").is_file():
-            generation = read_generation_config(self.folder)
+            generation = read_generation_config([self.folder], self.config)
             if head.generates and not head.prompted:  # captions begin with a prompt, answers do not
                 generation = generation.updated(prompt_ids=None)
             generation.save_pretrained(folder)

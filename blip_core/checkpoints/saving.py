@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from blip_core.checkpoints.formats import FORMATS, Format
-from blip_core.checkpoints.sharded import INDEX
+from blip_core.checkpoints.sharded import INDEX, file_of_variant
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.files import atomic_path, write_json
 from blip_core.generation import GenerationConfig
+from blip_core.hub.keywords import PUSH, SAVE, check_rest, read_keywords
 from blip_core.parameters.heads import AnyConfig
 from blip_core.parameters.models import Parameter
 
@@ -27,24 +29,67 @@ def write_pretrained(
     wanted: Sequence[Parameter],
     value: Callable[[Parameter], np.ndarray],
     *,
+    engine: str = "",
     generation_config: GenerationConfig | None = None,
-    max_shard_size: int | str = "5GB",
-) -> None:
+    to_numpy: Callable[[Any], np.ndarray] | None = None,
+    from_numpy: Callable[[np.ndarray], Any] | None = None,
+    **keywords: Any,
+) -> dict[str, Any]:
     """Write `config.json`, `generation_config.json` and the weights of a model in the Hugging Face layout.
 
     `value` gives the array of one of the `wanted` parameters in PyTorch's layout; one is asked for at a time. New
     files replace old ones only when they are whole, so that a save that is interrupted leaves the earlier model
-    readable. Raises `OSError` if the folder cannot be written.
+    readable. `keywords` are those of `save_pretrained`; `engine` is the name of the model's, whose `to_numpy` and
+    `from_numpy` turn tensors into arrays and back, for `state_dict` and `save_function`. Returns the keywords that are
+    for the Hub. Raises `OSError` if the folder cannot be written.
     """
-    folder = Path(folder)
+    given = read_keywords(keywords, SAVE, hub=())
+    check_rest(given.rest, [], "keyword of save_pretrained", SAVE, PUSH)
+    options, folder = given.own, Path(folder)
+    if not options["is_main_process"]:
+        return {}
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    state = options["state_dict"]
+    if state is not None:
+        assert to_numpy is not None
+        value = partial(_given, state, to_numpy)
+    row = FORMATS["safetensors"] if options["safe_serialization"] else _older_format(engine)
     tensors = [LazyTensor(p.stored_as, p.shape, value(p).dtype, partial(value, p), p) for p in wanted]
-    row, about = FORMATS["safetensors"], About(model, config_dict(model, config, tensors[0].dtype))
-    write_model(folder, row, row.arrange(tensors), about, max_shard_size)
+    refused = sorted({tensor.dtype.name for tensor in tensors} & set(row.refused_types))
+    if refused:
+        raise ValueError(f"{row.name} cannot hold {refused[0]}; leave safe_serialization=True.")
+    if options["save_function"] is not None and not options["safe_serialization"]:
+        assert from_numpy is not None
+        row = replace(row, write=partial(_by_function, options["save_function"], from_numpy))
+    about = About(model, config_dict(model, config, tensors[0].dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(folder, row, row.arrange(tensors), about, options["max_shard_size"], options["variant"])
     if generation_config is not None:
         generation_config.save_pretrained(folder)
+    return {**given.rest, "push_to_hub": options["push_to_hub"]}
+
+
+def _older_format(engine: str) -> Format:
+    """Return what a framework wrote before safetensors."""
+    return next(r for r in FORMATS.values() if r.framework == engine and r.write and r.name != "safetensors")
+
+
+def _given(state: Mapping[str, Any], to_numpy: Callable[[Any], np.ndarray], parameter: Parameter) -> np.ndarray:
+    """Return the value that a `state_dict` has for a parameter, under any of its names."""
+    found = next((state[name] for name in parameter.places(parameter.part.prefix) if name in state), None)
+    if found is None:
+        raise ValueError(f"state_dict lacks {parameter.name}; give all weights of the model, or leave it out.")
+    array = to_numpy(found)
+    if array.shape != parameter.shape:
+        raise ValueError(f"state_dict: {parameter.name} is {list(array.shape)} instead of {list(parameter.shape)}.")
+    return array
+
+
+def _by_function(
+    function: Callable[..., Any], from_numpy: Callable[[np.ndarray], Any], path: Path, tensors: Any, about: About
+) -> None:
+    function({name: from_numpy(tensor.read()) for tensor in tensors for name in tensor.names}, str(path))
 
 
 def config_dict(model: str, config: AnyConfig, dtype: np.dtype) -> dict[str, Any]:
@@ -53,16 +98,21 @@ def config_dict(model: str, config: AnyConfig, dtype: np.dtype) -> dict[str, Any
 
 
 def write_model(
-    folder: Path, format: Format, tensors: Sequence[LazyTensor], about: About, max_shard_size: int | str = "5GB"
+    folder: Path,
+    format: Format,
+    tensors: Sequence[LazyTensor],
+    about: About,
+    max_shard_size: int | str = "5GB",
+    variant: str | None = None,
 ) -> None:
     """Write weights in a format, in shards of at most `max_shard_size` bytes if it can be sharded, and `config.json`.
 
     Files of an older model are removed when the new one is whole.
     """
-    name = format.files[0]
-    stem, suffix = name.split(".", 1)
+    name = file_of_variant(format.files[0], variant)
+    stem, _, suffix = name.rpartition(".")
     shards = _split(tensors, parse_size(max_shard_size)) if format.sharded else [list(tensors)]
-    index = folder / f"{name}{INDEX}"
+    index = folder / file_of_variant(f"{format.files[0]}{INDEX}", variant)
     old = [*folder.glob(f"{stem}-*.{suffix}"), folder / name, index]
     new = [folder / name]
     if len(shards) > 1:

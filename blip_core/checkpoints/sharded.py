@@ -13,6 +13,17 @@ from blip_core.files import read_json
 INDEX = ".index.json"
 
 
+def file_of_variant(name: str, variant: str | None) -> str:
+    """Return the name of a weight file, or of the index of shards, of a variant: `model.fp16.safetensors`."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{variant}.{suffix}" if variant else name
+
+
+def is_index(path: Path) -> bool:
+    """Say whether a file is the index of shards, also of a variant."""
+    return path.suffix == ".json" and ".index." in path.name
+
+
 class ShardedCheckpoint(Checkpoint):
     """The files that an index names, each opened by `open_file`.
 
@@ -25,7 +36,7 @@ class ShardedCheckpoint(Checkpoint):
             raise ValueError(f"{index} must hold a 'weight_map' from tensor names to file names.")
         self._shards: dict[str, Checkpoint] = {}
         for name in sorted(set(weight_map.values())):
-            if Path(name).name != name or not (index.parent / name).is_file() or name.endswith(INDEX):
+            if Path(name).name != name or not (index.parent / name).is_file() or is_index(Path(name)):
                 raise ValueError(f"{index} names the shard {name!r}, which is not a file of its folder; download it.")
             self._shards[name] = open_file(index.parent / name)
         self._shard_of: dict[str, str] = {}

@@ -286,6 +286,33 @@ class GenerationConfig(ConfigMixin):
         ]
 
     @classmethod
+    def of_model(cls, config: Any, values: dict[str, Any] | None = None) -> Self:
+        """Build the options of a model.
+
+        Args:
+            config: Its configuration. Options in its `text_config`, where older `config.json` have them, are the
+                defaults.
+            values: What `generation_config.json` holds.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: A value cannot work.
+        """
+        names = {row.name for row in cls.options()}
+        older = {name: v for name, v in getattr(config, "text_config", config).extra.items() if name in names}
+        values = dict(values or {})
+        kept = {
+            name: value
+            for name, value in older.items()
+            if value is not None and (name, value) != ("max_length", DEFAULT_LENGTH)
+        }
+        if values.get("_from_model_config") and values.get("max_length") == DEFAULT_LENGTH:
+            del values["max_length"]
+        return cls.from_dict({**kept, **values})
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
         """Build from a dictionary as `generation_config.json` holds it.
 

@@ -139,6 +139,8 @@ class Head:
         original: Whether the original code has this model.
         cut_from: The head whose checkpoints hold this one ready for use, "" if there is none.
         use: What uses it, for messages.
+        task: What it is for, in words.
+        pipeline: The task's name on the Hugging Face Hub, "" if it has none.
         shipped: Its weights in the folder of the shipped model, "" for the usual ones.
         objective: The output whose gradient a parity check compares if there is no loss.
         variants: Further calls that a parity check makes: a label, and the arguments that differ.
@@ -157,6 +159,8 @@ class Head:
     original: bool = False
     cut_from: str = ""
     use: str = "blip train, or convert --head to cut a part out"
+    task: str = "pictures or texts alone, as a part of other models"
+    pipeline: str = "feature-extraction"
     shipped: str = ""
     objective: str = "loss"
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -203,19 +207,20 @@ HEADS: dict[str, Head] = {
                 Part("pooler", POOLER, ("text_model.",)),
                 _rows("projections", PROJECTIONS),
             ),
-            crosses=False, objective="logits_per_image", keras2_root="blip/",
+            crosses=False, objective="logits_per_image", keras2_root="blip/", task="features of pictures and texts",
         ),
         Head(
             "BlipForConditionalGeneration",
             (_vision(), *_decoder()),
             generates=True, prompted=True, original=True, cut_from="BlipForPreTraining",
-            use="Captioner (blip caption)",
+            use="Captioner (blip caption)", task="captioning pictures", pipeline="image-to-text",
         ),
         Head(
             "BlipForQuestionAnswering",
             (_vision(), *_text("text_encoder.", "text_model."), *_decoder(cross="text")),
             generates=True, original=True, use="Answerer (blip answer)",
-            shipped="questions.safetensors.index.json",
+            shipped="questions.safetensors.index.json", task="answering questions about pictures",
+            pipeline="visual-question-answering",
         ),
         Head(
             "BlipForImageTextRetrieval",
@@ -227,6 +232,7 @@ HEADS: dict[str, Head] = {
             state=_state(*MOMENTUM, _rows("queue of picture ids", RETRIEVAL_QUEUE)),
             original=True, cut_from="BlipForPreTraining", objective="itm_score",
             use="Matcher (blip match, classify, explain, search)", variants={"cosines": {"use_itm_head": False}},
+            task="matching pictures and texts", pipeline="zero-shot-image-classification",
         ),
         Head(
             "BlipForNLVR",
@@ -236,7 +242,8 @@ HEADS: dict[str, Head] = {
                 Part("text encoder's merging layers", MERGE, ENCODER),
                 _rows("classification head", NLVR_HEAD),
             ),
-            pictures=2, original=True, use="blip evaluate nlvr",
+            pictures=2, original=True, use="blip evaluate nlvr", task="judging statements about two pictures",
+            pipeline="",
         ),
         Head(
             "BlipForPreTraining",
@@ -250,7 +257,7 @@ HEADS: dict[str, Head] = {
                 _rows("projections and matching head", RETRIEVAL),
             ),
             state=_state(*MOMENTUM, _rows("queue pointer", PRETRAINING_QUEUE)),
-            needs_state=True, original=True,
+            needs_state=True, original=True, task="captioning and matching, pre-trained", pipeline="image-to-text",
         ),
     )
 }  # fmt: skip

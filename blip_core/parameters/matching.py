@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from blip_core.parameters.heads import HEADS, ORIGINAL_VISION, AnyConfig, Part
 from blip_core.parameters.models import Parameter, parameters, training_state
@@ -17,8 +17,8 @@ class Match:
     """Where a checkpoint holds a model.
 
     `sources` gives the tensor of each parameter by name, `tied` the copies of a tensor that are there as well,
-    `new_parts` what the checkpoint has nothing of, and `problems` the missing, unexpected, duplicate and misshapen
-    tensors, each kind in a list.
+    `new_parts` what the checkpoint has nothing of, `misfits` the parameters that have another shape, and `problems` the
+    missing, unexpected, duplicate and misshapen tensors, each kind in a list.
     """
 
     parameters: list[Parameter]
@@ -26,6 +26,13 @@ class Match:
     tied: dict[str, list[str]]
     new_parts: list[str]
     problems: dict[str, list[str]]
+    misfits: list[Parameter] = field(default_factory=list)
+
+    def without_misfits(self) -> Match:
+        """Return the match without the parameters of another shape, which are then drawn anew."""
+        strange = {parameter.name for parameter in self.misfits}
+        sources = {name: source for name, source in self.sources.items() if name not in strange}
+        return replace(self, sources=sources, problems={k: v for k, v in self.problems.items() if k != "misshapen"})
 
     def check(self, model: str, names: Iterable[str]) -> None:
         """Raise a `ValueError` where a checkpoint with tensors of these names does not hold the model."""
@@ -68,6 +75,7 @@ def compare(
     state = training_state(model, config) if with_state else []  # type: ignore[arg-type]  # only models of BlipConfig
     wanted, sources, tied = parameters(model, config), {}, {}
     missing, misshapen, duplicate, used, new = [], [], [], [], []
+    misfits = []
     for part in dict.fromkeys(parameter.part for parameter in [*wanted, *state]):
         own = [parameter for parameter in [*wanted, *state] if parameter.part == part]
         held = {prefix: sum(p.usual(prefix) in shapes for p in own) for prefix in part.prefixes}
@@ -88,18 +96,20 @@ def compare(
                 continue
             sources[parameter.name] = source
             tied[source] = [n for n in parameter.copies(prefix) if n in shapes and n != source]
-            misshapen += [
+            wrong = [
                 f"{name} {list(shapes[name])} instead of {list(parameter.shape)}"
                 for name in (source, *tied[source])
                 if shapes[name] != parameter.shape and not (resize and _resizable(parameter, shapes[name]))
             ]
+            misshapen += wrong
+            misfits += [parameter] * bool(wrong)
     places = [(p, prefix) for part, prefix in used for p in (*wanted, *state) if p.part == part]
     expected = {name for parameter, prefix in places for name in parameter.places(prefix)}
     inside = {name for part, prefix in used for name in _patterns(part, prefix) if "{}" in name}
     unexpected = [n for n in shapes if n not in expected and (not known(n) or _pattern(n) in inside)]
     problems = {"missing": missing, "unexpected": unexpected, "duplicate": duplicate, "misshapen": misshapen}
     found = {kind: names for kind, names in problems.items() if names}
-    return Match([*wanted, *state], sources, tied, new, found)
+    return Match([*wanted, *state], sources, tied, new, found, misfits)
 
 
 def find_model(names: Mapping[str, object]) -> str | None:

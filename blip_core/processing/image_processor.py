@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -221,5 +221,5 @@ class BlipImageProcessor(ConfigMixin):
         return values or None
 
     @classmethod
-    def _without_file(cls, file: Path) -> Self:
-        return cls()
+    def _without_file(cls, file: Path) -> dict[str, Any]:
+        return {}

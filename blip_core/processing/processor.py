@@ -7,13 +7,17 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
-from blip_core.hub import or_shipped, resolve_folder
+from blip_core.files import write_json
+from blip_core.hub import or_shipped, resolve_settings
+from blip_core.hub.keywords import ALL, HUB, SETTINGS, check_rest, read_keywords
+from blip_core.hub.sharing import Shared
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.inputs import BlipInputs
 from blip_core.processing.padding import SIDES, pad_inputs
 from blip_core.processing.text_encoder import TextEncoder, is_list_of_words
 from blip_core.processing.texts import Text, check_texts
 from blip_core.processing.tokenizer import LONGEST, VOCABULARY_FILES, BlipTokenizer
+from blip_core.processing.vocabulary import NORMALIZER
 from blip_core.validators import choice
 
 KINDS = {"image_processor": "BlipImageProcessor", "tokenizer": "BlipTokenizer"}
@@ -21,7 +25,7 @@ TEXT_OPTIONS = frozenset(signature(TextEncoder.__call__).parameters) - {"self", 
 """The options of a call that are for texts; all others are for pictures."""
 
 
-class BlipProcessor:
+class BlipProcessor(Shared):
     """Prepare pictures and texts for any BLIP model, and turn its tokens back into text.
 
     Args:
@@ -191,36 +195,54 @@ class BlipProcessor:
         return self.tokenizer.batch_decode(sequences, **options)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, revision: str | None = None, **keywords: Any
+    ) -> Self:
         """Read the processor files of a model; missing files stand for BLIP's defaults.
 
         Args:
             name_or_path: A folder, a file in it, or a Hub repository; None for the small model in the package.
             revision: A branch, tag or commit of the repository.
+            **keywords: Settings of the image processor or the tokenizer to replace, and further keywords of
+                `blip_core.hub.keywords.KEYWORDS`.
 
         Returns:
             The processor.
 
         Raises:
             OSError: There is no such folder or repository.
+            TypeError: A keyword is unknown; the message names the nearest.
             ValueError: A file is damaged, or holds settings that cannot work.
         """
-        name_or_path = or_shipped(name_or_path)
+        given = read_keywords({"name_or_path": name_or_path, "revision": revision, **keywords}, ALL, SETTINGS)
+        ours, texts = BlipImageProcessor.setting_names(), BlipTokenizer.setting_names()
+        check_rest(given.rest, [*ours, *texts, *NORMALIZER], "setting of a processor or keyword", ALL, SETTINGS, HUB)
         files = {*BlipImageProcessor.file_names, *VOCABULARY_FILES, *BlipTokenizer.file_names}
-        folder = resolve_folder(name_or_path, revision=revision, patterns=sorted(files))
-        return cls(BlipImageProcessor.from_pretrained(folder), BlipTokenizer.from_pretrained(folder))
+        name_or_path = or_shipped(given.own["name_or_path"])
+        folder = resolve_settings(name_or_path, patterns=sorted(files), **given.hub)
+        pictures = {name: value for name, value in given.rest.items() if name in ours}
+        texts_given = {name: value for name, value in given.rest.items() if name not in ours}
+        return cls(
+            BlipImageProcessor.from_pretrained(folder, **pictures), BlipTokenizer.from_pretrained(folder, **texts_given)
+        )
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, **keywords: Any) -> None:
         """Write the files of both in the Hugging Face layout, each atomically.
+
+        `processor_config.json` repeats the image processor's for transformers 5.
 
         Args:
             folder: Created if needed.
+            **keywords: `push_to_hub=True` uploads them, too, with further keywords as of `push_to_hub`.
 
         Raises:
             OSError: A file cannot be written.
         """
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        values = {"image_processor": self.image_processor.to_dict(), "processor_class": "BlipProcessor"}
+        write_json(Path(folder) / "processor_config.json", values)
+        self.pushed(folder, keywords)
 
 
 def _joined(*options: Mapping[str, Any] | None) -> dict[str, Any]:

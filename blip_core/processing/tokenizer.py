@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 from blip_core.config_mixin import ConfigMixin
 from blip_core.files import atomic_path, read_json
-from blip_core.hub import or_shipped, resolve_folder
+from blip_core.hub import or_shipped, resolve_settings
+from blip_core.hub.keywords import ALL, HUB, SETTINGS, check_rest, read_keywords
 from blip_core.processing.padding import LENGTH, SIDES
 from blip_core.processing.special_tokens import BLIP_TOKENS
 from blip_core.processing.text_encoder import TextEncoder
@@ -136,7 +137,9 @@ class BlipTokenizer(TextEncoder, ConfigMixin):
         return [self.decode(row, **options) for row in sequences]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path | None = None, *, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, revision: str | None = None, **keywords: Any
+    ) -> Self:
         """Read the `tokenizer.json`, else the `vocab.txt` of a model, and its `tokenizer_config.json`.
 
         A model without a vocabulary file gets BERT's, as `BlipTokenizer()` has it, with a warning if the size in its
@@ -145,25 +148,31 @@ class BlipTokenizer(TextEncoder, ConfigMixin):
         Args:
             name_or_path: A folder, a vocabulary file, or a Hub repository; None for the small model in the package.
             revision: A branch, tag or commit of the repository.
+            **keywords: Settings and tokens to replace, and further keywords of `blip_core.hub.keywords.KEYWORDS`.
 
         Returns:
             The tokenizer.
 
         Raises:
             OSError: There is no such folder or repository.
+            TypeError: A keyword is unknown; the message names the nearest.
             ValueError: A file holds no vocabulary, or settings that cannot work.
         """
-        name_or_path = or_shipped(name_or_path)
+        given = read_keywords({"name_or_path": name_or_path, "revision": revision, **keywords}, ALL, SETTINGS)
+        name_or_path = or_shipped(given.own["name_or_path"])
         path = Path(name_or_path).expanduser()
         files = (*VOCABULARY_FILES, *cls.file_names, "config.json")
-        folder = resolve_folder(name_or_path, revision=revision, patterns=files)
+        folder = resolve_settings(name_or_path, patterns=files, **given.hub)
         found = [folder / name for name in VOCABULARY_FILES if (folder / name).is_file()]
         if path.is_file() and path.suffix in (".json", ".txt"):
             found = [path]
         file = folder / cls.file_names[0]
         values = read_json(file) if file.is_file() else {}
-        given = {name: values[name] for name in NORMALIZER if values.get(name) is not None}
-        backend = read_vocabulary(found[0], **given) if found else None
+        known = [*cls.setting_names(), *NORMALIZER, *values]
+        check_rest(given.rest, known, "setting of a tokenizer or keyword", ALL, SETTINGS, HUB)
+        values |= given.rest
+        normalizer = {name: values[name] for name in NORMALIZER if values.get(name) is not None}
+        backend = read_vocabulary(found[0], **normalizer) if found else None
         try:
             if backend is not None and found[0].suffix == ".txt":
                 add_listed_tokens(backend, values.get("added_tokens_decoder"))
@@ -173,6 +182,11 @@ class BlipTokenizer(TextEncoder, ConfigMixin):
         if not found:
             warn_of_another_vocabulary(folder, len(tokenizer))
         return tokenizer
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Return the names of all settings and tokens that `from_pretrained` can replace."""
+        return [*super().setting_names(), *(f"{kind}_token" for kind in BERT_TOKENS)]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
@@ -225,11 +239,12 @@ class BlipTokenizer(TextEncoder, ConfigMixin):
             temporary.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
         return (str(path),)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, **keywords: Any) -> None:
         """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json`, each atomically.
 
         Args:
             folder: Created if needed.
+            **keywords: `push_to_hub=True` uploads them, too, with further keywords as of `push_to_hub`.
 
         Raises:
             OSError: A file cannot be written.

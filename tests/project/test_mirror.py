@@ -98,7 +98,6 @@ BY_NAME = "layers of Keras take only tensors by position"
 OTHER_BODIES = {
     "base.py BlipPreTrainedModel.__init__": "Keras builds layers when they are first called, unless told otherwise",
     "base.py BlipPreTrainedModel.device": OWN_STATE,
-    "base.py BlipPreTrainedModel.save_pretrained": "weights of TensorFlow have another layout",
     "model_methods.py ModelMethods.is_gradient_checkpointing": OWN_STATE,
     "model_methods.py ModelMethods.gradient_checkpointing_enable": OWN_STATE,
     "model_methods.py ModelMethods.gradient_checkpointing_disable": OWN_STATE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ REFUSALS = {
 ADAPTER = "adapter_config.json"
 """The file that says of what kind an adapter is, and what its base model."""
 
-SHIPPED = Path(__file__).parent / "data" / "shipped"
+SHIPPED = Path(__file__).parents[1] / "data" / "shipped"
 """The small model in the package, which knows drawings of emoji: see docs/shipped.md."""
 
 
@@ -34,19 +35,27 @@ def or_shipped(name_or_path: str | Path | None, weights: str = "") -> str | Path
 
 
 def resolve_folder(
-    name_or_path: str | Path, *, revision: str | None = None, patterns: Sequence[str], token: str | None = None
+    name_or_path: str | Path,
+    *,
+    patterns: Sequence[str],
+    subfolder: str = "",
+    revision: str | None = None,
+    **options: Any,
 ) -> Path:
     """Return the folder that holds a model's files.
 
     A folder is returned as it is, a file gives the folder it lies in. Anything else is taken for a Hub repository
     such as `Salesforce/blip-vqa-base`, of which the files that match `patterns` (shell style) are downloaded into the
-    usual cache; `revision` is a branch, tag or commit, `HF_HUB_OFFLINE=1` uses the cache alone.
+    usual cache; `revision` is a branch, tag or commit, `options` are the others of `KEYWORDS` for the Hub.
+    `HF_HUB_OFFLINE=1` uses the cache alone.
 
     Raises `OSError` where there is neither a path nor a repository of this name, or the Hub cannot be reached.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return path
+        if not (path / subfolder).is_dir():
+            raise FileNotFoundError(f"{path} has no folder {subfolder!r}; check subfolder=.")
+        return path / subfolder
     if path.is_file():
         return path.parent
     name = str(name_or_path)
@@ -54,16 +63,25 @@ def resolve_folder(
         raise FileNotFoundError(f"There is no file or folder {name!r}; give a path that exists or a Hub repository id.")
     from huggingface_hub import snapshot_download  # imported late: it takes longer than all of blip_core
 
+    given = {option: value for option, value in options.items() if value not in (None, False, {})}
+    if "proxies" in given and "proxies" not in inspect.signature(snapshot_download).parameters:
+        raise ValueError("proxies is not taken by this version of huggingface_hub; set HTTPS_PROXY in the environment.")
+    patterns = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), token=token))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, **given)) / subfolder
     except Exception as error:  # the library raises its own, httpx's and requests' errors; users need one sentence
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        said = next((said for kind, said in REFUSALS.items() if kind in kinds), None)
-        if said is None:
-            first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-            said = f"could not be fetched from the Hugging Face Hub: {first_line} Check the name and the network."
         wanted = name if revision is None else f"{name}@{revision}"
+        said = refusal(error, "could not be fetched from")
         raise OSError(f"{wanted!r} is no local path and {said} Or pass the path of a folder.") from error
+
+
+def refusal(error: Exception, failed: str) -> str:
+    """Say in one sentence what the Hub, or its library, refuses."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if said := next((said for kind, said in REFUSALS.items() if kind in kinds), None):
+        return said
+    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return f"{failed} the Hugging Face Hub: {first_line} Check the name and the network."
 
 
 def base_of_adapter(folder: Path, settings: Mapping[str, Any]) -> tuple[str | Path, str | None] | None:
