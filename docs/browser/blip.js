@@ -25,8 +25,13 @@ const NEEDS = {
 };
 /** What an image processor does unless `preprocessor_config.json` says otherwise. */
 const PICTURES = {
-  resample: 3, do_rescale: true, rescale_factor: 1 / 255, do_normalize: true, background: null,
-  image_mean: [0.48145466, 0.4578275, 0.40821073], image_std: [0.26862954, 0.26130258, 0.27577711],
+  resample: 3,
+  do_rescale: true,
+  rescale_factor: 1 / 255,
+  do_normalize: true,
+  background: null,
+  image_mean: [0.48145466, 0.4578275, 0.40821073],
+  image_std: [0.26862954, 0.26130258, 0.27577711],
 };
 const COMMAND = "blip convert --to onnx";
 const REMEDY = `make it again with ${COMMAND}`;
@@ -42,8 +47,9 @@ export class Blip {
   static async open(folder) {
     const read = (file) => readJson(folder, file);
     const about = await read("export.json");
-    if (!about) throw new Error(`${folder.name} is no exported model: it has no export.json; make one with ${COMMAND}.`);
-    if (about.version !== VERSION || about.form !== "onnx") {
+    if (!about)
+      throw new Error(`${folder.name} is no exported model: it has no export.json; make one with ${COMMAND}.`);
+    if (about.version !== VERSION || about.form !== "onnx" || !about.parts) {
       const found = `is an export to ${about.form} of version ${about.version}`;
       throw new Error(`${folder.name} ${found}, and this page reads onnx of version ${VERSION}; ${REMEDY}.`);
     }
@@ -52,31 +58,46 @@ export class Blip {
     if (!model.config?.text_config || !model.config.vision_config) {
       throw new Error(`${folder.name} is of the class ${about.head}, which reads no pictures and texts together.`);
     }
-    model.generation = (await read("generation_config.json")) ?? {};
+    if (about.parts.begin) model.generation = (await read("generation_config.json")) ?? {};
     const { image_size } = model.config.vision_config;
-    model.pictures = { ...PICTURES, size: { height: image_size, width: image_size }, ...(await read("preprocessor_config.json")) };
+    model.pictures = {
+      ...PICTURES,
+      size: { height: image_size, width: image_size },
+      ...(await read("preprocessor_config.json")),
+    };
     const { do_resize, do_center_crop, do_pad, size } = model.pictures;
     if (do_resize === false || do_center_crop || do_pad || (size.height !== image_size && !about.free_size)) {
-      throw new Error(`${folder.name}/preprocessor_config.json must resize pictures to ${image_size} pixels, and neither crop nor pad them.`);
+      const expected = `must resize pictures to ${image_size} pixels, and neither crop nor pad them`;
+      throw new Error(`${folder.name}/preprocessor_config.json ${expected}; correct it.`);
     }
     const settings = (await read("tokenizer_config.json")) ?? {};
     const file = await read("tokenizer.json");
-    model.tokenizer = new Tokenizer(file ?? vocabularyFile(new TextDecoder().decode(await required(folder, "vocab.txt")), settings), settings);
+    model.tokenizer = new Tokenizer(
+      file ?? vocabularyFile(new TextDecoder().decode(await required(folder, "vocab.txt")), settings),
+      settings,
+    );
     await model.#load(folder, about.parts);
     return model;
   }
 
   /** Load the parts that the page uses; the weights are in one file for all of them. */
   async #load(folder, files) {
-    this.can = Object.fromEntries(Object.entries(NEEDS).map(([what, parts]) => [what, parts.every((part) => part in files)]));
+    this.can = Object.fromEntries(
+      Object.entries(NEEDS).map(([what, parts]) => [what, parts.every((part) => part in files)]),
+    );
     if ("question_states" in files) this.can.caption = false; // its decoder reads questions
-    const needed = Object.keys(NEEDS).filter((what) => this.can[what]).flatMap((what) => NEEDS[what]);
-    if (!needed.length) throw new Error(`${folder.name} is of the class ${this.head}, with which this page can do nothing.`);
+    const needed = Object.keys(NEEDS)
+      .filter((what) => this.can[what])
+      .flatMap((what) => NEEDS[what]);
+    if (!needed.length)
+      throw new Error(`${folder.name} is of the class ${this.head}, with which this page can do nothing.`);
     const weights = await required(folder, WEIGHTS);
     for (const part of new Set(needed)) {
       const graph = await required(folder, files[part]);
       try {
-        this.parts[part] = await ort.InferenceSession.create(graph, { externalData: [{ path: WEIGHTS, data: weights }] });
+        this.parts[part] = await ort.InferenceSession.create(graph, {
+          externalData: [{ path: WEIGHTS, data: weights }],
+        });
       } catch (error) {
         throw new Error(`${folder.name}/${files[part]} cannot be run (${error.message}); ${REMEDY}.`);
       }
@@ -98,7 +119,12 @@ export class Blip {
     this.seen = null;
     const bitmap = await decode(file, name);
     const { size, resample, background } = this.pictures;
-    const resizer = new Resizer([bitmap.width, bitmap.height], [size.width, size.height], resample, toColour(background));
+    const resizer = new Resizer(
+      [bitmap.width, bitmap.height],
+      [size.width, size.height],
+      resample,
+      toColour(background),
+    );
     for await (const strip of strips(bitmap)) resizer.add(strip);
     bitmap.close();
     const values = pixelValues(resizer.result(), this.pictures);
@@ -116,7 +142,7 @@ export class Blip {
    * @returns {Promise<Written>}
    */
   async caption(prompt, options, onText) {
-    const begin = prompt === null ? this.generation.prompt_ids ?? [] : this.tokenizer.encode(prompt, false);
+    const begin = prompt === null ? (this.generation.prompt_ids ?? []) : this.tokenizer.encode(prompt, false);
     const grown = prompt === null ? [] : [...begin];
     const shown = prompt === null ? begin.length + 1 : 0; // a prompt that was given is part of the text
     const onToken = (token) => {
@@ -165,7 +191,9 @@ export class Blip {
    */
   run(part, inputs) {
     const tensor = (given) => (Array.isArray(given) ? toTensor(...given) : given);
-    return this.parts[part].run(Object.fromEntries(Object.entries(inputs).map(([name, given]) => [name, tensor(given)])));
+    return this.parts[part].run(
+      Object.fromEntries(Object.entries(inputs).map(([name, given]) => [name, tensor(given)])),
+    );
   }
 
   async #write(states, begin, shown, options, onToken) {
@@ -182,14 +210,17 @@ export class Blip {
   #texts(text) {
     const ids = this.tokenizer.encode(text);
     const { max_position_embeddings: most } = this.config.text_config;
-    if (ids.length > most) throw new Error(`“${text.slice(0, 30)}…” has ${ids.length} tokens, and the model reads ${most}; shorten it.`);
+    if (ids.length > most)
+      throw new Error(`“${text.slice(0, 30)}…” has ${ids.length} tokens, and the model reads ${most}; shorten it.`);
     return { input_ids: [ids, [1, ids.length]], attention_mask: [ids.map(() => 1), [1, ids.length]] };
   }
 }
 
 /** Values with a shape as a tensor: floating-point, and whole numbers from lists. */
 export function toTensor(values, shape) {
-  return values instanceof Float32Array ? new ort.Tensor("float32", values, shape) : new ort.Tensor("int32", Int32Array.from(values), shape);
+  return values instanceof Float32Array
+    ? new ort.Tensor("float32", values, shape)
+    : new ort.Tensor("int32", Int32Array.from(values), shape);
 }
 
 /** The bytes of a file that must be there. */

@@ -15,13 +15,16 @@
 export function folderAt(path, progress = () => {}) {
   const base = new URL(`${path.replace(/\/+$/, "")}/`, self.location.href);
   if (base.origin !== self.location.origin) {
-    throw new Error(`${base.host} is another server, which this page never asks; put the model's folder beside the page.`);
+    throw new Error(
+      `${base.host} is another server, which this page never asks; put the model's folder beside the page.`,
+    );
   }
   return {
     name: path,
     async read(file) {
       const address = new URL(file, base);
-      if (!address.href.startsWith(base.href)) throw new Error(`${path} names ${file}, which lies outside of the folder.`);
+      if (!address.href.startsWith(base.href))
+        throw new Error(`${path} names ${file}, which lies outside of the folder.`);
       let response;
       try {
         response = await fetch(address);
@@ -30,7 +33,7 @@ export function folderAt(path, progress = () => {}) {
       }
       if (!response.ok) return null;
       const pieces = [];
-      for (const reader = response.body.getReader(); ; ) {
+      for (const reader = response.body.getReader(); ;) {
         const { done, value } = await reader.read();
         if (done) break;
         pieces.push(value);

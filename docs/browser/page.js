@@ -78,12 +78,15 @@ function show(file) {
   image.hidden = false;
   if (!can.length) return;
   look = call("look", { file, name });
-  look.then(({ milliseconds }) => say(`${name}, read in ${Math.round(milliseconds)} ms`), (error) => {
-    image.hidden = true;
-    picture = look = null;
-    tasks.forEach(clear);
-    fail(error);
-  });
+  look.then(
+    ({ milliseconds }) => say(`${name}, read in ${Math.round(milliseconds)} ms`),
+    (error) => {
+      image.hidden = true;
+      picture = look = null;
+      tasks.forEach(clear);
+      fail(error);
+    },
+  );
   say("Looking …");
   tasks.filter((task) => can.includes(task)).forEach((task) => ask[task]());
 }
@@ -128,7 +131,12 @@ const ask = {
     const shown = written("caption");
     const given = { prompt: $("prompt").value || null, options: options() };
     const alt = (result) => ($("preview").alt = result.text);
-    return about("caption", given, (result, time) => [shown(result, time), alt(result)], ({ text }) => ($("caption-text").value = text));
+    return about(
+      "caption",
+      given,
+      (result, time) => [shown(result, time), alt(result)],
+      ({ text }) => ($("caption-text").value = text),
+    );
   },
 
   answer() {
@@ -138,7 +146,10 @@ const ask = {
   },
 
   match() {
-    const texts = $("texts").value.split("\n").map((text) => text.trim()).filter(Boolean);
+    const texts = $("texts")
+      .value.split("\n")
+      .map((text) => text.trim())
+      .filter(Boolean);
     if (texts.length) return about("match", { texts }, showMatches);
     clear("match");
   },
@@ -177,7 +188,11 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (kind === "drop") take(event.dataTransfer);
   });
 }
-for (const [form, task] of [["ask", "answer"], ["compare", "match"], ["settings", "caption"]]) {
+for (const [form, task] of [
+  ["ask", "answer"],
+  ["compare", "match"],
+  ["settings", "caption"],
+]) {
   $(form).addEventListener("submit", (event) => {
     event.preventDefault();
     $("error").textContent = "";

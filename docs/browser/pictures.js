@@ -15,13 +15,17 @@ const AS_STORED = { premultiplyAlpha: "none", colorSpaceConversion: "none", imag
  */
 export async function decode(file, name) {
   if (file.size > MOST_BYTES) {
-    throw new Error(`${name} has ${Math.round(file.size / 2 ** 20)} MB; take a picture of at most ${MOST_BYTES / 2 ** 20} MB.`);
+    throw new Error(
+      `${name} has ${Math.round(file.size / 2 ** 20)} MB; take a picture of at most ${MOST_BYTES / 2 ** 20} MB.`,
+    );
   }
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, AS_STORED);
   } catch {
-    throw new Error(`${name} is no picture that this browser can read, or it is damaged; take a PNG, JPEG or WebP file.`);
+    throw new Error(
+      `${name} is no picture that this browser can read, or it is damaged; take a PNG, JPEG or WebP file.`,
+    );
   }
   if (bitmap.width * bitmap.height > MOST_PIXELS) {
     bitmap.close();

@@ -1,4 +1,4 @@
-/** Pixels to `pixel_values`: background, Pillow's resampling and normalisation, equal to those of `BlipImageProcessor`. */
+/** Pixels to `pixel_values`: background, Pillow's resampling and normalisation, as `BlipImageProcessor` has them. */
 
 /** By Pillow's number: how far a filter reaches, and its weight at a distance of at least 0. */
 const FILTERS = {

@@ -1,4 +1,4 @@
-/** Greedy search and beam search for one picture: the rules, options and ties of `blip_core/generation`, without sampling. */
+/** Greedy search and beam search for one picture: rules, options and ties of `blip_core/generation`; no sampling. */
 
 const DEFAULT_LENGTH = 20;
 
@@ -53,9 +53,11 @@ export function lengthLimits(options, prompt, positions) {
   if ((max_new_tokens ?? null) !== null) longest = prompt + max_new_tokens;
   if (longest > positions || prompt >= longest) {
     const most = Math.min(longest, positions);
-    throw new Error(`The prompt has ${prompt} tokens, and a text may grow to ${longest}, but ${most} fit; shorten one.`);
+    throw new Error(
+      `The prompt has ${prompt} tokens, and a text may grow to ${longest}, but ${most} fit; shorten one.`,
+    );
   }
-  const shortest = (min_new_tokens ?? null) !== null ? prompt + min_new_tokens : min_length ?? 0;
+  const shortest = (min_new_tokens ?? null) !== null ? prompt + min_new_tokens : (min_length ?? 0);
   if (shortest > longest) throw new Error(`A text cannot have at least ${shortest} and at most ${longest} tokens.`);
   return [shortest, longest];
 }
@@ -128,7 +130,8 @@ function largest(rows, count) {
 /** The log-probabilities, float32, of logits. */
 function logSoftmax(logits) {
   const peak = logits.reduce((a, b) => Math.max(a, b), -Infinity); // NaN where any is
-  if (!Number.isFinite(peak)) throw new Error("The model gave numbers that are NaN or infinite: its files are damaged.");
+  if (!Number.isFinite(peak))
+    throw new Error("The model gave numbers that are NaN or infinite: its files are damaged.");
   const sum = logits.reduce((total, value) => total + Math.exp(value - peak), 0);
   return logits.map((value) => Math.fround(value - peak) - Math.log(sum));
 }

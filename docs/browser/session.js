@@ -42,7 +42,9 @@ export class Session {
 
   async #run(tokens, rows) {
     const added = tokens.length / rows;
-    const real = Array.from({ length: rows * this.capacity }, (_, i) => Number(i % this.capacity < this.length + added));
+    const real = Array.from({ length: rows * this.capacity }, (_, i) =>
+      Number(i % this.capacity < this.length + added),
+    );
     const found = await this.model.run("step", {
       input_ids: [tokens, [rows, added]],
       attention_mask: [real, [rows, this.capacity]],

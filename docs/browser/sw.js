@@ -2,12 +2,27 @@
 
 const CACHE = "blip";
 const PAGE = [
-  "./", "style.css", "icon.svg", "page.js", "worker.js", "blip.js", "folders.js", "pictures.js", "resize.js", "search.js",
-  "session.js", "tokenizer.js",
+  "./",
+  "style.css",
+  "icon.svg",
+  "page.js",
+  "worker.js",
+  "blip.js",
+  "folders.js",
+  "pictures.js",
+  "resize.js",
+  "search.js",
+  "session.js",
+  "tokenizer.js",
 ];
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)).then(() => self.skipWaiting()));
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(PAGE))
+      .then(() => self.skipWaiting()),
+  );
 });
 
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));

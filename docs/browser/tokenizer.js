@@ -9,7 +9,8 @@ const CONTROL = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\ufffd]/u;
 const SPACE = /\p{White_Space}/u;
 const MARKS = /\p{Mn}/gu;
 const PUNCTUATION = /[!-/:-@[-`{-~\p{P}]/gu;
-const IDEOGRAPHS = /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
+const IDEOGRAPHS =
+  /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
 const GAPS = [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"];
 const BERT = { unk: "[UNK]", sep: "[SEP]", pad: "[PAD]", cls: "[CLS]", mask: "[MASK]" };
 const KINDS = { normalizer: "BertNormalizer", pre_tokenizer: "BertPreTokenizer", model: "WordPiece" };
@@ -86,7 +87,9 @@ export class Tokenizer {
   /** What BERT's normalizer makes of a text. */
   #normalized(text) {
     if (this.clean_text) {
-      text = Array.from(text.replace(/[\t\n\r]/g, " "), (c) => (CONTROL.test(c) ? "" : SPACE.test(c) ? " " : c)).join("");
+      text = Array.from(text.replace(/[\t\n\r]/g, " "), (c) => (CONTROL.test(c) ? "" : SPACE.test(c) ? " " : c)).join(
+        "",
+      );
     }
     if (this.handle_chinese_chars) text = text.replace(IDEOGRAPHS, " $& ");
     if (this.strip_accents) text = text.normalize("NFD").replace(MARKS, "");
@@ -96,7 +99,10 @@ export class Tokenizer {
 
   /** Cut a normalised text to words and signs, and these to pieces. */
   #words(text) {
-    const words = text.replace(PUNCTUATION, " $& ").split(/\p{White_Space}+/u).filter(Boolean);
+    const words = text
+      .replace(PUNCTUATION, " $& ")
+      .split(/\p{White_Space}+/u)
+      .filter(Boolean);
     return words.flatMap((word) => this.#pieces(word));
   }
 
@@ -122,10 +128,15 @@ export class Tokenizer {
  * @param {object} settings The parsed `tokenizer_config.json`.
  */
 export function vocabularyFile(text, settings = {}) {
-  const vocab = Object.fromEntries(text.replace(/\n$/, "").split("\n").map((token, id) => [token, id]));
+  const vocab = Object.fromEntries(
+    text
+      .replace(/\n$/, "")
+      .split("\n")
+      .map((token, id) => [token, id]),
+  );
   const special = Object.values(BERT).filter((token) => token in vocab);
   let size = Object.keys(vocab).length;
-  for (const token of ["[DEC]", "[ENC]"]) special.push(token), (vocab[token] ??= size++);
+  for (const token of ["[DEC]", "[ENC]"]) (special.push(token), (vocab[token] ??= size++));
   return {
     added_tokens: special.map((content) => ({ content, id: vocab[content], special: true })),
     normalizer: {

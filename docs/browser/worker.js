@@ -1,4 +1,4 @@
-/** The model at work, beside the page, which stays responsive: calls come as messages, results go back by their number. */
+/** The model at work, beside the page: calls come as messages, and results go back by their number. */
 
 import { Blip } from "./blip.js";
 import { folderAt, folderOf } from "./folders.js";
