@@ -30,6 +30,7 @@ class Engine:
         package: The framework's package, which must be installed.
         module: Our package for it. It has the model classes, and a module `backend` with a function for each method of
             this class from `to_tensor` on; it is imported when it is first needed.
+        backend_module: The name of that module, where it is another one.
         extra: The extra of this project that installs the framework.
         prefix: What the names of its model classes begin with.
         trainer: The module with its `Trainer`, "" where it cannot train.
@@ -48,6 +49,7 @@ class Engine:
     prefix: str = ""
     trainer: str = ""
     integer: str = "int64"
+    backend_module: str = ""
 
     @property
     def installed(self) -> bool:
@@ -64,7 +66,7 @@ class Engine:
     @property
     def backend(self) -> Any:
         """The module that talks to the framework, imported when it is first needed."""
-        return importlib.import_module(f"{self.module}.backend")
+        return importlib.import_module(self.backend_module or f"{self.module}.backend")
 
     def model_class(self, head: str) -> Any:
         """Return the class of a head, such as "BlipForQuestionAnswering"."""
@@ -184,3 +186,10 @@ register(
         "tf", "TensorFlow", "tensorflow", "blip_tf", extra="tf", prefix="TF", trainer="blip_tf.trainer", integer="int32"
     )
 )
+for _name, _title, _module in (("onnx", "ONNX Runtime", "onnx_runtime"), ("openvino", "OpenVINO", "open_vino")):
+    _package = "onnxruntime" if _name == "onnx" else _name
+    register(
+        Engine(
+            _name, _title, _package, f"blip_core.graphs.{_module}", _name, backend_module=f"blip_core.graphs.{_module}"
+        )
+    )

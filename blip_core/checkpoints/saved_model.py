@@ -81,8 +81,8 @@ def _extents(table: bytes) -> Iterator[tuple[str, Extent]]:
             if not (name.startswith(PREFIX) and name.endswith(SUFFIX)):
                 continue
             name = name.removeprefix(PREFIX).removesuffix(SUFFIX).replace("..", ".")
-            entry: dict[int, Any] = dict(_message(value))
-            shape = tuple(dict(_message(size)).get(1, 0) for field, size in _message(entry.get(2, b"")) if field == 2)
+            entry: dict[int, Any] = dict(message(value))
+            shape = tuple(dict(message(size)).get(1, 0) for field, size in message(entry.get(2, b"")) if field == 2)
             if entry.get(3, 0) or entry[1] not in TYPES or len(shape) > MAX_AXES:
                 raise ValueError(f"{name} is not stored as ours are")
             yield name, Extent(shape, DTYPES[TYPES[entry[1]]], entry.get(4, 0), entry.get(5, 0))
@@ -112,7 +112,7 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     return (offset, size), at
 
 
-def _message(data: bytes) -> Iterator[tuple[int, Any]]:
+def message(data: bytes) -> Iterator[tuple[int, Any]]:
     """Yield fields and values of a protocol buffer."""
     at = 0
     while at < len(data):

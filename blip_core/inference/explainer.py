@@ -84,6 +84,8 @@ class Explainer(Matcher):
 
     def check(self, method: str, layer: int | None) -> int:
         """Return the layer that is mapped. Raises `ValueError` for a layer or a method that there is not."""
+        if not hasattr(self.model, "explain"):
+            raise ValueError(f"{self.engine.title} has no gradients to explain by; use another engine.")
         config = self.model.config.text_config
         chosen = chosen_layer(layer, method, config)
         if method == "gradcam" and chosen == config.num_hidden_layers - 1:

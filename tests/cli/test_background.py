@@ -9,8 +9,8 @@ from PIL import Image
 
 import blip_core.training
 from blip_core.cli import evaluate, main
-from blip_core.engines import ENGINES
 from blip_core.training import TrainingResult
+from tests.helpers.frameworks import INSTALLED
 
 GREEN = (0, 128, 0)
 
@@ -62,7 +62,7 @@ def test_a_transparent_picture_is_seen_on_the_colour(models, cutout, capfd, word
 
 
 @pytest.mark.filterwarnings("ignore:A picture has transparent parts")
-@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.installed])
+@pytest.mark.parametrize("engine", INSTALLED)
 def test_it_is_the_same_in_every_engine(models, cutout, capfd, engine):
     words = ["caption", "{}/a.png", "--scores", "--engine", engine]
     wanted = outcome(words, models / "caption", "on", capfd)

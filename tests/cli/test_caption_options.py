@@ -5,10 +5,8 @@ import json
 import pytest
 from PIL import Image, ImageDraw
 
-from blip_core.engines import ENGINES
 from blip_core.hub import or_shipped
-
-ENGINE_NAMES = [name for name, engine in ENGINES.items() if engine.installed]
+from tests.helpers.frameworks import INSTALLED
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def caption(blip, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
+@pytest.mark.parametrize("engine", INSTALLED)
 def test_several_captions_come_best_first(caption, engine):
     words = ["--engine", engine, "--num-captions", "3"]
     (entry,) = map(json.loads, caption(*words, "--json").splitlines())
@@ -42,7 +40,7 @@ def test_several_captions_come_best_first(caption, engine):
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
+@pytest.mark.parametrize("engine", INSTALLED)
 def test_bad_words_are_never_written(caption, engine):
     words = ["--engine", engine]
     assert caption(*words) == "a.png: red circle\n"
@@ -56,7 +54,7 @@ def test_bad_words_are_never_written(caption, engine):
     assert caption(*words, "--bad-words", "red circle") != "a.png: red circle\n"
 
 
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
+@pytest.mark.parametrize("engine", INSTALLED)
 def test_forced_words_are_always_written(caption, engine):
     words = ["--engine", engine]
     assert "blue" in caption(*words, "--forced-words", "blue")

@@ -24,7 +24,8 @@ def test_the_first_installed_engine_is_taken(monkeypatch):
     assert get_engine() is ENGINES["pt"]
     monkeypatch.setitem(ENGINES, "pt", replace(ENGINES["pt"], package="no_such_package"))
     assert get_engine() is ENGINES["tf"]
-    monkeypatch.setitem(ENGINES, "tf", replace(ENGINES["tf"], package="no_such_package"))
+    for name in ("tf", "onnx", "openvino"):
+        monkeypatch.setitem(ENGINES, name, replace(ENGINES[name], package="no_such_package"))
     with pytest.raises(ValueError, match=r'pip install "blip-duo\[pt\]" or pip install "blip-duo\[tf\]"'):
         get_engine()
     with pytest.raises(ValueError, match="engine 'tf' needs no_such_package, which is not installed"):
@@ -32,7 +33,7 @@ def test_the_first_installed_engine_is_taken(monkeypatch):
 
 
 def test_an_unknown_engine_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="engine must be one of pt, tf, got 'jax'"):
+    with pytest.raises(ValueError, match="engine must be one of pt, tf, onnx, openvino, got 'jax'"):
         get_engine("jax")
 
 

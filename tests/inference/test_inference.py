@@ -13,10 +13,9 @@ from PIL import Image
 
 import blip_core
 from blip_core import Answerer, Captioner, Classifier, Explainer, Matcher
-from blip_core.engines import ENGINES
 from blip_core.jobs import read_ahead
+from tests.helpers.frameworks import INSTALLED
 
-INSTALLED = [name for name, engine in ENGINES.items() if engine.installed]
 KINDS = {Captioner: "caption", Answerer: "answer", Matcher: "match", Classifier: "match", Explainer: "match"}
 CALLS = {
     Captioner: {"max_new_tokens": 5},

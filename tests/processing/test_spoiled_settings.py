@@ -9,11 +9,9 @@ import pytest
 
 from blip_core import BlipConfig, BlipProcessor, BlipTextConfig, BlipTokenizer, BlipVisionConfig, Captioner
 from blip_core.cli import main
-from blip_core.engines import ENGINES
 from blip_core.hub import or_shipped
 from tests.helpers.drawn_pictures import photo
-
-ENGINE_NAMES = [name for name, engine in ENGINES.items() if engine.installed]
+from tests.helpers.frameworks import INSTALLED
 
 
 @pytest.fixture
@@ -70,7 +68,7 @@ def test_deeply_nested_files_are_refused(model, file, depth):
         BlipConfig.from_pretrained(model) if file == "config.json" else BlipProcessor.from_pretrained(model)
 
 
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
+@pytest.mark.parametrize("engine", INSTALLED)
 def test_a_start_token_beyond_the_vocabulary_is_refused(model, engine):
     spoil(model / "config.json", "text_config", "bos_token_id", value=10**9)
     captioner = Captioner.from_pretrained(model, engine=engine, device="cpu")

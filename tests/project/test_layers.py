@@ -13,7 +13,7 @@ PACKAGES = ("blip_core", "blip_pt", "blip_tf", "conversion")
 LAYERS = (
     ("cli", "serving"),
     ("capfilt", "evaluation", "training", "search"),
-    ("inference", "datasets", "jobs"),
+    ("inference", "graphs", "datasets", "jobs"),
     ("processing", "generation", "checkpoints"),
     ("parameters", "checks", "metrics"),
     ("config", "config_mixin", "outputs", "engines", "tasks", "lazy", "files", "hub", "validators", "stores"),

@@ -1,0 +1,54 @@
+"""Checking an ONNX file before it is run: it may read the weights beside it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from blip_core.checkpoints.saved_model import message
+
+MAX_BYTES = 64 * 2**20
+"""The most that a graph without its weights may have; ours have less than one MB."""
+WEIGHTS = "model.safetensors"
+# Which fields of a message of ONNX hold messages of which kind, for the way from a model to all of its tensors.
+KINDS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+
+
+def check_graph(path: Path) -> None:
+    """Raise `ValueError` for a file that is damaged, too large, or takes data from elsewhere than the weights."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("it is too large for a graph without weights")
+        end = (path.parent / WEIGHTS).stat().st_size if (path.parent / WEIGHTS).is_file() else 0
+        for tensor in _tensors("model", path.read_bytes()):
+            entries = dict(_entry(value) for field, value in message(tensor) if field == 13)
+            if not entries:
+                continue
+            offset, length = (int(entries.get(name, "-1")) for name in ("offset", "length"))
+            if entries.get("location") != WEIGHTS or offset < 0 or length < 0 or offset + length > end:
+                raise ValueError(f"it reads {entries.get('location')!r} from {offset}, {length} bytes")
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError, UnicodeError) as error:
+        raise ValueError(f"{path} is no graph of ours ({error}); export the model again.") from None
+
+
+def _tensors(kind: str, data: bytes) -> Iterator[bytes]:
+    """Yield every tensor of a message."""
+    if kind == "tensor":
+        yield data
+    for field, value in message(data) if kind != "tensor" else ():
+        if field in KINDS[kind]:
+            yield from _tensors(KINDS[kind][field], value)
+
+
+def _entry(data: bytes) -> tuple[str, str]:
+    found = dict(message(data))
+    return found[1].decode(), found[2].decode()
