@@ -16,6 +16,7 @@ from blip_core.parameters.graph_parts import parts_of
 from blip_pt.base import model_name
 from blip_pt.decoding import LayerCache, TextCache
 from blip_pt.nn import additive_mask, over_heads
+from blip_pt.text_padding import first_states
 
 Tensors = dict[str, Tensor]
 
@@ -56,14 +57,14 @@ def text_features(model: Any, **texts: Tensor) -> Tensors:
 def grounded(model: Any, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Texts that are read with their pictures -> states (B, L, W)."""
     states: Tensor = model.text_encoder(
-        model.grounded_ids(input_ids), attention_mask, encoder_hidden_states=image_embeds
+        model.grounded_ids(input_ids, attention_mask), attention_mask, encoder_hidden_states=image_embeds
     ).last_hidden_state
     return states
 
 
 def itm_scores(model: Any, **given: Tensor) -> Tensors:
     """Pairs -> logits (B, 2) of the matching head."""
-    return {"itm_score": model.itm_head(grounded(model, **given)[:, 0])}
+    return {"itm_score": model.itm_head(first_states(grounded(model, **given), given["attention_mask"]))}
 
 
 def itc_scores(model: Any, image_embeds: Tensor, **texts: Tensor) -> Tensors:
@@ -74,7 +75,8 @@ def itc_scores(model: Any, image_embeds: Tensor, **texts: Tensor) -> Tensors:
 
 def nlvr_scores(model: Any, image_embeds: Tensor, **texts: Tensor) -> Tensors:
     """Pairs of pictures (B, 2, T, W) and texts -> logits (B, 2)."""
-    return {"logits": model.cls_head(grounded(model, image_embeds.flatten(1, 2), **texts)[:, 0])}
+    states = grounded(model, image_embeds.flatten(1, 2), **texts)
+    return {"logits": model.cls_head(first_states(states, texts["attention_mask"]))}
 
 
 def question_states(model: Any, **given: Tensor) -> Tensors:

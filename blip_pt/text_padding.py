@@ -17,13 +17,13 @@ def real_tokens(mask: Tensor | None) -> Tensor | None:
 
 def first_tokens(real: Tensor) -> Tensor:
     """The places (B,) of the first token that is True in each row of (B, L); 0 where none is."""
-    return real.cumsum(1).eq(0).sum(1) % real.shape[1]
+    return real.long().cumsum(1).eq(0).sum(1) % real.shape[1]
 
 
 def token_positions(mask: Tensor | None, length: int, device: torch.device) -> Tensor:
     """Positions (B, L) or (L,) that count the real tokens of each text; padding has its own place as its position."""
     places, real = torch.arange(length, device=device), real_tokens(mask)
-    return places if real is None else torch.where(real, real.cumsum(1) - 1, places)
+    return places if real is None else torch.where(real, real.long().cumsum(1) - 1, places)
 
 
 def first_states(states: Tensor, mask: Tensor | None) -> Tensor:

@@ -40,6 +40,7 @@ def describe(report: CheckpointReport) -> str:
         *_adapter(report.adapter),
         line("format", f"{report.format}, {report.tensors} tensors, {report.bytes / 1e6:,.1f} MB, {types}"),
         line("head", report.head or "none that is known"),
+        *_export(report.export),
         *_sizes(report.config),
         line("parameters", f"{report.total:,}"),
         *(line("", f"{count:>13,}  {label}") for label, count in report.parameters.items()),
@@ -60,6 +61,14 @@ def _adapter(adapter: dict[str, Any] | None) -> list[str]:
     changes += [f"replaces {', '.join(adapter['replaced'])}"] * bool(adapter["replaced"])
     about = f"{adapter['kind']} of rank {adapter['rank']}, {adapter['tensors']} tensors, task {adapter['task_type']}"
     return [line("adapter", adapter["path"]), line("", f"{about}; {'; '.join(changes)}"), line("base", "as follows")]
+
+
+def _export(export: dict[str, Any] | None) -> list[str]:
+    if export is None:
+        return []
+    size = "any size" if export["free_size"] else "the model's size"
+    about = f"{export['form']}, {export['weights']} weights, pictures of {size}"
+    return [line("export", about), line("", ", ".join(export["parts"]))]
 
 
 def _sizes(config: dict[str, Any] | None) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints import Checkpoint, open_checkpoint
+from blip_core.checkpoints.exported import read_export
 from blip_core.checkpoints.loading import find_head, read_config
 from blip_core.config import BlipConfig
 from blip_core.parameters.heads import HEADS, AnyConfig
@@ -37,6 +38,8 @@ class CheckpointReport:
         duplicate: Labels of parts that are there twice.
         adapter: What the adapter upon it is: its kind, path, task_type, rank, the modules that it changes (targets),
             the tensors that it replaces, and how many it has; None for a checkpoint without one.
+        export: What the export is that it belongs to: its form, the type of its weights, whether pictures may be of any
+            size, and the file of each part; None for a checkpoint by itself.
     """
 
     path: str
@@ -53,6 +56,7 @@ class CheckpointReport:
     misshapen: list[str] = field(default_factory=list)
     duplicate: list[str] = field(default_factory=list)
     adapter: dict[str, Any] | None = None
+    export: dict[str, Any] | None = None
 
     @property
     def total(self) -> int:
@@ -122,8 +126,16 @@ def inspect_checkpoint(
         others={label: count for label, count in by_label.items() if label not in wanted},
         dtypes=dict(by_dtype),
         adapter=checkpoint.adapter,
+        export=_export(checkpoint.path.parent),
         **problems,
     )
+
+
+def _export(folder: Path) -> dict[str, Any] | None:
+    if (export := read_export(folder)) is None:
+        return None
+    parts = {part: export.file(part).name for part in export.parts}  # refuses an export that lacks one
+    return {"form": export.form, "weights": export.weights, "free_size": export.free_size, "parts": parts}
 
 
 def _problems(

@@ -1,12 +1,14 @@
 """Exports to ONNX: every part of every head computes what the PyTorch model does, at any size."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from blip_core.cli import main
 from blip_core.parameters.graph_parts import axis_sizes, graph_names, outputs_of, parts_of
-from conversion import convert
+from conversion import convert, inspect_checkpoint
 from tests.helpers.exported_models import SIZES, exported, part_inputs, source
 from tests.helpers.random_models import CONFIGS_OF, HEADS, difference, head_config
 
@@ -82,6 +84,44 @@ def test_pictures_of_any_size():
             expected = functions["image_features"](torch.from_numpy(pixels))
         found = run_onnx(folder, parts_of(head)[0], {"pixel_values": pixels})
         assert difference(expected["image_embeds"], found["image_embeds"]) < 1e-5
+
+
+def test_inspection_knows_an_export(capsys, tmp_path):
+    folder = exported("onnx", "BlipVisionModel", "deep", free_size=True)
+    report = inspect_checkpoint(folder)
+    assert report.complete
+    parts = {"image_features": "image_features.onnx"}
+    assert report.export == {"form": "onnx", "weights": "float32", "free_size": True, "parts": parts}
+    assert inspect_checkpoint(source("BlipVisionModel", "deep")).export is None
+    assert main(["inspect", str(folder)]) == 0
+    assert "onnx, float32 weights, pictures of any size" in capsys.readouterr().out
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "image_features.onnx").unlink()
+    with pytest.raises(ValueError, match="lacks the part image_features"):
+        inspect_checkpoint(broken)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("head", ["BlipForQuestionAnswering", "BlipForImageTextRetrieval", "BlipForNLVR"])
+def test_every_part_can_be_traced(head):
+    import blip_pt
+    from blip_pt.onnx_export import Part
+
+    model = getattr(blip_pt, head).from_pretrained(source(head, "wide"))
+    fixed = axis_sizes(head, model.config)
+    for part in parts_of(head):
+        if part.loop:
+            continue
+        given = part_inputs(part, {**fixed, **SIZES[0]}, 0)
+        given = {key: torch.from_numpy(value) for key, value in given.items()}
+        with torch.no_grad():
+            module = Part(model, part).eval()
+            expected, found = (
+                module(*given.values()),
+                torch.jit.trace(module, tuple(given.values()), check_trace=False)(*given.values()),
+            )
+        for one, other in zip(expected, found, strict=True):
+            assert not one.any() or difference(one, other) < 1e-4, part.name
 
 
 def test_options_that_do_not_go_together(tmp_path):

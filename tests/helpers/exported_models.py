@@ -49,7 +49,7 @@ def exported(to: str, head: str, name: str, **options: Any) -> Path:
 
 
 def part_inputs(part: GraphPart, sizes: dict[str, int], seed: int) -> dict[str, np.ndarray]:
-    """Inputs of a part: the last text is padded on the right."""
+    """Inputs of a part: the last text is padded on the right, the first one on the left where it is long."""
     noise = np.random.default_rng(seed)
     found: dict[str, np.ndarray] = {}
     for name, axes in part.inputs.items():
@@ -64,6 +64,7 @@ def part_inputs(part: GraphPart, sizes: dict[str, int], seed: int) -> dict[str, 
         if name in found:
             found[name] = np.ones_like(found[name])
             found[name][-1, 1:][-2:] = 0
+            found[name][0, :-2] = 0
     if "length" in found:
         found["attention_mask"][:, : before + sizes["new"]] = 1
         found["attention_mask"][:, before + sizes["new"] :] = 0
