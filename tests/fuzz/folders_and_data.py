@@ -11,6 +11,7 @@ is replaced when it dies or hangs. As root the worker becomes another user, so t
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import io
 import json
@@ -151,6 +152,8 @@ def worker(connection: Any, folder: Path) -> None:
     """Run cases until told to stop; says for each what was wrong, "" for nothing."""
     processor = use_models(folder / "models")
     Image.init()
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):  # which JSON may be in
+        codecs.lookup(encoding)
     for kind in ("folder", *DATA_KINDS):  # all libraries are loaded before permissions count
         with contextlib.suppress(AssertionError):
             run_case(kind, -1, Path(tempfile.mkdtemp(dir=folder)) / "first", processor)
