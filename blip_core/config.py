@@ -32,7 +32,7 @@ ATTENTION_DROPOUT = "Dropout of attention probabilities in training, in [0, 1)."
 
 UNSET = {
     "is_encoder_decoder": False, "return_dict": True, "output_attentions": False, "output_hidden_states": False,
-    "torchscript": False, "problem_type": None,
+    "torchscript": False, "problem_type": None, "tie_word_embeddings": True,
 }  # fmt: skip
 """What programs read of a configuration of transformers whether or not it was set."""
 
@@ -44,6 +44,7 @@ class _Config(ConfigMixin):
     model_type: ClassVar[str] = ""
     part: ClassVar[str | None] = None
     unset: ClassVar[Mapping[str, Any]] = UNSET
+    sub_configs: ClassVar[Mapping[str, type[_Config]]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.constants = {"model_type": cls.model_type}

@@ -155,6 +155,7 @@ def test_what_programs_for_transformers_read(tmp_path):
     config = BlipConfig(projection_dim=9)
     assert config.get_text_config() is config.text_config
     assert config.text_config.get_text_config() is config.text_config
+    assert (config.text_config.sub_configs, config.vision_config.tie_word_embeddings) == ({}, True)
     assert config.sub_configs == {"text_config": BlipTextConfig, "vision_config": BlipVisionConfig}
     config.to_json_file(tmp_path / "any.json")
     assert BlipConfig.from_json_file(tmp_path / "any.json") == config
