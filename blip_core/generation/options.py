@@ -30,6 +30,9 @@ from blip_core.validators import (
 
 DEFAULT_LENGTH = 20
 
+OF_TRAINERS = ("labels", "synced_gpus")
+"""What trainers give `generate` with the rest of a batch, and it has no use for."""
+
 ALWAYS, LENGTH, BEAMS, SAMPLING = "always", "length, in tokens", "with beams", "with do_sample"
 """When an option has an effect."""
 
@@ -102,6 +105,7 @@ class GenerationConfig(ConfigMixin):
     """
 
     file_names: ClassVar = ("generation_config.json",)
+    unset: ClassVar = {"_from_model_config": False}  # which trainers read
     # fmt: off
     max_length: int = option(
         "longest text, prompt included. Left out it is 20 tokens after the prompt.", LENGTH,
@@ -263,6 +267,7 @@ class GenerationConfig(ConfigMixin):
             TypeError: A keyword is no option; the message names the nearest ones.
             ValueError: A value cannot work.
         """
+        overrides = {name: value for name, value in overrides.items() if name not in OF_TRAINERS}
         check_names(overrides, [option.name for option in self.options()], "option of generate")
         config = type(self)(**{**self.settings(), **overrides})
         config.extra = copy.deepcopy(self.extra)

@@ -56,7 +56,8 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
             "and no enc_token_id, unless config= says otherwise.",
             stacklevel=4,
         )
-    base: dict[str, Any] = {"text_config": BlipTextConfig.base().to_dict() | text_config}
+    text = BlipTextConfig.base() if original else BlipTextConfig()  # published models were saved without dropout
+    base: dict[str, Any] = {"text_config": text.to_dict() | text_config}
     base["enc_token_id"] = vocab - 1 if original else None
     base["vision_config"] = BlipVisionConfig.base().to_dict() | vision_config
     if "vision_proj.weight" in shapes:

@@ -323,6 +323,7 @@ def test_a_configuration_is_read_off_published_tensors_with_a_warning(folder, wi
         found = getattr(loaded.config, part).to_dict()
         assert sizes.items() <= found.items()
     assert loaded.config.vision_config.image_size == 32
+    assert (loaded.config.text_config.label_smoothing, loaded.config.text_config.hidden_dropout_prob) == (0, 0)
     with pytest.raises(OSError, match=r"config\.json"):
         BlipForImageTextRetrieval.from_pretrained(
             save_part(folder, "vision_model.encoder.layers.0.mlp.fc1.weight"),

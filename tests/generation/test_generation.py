@@ -593,3 +593,10 @@ def test_each_option_is_one_row():
     assert rows["top_p"].validator("--top-p", 0.5) == 0.5
     with pytest.raises(ValueError, match=r"--top-p must be a number from 0 to 1, got 2"):
         rows["top_p"].validator("--top-p", 2)
+
+
+def test_what_trainers_give_with_a_batch_is_no_option():
+    """As Seq2SeqTrainer does where it evaluates by generation."""
+    config = GenerationConfig(num_beams=2)
+    assert config.updated(labels=np.zeros((2, 3)), synced_gpus=False) == config
+    assert config._from_model_config is False
