@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +43,11 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises `OSError` where the file is missing and `ValueError` where it is not an object."""
-    path = Path(path)
-    if path.stat().st_size > MAX_JSON_BYTES:
+    place = to_path(path)
+    if place.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes, more than any BLIP settings file.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(place.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error}); restore the file or download it again.") from None
     if not isinstance(values, dict):
@@ -71,7 +72,7 @@ def is_deeper(values: Any, depth: int) -> bool:
 
 def write_json(path: str | Path, values: dict[str, Any]) -> None:
     """Write a JSON object with sorted keys, atomically; other processes may write the same."""
-    with shared_path(Path(path)) as temporary:
+    with shared_path(to_path(path)) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -131,16 +132,25 @@ def errors_named(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` to write; on success it replaces `path` in one step, else it is removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
+    """Give a temporary file beside `path` to write; on success it replaces `path` in one step, else it is removed.
+
+    What goes to a store is written to a temporary file of the disk, and appears in the store when all of it is there.
+    """
+    place = to_path(path)
+    if isinstance(place, StorePath):
+        with tempfile.TemporaryDirectory(prefix="blip-") as folder:
+            (Path(folder) / "file").touch()
+            yield Path(folder) / "file"
+            place.put(Path(folder) / "file")
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(place)
     # The system applies the umask. Reading it in Python would change it for all threads for a moment.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with errors_named(path):
             yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

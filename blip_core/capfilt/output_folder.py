@@ -23,7 +23,7 @@ from blip_core.capfilt.items import Item, Line
 from blip_core.capfilt.writers import FORMS, read_lines
 from blip_core.files import shared_path, write_lines
 from blip_core.jobs.sharding import Shard, begin_run, clean, writing
-from blip_core.stores import on_disk
+from blip_core.stores import StoreError, to_path
 
 RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 
@@ -31,11 +31,12 @@ RUN, DRY_RUN, INPUT = "capfilt.json", "dry-run", "input.jsonl"
 class OutputFolder:
     """The folder of a run, which resumes where an earlier one was stopped.
 
-    Several processes on several machines may write to it at once: files of one name have the same content.
+    Several processes on several machines may write to it at once: files of one name have the same content. It may be
+    the address of a folder in a store, where a file appears when it is whole.
     """
 
     def __init__(self, path: str | Path, to: str = "jsonl", with_features: bool = False):
-        self.path, self.form, self.with_features = on_disk(path).expanduser(), FORMS[to], with_features
+        self.path, self.form, self.with_features = to_path(path).expanduser(), FORMS[to], with_features
         folders = ("scored", "features", "kept", "dropped")
         self.scored, self.features, self.kept, self.dropped = (self.path / name for name in folders)
 
@@ -77,8 +78,11 @@ class OutputFolder:
         """
         path = self._features(shard)
         try:
-            features: np.ndarray = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:
+                features: np.ndarray = np.load(file, allow_pickle=False)
             return features
+        except StoreError:
+            raise
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); remove scored/{shard}.jsonl and kept/{self._kept(shard).name} and run "
@@ -111,10 +115,12 @@ class OutputFolder:
         return read_lines(self.dropped / INPUT)
 
     def _kept(self, shard: str) -> Path:
-        return self.kept / f"{shard}{self.form.suffix}"
+        path: Path = self.kept / f"{shard}{self.form.suffix}"
+        return path
 
     def _features(self, shard: str) -> Path:
-        return self.features / f"{shard}.npy"
+        path: Path = self.features / f"{shard}.npy"
+        return path
 
     @staticmethod
     def _lines(folder: Path, shard: str) -> Path:

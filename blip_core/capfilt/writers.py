@@ -21,9 +21,10 @@ from PIL import Image
 from blip_core import files
 from blip_core.capfilt.items import Item, Line
 from blip_core.datasets.examples import ChangedError, Picture
-from blip_core.datasets.parquet import import_pyarrow
+from blip_core.datasets.parquet import for_arrow, import_pyarrow
 from blip_core.files import encode_line, shared_path, write_lines
 from blip_core.processing.picture_files import SUFFIXES
+from blip_core.stores import StoreError
 
 GROUP, GROUP_BYTES = 32, 2**26
 """Pictures, and bytes, per row group; reading one picture reads all before it in its group."""
@@ -100,9 +101,9 @@ class Parquet(Form):
         columns = ["image.path", "key", "hash", "caption", "source", "score"]
         pq = import_pyarrow()
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(for_arrow(path)) as file:
                 rows = file.read(columns).to_pylist()
-        except FileNotFoundError:
+        except (FileNotFoundError, StoreError):
             raise
         except Exception as error:  # for damaged files pyarrow raises more than its own errors
             raise _broken(path, error) from None
@@ -128,12 +129,12 @@ class WebDataset(Form):
         lines: list[Line] = []
         image = ""
         try:
-            with tarfile.open(path, "r:") as tar:
+            with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:  # reads the captions, skipping the pictures
                     if not member.name.endswith(".json"):
                         image = member.name
-                    elif file := tar.extractfile(member):
-                        line = json.loads(file.read())
+                    elif found := tar.extractfile(member):
+                        line = json.loads(found.read())
                         lines.append({**line, "image": image, "key": _restore(line["key"])})
         except (tarfile.TarError, ValueError, RecursionError) as error:
             raise _broken(path, error) from None

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         read_pictures(dataset)
     found = describe(dataset, args.examples)
     if args.html:
-        write_page(Path(args.html), found, dataset)
+        write_page(args.html, found, dataset)
         print(f"blip: wrote {args.html}", file=sys.stderr)
     print(json_line(found) if args.json else in_lines(found), end="")
     return 1 if dataset.problems else 0

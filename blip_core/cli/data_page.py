@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Dataset, Picture
@@ -11,7 +10,7 @@ from blip_core.files import atomic_path
 from blip_core.processing.thumbnails import thumbnail
 
 
-def write_page(path: Path, found: dict[str, Any], dataset: Dataset) -> None:
+def write_page(path: str, found: dict[str, Any], dataset: Dataset) -> None:
     """Write a self-contained page of what `blip data` found; the examples are the first ones of the data set."""
     rows = [(file["name"], file["form"]) for file in found["files"]]
     rows += [(name, f"{found[name]:,}") for name in ("examples", "pictures", "texts", "answers") if found[name]]

@@ -37,7 +37,7 @@ class PictureFinder:
         roots = image_root if isinstance(image_root, Mapping) else {"": image_root or folder}
         self.roots = {kind: os.path.join(_absolute(root), "") for kind, root in roots.items()}
         self.by_kind = isinstance(image_root, Mapping)
-        self.allow_absolute = image_root is None and not is_address(folder)
+        self.allow_absolute = image_root is None
         self.anywhere = anywhere
         self.names = cache(file_names)  # lists a folder once: a network file system is slow to ask for each file
         self.below = cache(_paths_below)
@@ -77,7 +77,8 @@ class PictureFinder:
         path = f"{store}{found}{os.path.normpath(os.path.join(rest, name))}"
         if is_address(name) and self.allow_absolute and not name.startswith("http"):
             return name
-        if not path.startswith(root) and not (self.allow_absolute and os.path.isabs(name)):
+        on_disk = os.path.isabs(name) and not is_address(root)
+        if not path.startswith(root) and not (self.allow_absolute and on_disk):
             raise ValueError(f"the picture {name!r:.200} lies outside of {root}; name a folder that holds all of them")
         return path
 

@@ -118,6 +118,11 @@ class StorePath(os.PathLike[str]):
         return posixpath.splitext(self.name)[1]
 
     @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return posixpath.splitext(self.name)[0]
+
+    @property
     def parent(self) -> StorePath:
         """The folder around it."""
         return StorePath(f"{self.scheme}://{posixpath.dirname(self._rest)}")
@@ -177,6 +182,26 @@ class StorePath(os.PathLike[str]):
             return data
 
         return self._ask(read)
+
+    def put(self, file: Path) -> None:
+        """Write a file of the disk to it, which appears as a whole. Raises `OSError`."""
+        self._ask(lambda system: system.put_file(str(file), self.address))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file. Raises `OSError`, where it is missing unless told otherwise."""
+        try:
+            self._ask(lambda system: system.rm_file(self.address))
+        except MissingError:
+            if not missing_ok:
+                raise
+
+    def rmdir(self) -> None:
+        """Do nothing: a store has no folders but those of its files."""
+
+    def rglob(self, pattern: str) -> Iterator[StorePath]:
+        """Yield the files in the folder and those below whose names fit a pattern."""
+        for parent, _, names in walk(self.address):
+            yield from (StorePath(f"{parent}/{name}") for name in names if fnmatch.fnmatchcase(name, pattern))
 
     def iterdir(self) -> Iterator[StorePath]:
         """Yield what is in the folder, in the order of names. Raises `OSError`."""

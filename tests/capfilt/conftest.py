@@ -20,6 +20,7 @@ from blip_core.cli import main
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import parameters, training_state
 from tests.helpers.capfilt_runs import HEADS
+from tests.helpers.object_store import served, store  # noqa: F401
 
 
 @pytest.fixture(scope="module")
