@@ -55,6 +55,10 @@ class Server:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
 
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(90)
@@ -67,7 +71,8 @@ def ask(connection: http.client.HTTPConnection, body: bytes, path: str = "/v1/ca
 
 
 def load(server: Server, clients: int, seconds: float, bodies: list[bytes], truths: list[str]) -> dict[str, float]:
-    """Let clients ask one request after the other; requests per second, p50 and p99 in seconds, and what was wrong."""
+    """Let clients ask one request after the other; requests per second, p50 and p99 in seconds,
+    the server's CPU seconds for each, which other work on the machine changes little, and how many were wrong."""
     times: list[float] = []
     wrong: list[str] = []
     end = time.monotonic() + seconds
@@ -83,14 +88,15 @@ def load(server: Server, clients: int, seconds: float, bodies: list[bytes], trut
                 wrong.append(f"{status} {found}")
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(clients)]
-    begin = time.monotonic()
+    begin, cpu = time.monotonic(), server.cpu_seconds()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     rate = len(times) / (time.monotonic() - begin)
+    cpu = (server.cpu_seconds() - cpu) / len(times)
     p50, p99 = np.quantile(times, (0.5, 0.99)).tolist()
-    return {"requests": len(times), "per_second": rate, "p50": p50, "p99": p99, "wrong": len(wrong)}
+    return {"requests": len(times), "per_second": rate, "p50": p50, "p99": p99, "cpu": cpu, "wrong": len(wrong)}
 
 
 def bomb() -> bytes:
@@ -172,9 +178,8 @@ def main() -> None:
     del captioner
     bodies = [json.dumps({"image": base64.b64encode(file).decode(), "max_new_tokens": 20}).encode() for file in files]
     server = Server(*(["--model", args.model] if args.model else []))
-    print(
-        f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; start: {server.started:.1f} s"
-    )
+    print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"start: {server.started:.1f} s, of which {server.cpu_seconds():.1f} CPU seconds")
     try:
         load(server, 2, 2, bodies, truths)  # warm
         alone = load(server, 1, args.seconds / 2, bodies, truths)
@@ -183,6 +188,7 @@ def main() -> None:
         for name, found in (("1 client", alone), (f"{args.clients} clients", many)):
             print(name, ", ".join(f"{key} {value:.4g}" for key, value in found.items()))
         times = many["per_second"] / alone["per_second"]
+        print(f"{alone['cpu'] / many['cpu']:.2f} times by CPU seconds")
         print(f"{times:.2f} times; {before:.0f} MB before, {server.megabytes():.0f} after")
         assert not alone["wrong"] + many["wrong"]
         print("hostile:", hostile(server, args.hostile, files[0]))
