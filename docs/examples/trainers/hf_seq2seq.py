@@ -28,6 +28,6 @@ def train(name: str, triples: Sequence[tuple[Any, str, str]], out: str, **option
 
     settings = {"predict_with_generate": True, "remove_unused_columns": False, "report_to": [], "learning_rate": 2e-5}
     arguments = Seq2SeqTrainingArguments(out, **{**settings, **options})
-    trainer = Seq2SeqTrainer(model, arguments, collate, triples, triples, compute_metrics=measure)
+    trainer = Seq2SeqTrainer(model, arguments, collate, triples, triples, processor.tokenizer, compute_metrics=measure)
     trainer.train()
     return trainer.evaluate()
