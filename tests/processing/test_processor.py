@@ -177,7 +177,13 @@ def test_bad_calls_are_refused(processor):
 
 def test_copies_and_files_give_the_same(processor, tmp_path):
     processor.save_pretrained(tmp_path)
-    names = ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    names = [
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     expected = processor(photo(), CAPTIONS, return_tensors="np")
     for other in (
