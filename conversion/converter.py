@@ -18,6 +18,7 @@ from blip_core.config import BlipConfig
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare
 from blip_core.parameters.table import BUFFERS
+from blip_core.stores import on_disk
 from conversion.destination import check_destination, full_disk_named, staged, synced
 from conversion.verification import check_tied, verify
 
@@ -116,7 +117,7 @@ def convert(
         >>> convert(SHIPPED, "keras", to="tf_model.h5").head
         'BlipForPreTraining'
     """
-    target = Path(destination).expanduser()
+    target = on_disk(destination).expanduser()
     row = _find_format(to, target)
     _check_options(row, dtype, head, max_shard_size)
     options = _export_options(row, free_size=free_size)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from blip_core.checkpoints.processor_files import FILES
 from blip_core.files import FULL_DISK, temporary_name, to_disk
-from blip_core.stores import on_disk
 
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".pth", ".onnx", "export.json")
 """The ends of the names of weight files."""
@@ -61,7 +60,7 @@ def staged(destination: Path) -> Iterator[Path]:
     An older destination is whole until then. On failure everything that was written is removed.
     A symbolic link as destination stays; what it points to is written.
     """
-    destination = Path(os.path.realpath(on_disk(destination)))
+    destination = Path(os.path.realpath(destination))
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(destination)
     try:

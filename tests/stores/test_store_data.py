@@ -8,6 +8,7 @@ import pytest
 from blip_core.cli import main
 from blip_core.datasets import open_dataset
 from blip_core.datasets.examples import ChangedError
+from blip_core.hub import SHIPPED
 from blip_core.stores import StorePath
 from tests.helpers.data_files import write_tar
 from tests.helpers.published_forms import (
@@ -180,6 +181,7 @@ def test_the_command_line_takes_addresses(store, shards, capsys):
         ["train", "caption", "--data", "{data}", "--output", "s3://photos/out"],
         ["caption", "{folder}", "--output", "s3://photos/out.jsonl"],
         ["caption", "{folder}", "--output", "s3://photos/out"],
+        ["convert", SHIPPED, "s3://photos/out"],
         ["search", "a dog", "{folder}", "--index", "s3://photos/out"],
     ],
     ids=lambda words: words[0],
@@ -189,6 +191,6 @@ def test_what_is_written_to_disks_alone_is_refused(tmp_path, monkeypatch, capsys
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"image": "1.png", "caption": "a dog"}))
     monkeypatch.chdir(tmp_path)
-    assert main([word.format(data=data, folder=tmp_path) for word in words]) != 0
+    assert main([str(word).format(data=data, folder=tmp_path) for word in words]) != 0
     assert "lies in a store, and this is written to disks alone" in capsys.readouterr().err
     assert not (tmp_path / "s3:").exists()
