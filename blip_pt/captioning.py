@@ -134,7 +134,7 @@ class BlipForConditionalGeneration(BlipImageModel):
             int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
         """
         pictures = self.check_pictures(pixel_values, image_embeds, interpolate_pos_encoding)
-        config = generation_config or self.generation_config
+        config = GenerationConfig.of(generation_config, self.generation_config)
         ids, mask = (None if x is None else to_array(x) for x in (input_ids, attention_mask))
         prompts = prepare_prompts(ids, mask, pictures, self.text_decoder.config, config, options, seed, stream)
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state

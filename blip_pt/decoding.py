@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blip_core import GenerationOutput
+from blip_core import BlipTextOutput, GenerationOutput
+from blip_core.generation.hooks import Tensors
 from blip_core.generation.prompts import Prompts
-from blip_pt.nn import additive_mask, causal_mask, over_heads
+from blip_pt.nn import additive_mask, causal_mask, over_heads, to_array
 
 if TYPE_CHECKING:
     from blip_pt.language_model import BlipTextLMHeadModel
@@ -138,5 +139,16 @@ def search(
 ) -> Tensor | GenerationOutput:
     """Generate from encoder states (B or 1, S, W)."""
     session = PyTorchSession(decoder, states, states_mask, len(prompts.input_ids), prompts.capacity)
-    output = prompts.generate(session).map(lambda array: torch.from_numpy(array).to(decoder.device))
-    return output if prompts.config.return_dict_in_generate else output.sequences
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(decoder.device)
+
+    def read(ids: np.ndarray, mask: np.ndarray) -> BlipTextOutput:
+        positions = tensor((mask.cumsum(axis=1) - 1).clip(0))
+        return decoder.bert(
+            tensor(ids), tensor(mask), positions, encoder_hidden_states=states, encoder_attention_mask=states_mask,
+            is_decoder=True, output_hidden_states=True, output_attentions=True,
+        )  # fmt: skip
+
+    found: Tensor | GenerationOutput = prompts.generate(session, Tensors(tensor, torch.from_numpy, to_array), read)
+    return found

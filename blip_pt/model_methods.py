@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from blip_core.checks import check_checkpointing
-from blip_pt.nn import QuantizedLinear
+from blip_core.generation.transition_scores import transition_scores
+from blip_pt.nn import QuantizedLinear, to_array
 
 
 class ModelMethods(nn.Module):
@@ -34,6 +35,27 @@ class ModelMethods(nn.Module):
         count = sum(weight.numel() for weight in weights if id(weight) not in left_out)
         rounded = [layer.weight_int8 for layer in self.modules() if isinstance(layer, QuantizedLinear)]
         return count + (0 if only_trainable else sum(weight.numel() for weight in rounded))
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Give the score by which each new token of `generate` was chosen, see `transition_scores` of `blip_core`.
+
+        Args:
+            sequences, scores, beam_indices: Those of a `GenerationOutput`; its `logits` do as `scores`, too.
+            normalize_logits: Make log-probabilities of the scores.
+
+        Returns:
+            float32 (texts, new tokens); 0 after the end.
+        """
+        beams = None if beam_indices is None else to_array(beam_indices)
+        tables = [to_array(step) for step in scores]
+        found = transition_scores(to_array(sequences), tables, beams, normalize_logits)
+        return torch.from_numpy(found).to(sequences.device)
 
     @property
     def is_gradient_checkpointing(self) -> bool:

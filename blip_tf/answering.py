@@ -205,7 +205,8 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         Returns:
             int64 tokens (B, length), or with `return_dict_in_generate=True` a `GenerationOutput`.
         """
-        input_ids, config = given_texts(input_ids, "question"), generation_config or self.generation_config
+        input_ids = given_texts(input_ids, "question")
+        config = GenerationConfig.of(generation_config, self.generation_config)
         decoder = self.text_decoder
         prompts = prepare_prompts(None, None, input_ids.shape[0], decoder.config, config, options, seed, stream)
         _, question = self.encode_question(

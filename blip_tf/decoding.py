@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from blip_core import GenerationOutput
+from blip_core import BlipTextOutput, GenerationOutput
+from blip_core.generation.hooks import Tensors
 from blip_core.generation.prompts import Prompts
-from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes
+from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes, to_array
 
 if TYPE_CHECKING:
     from blip_tf.language_model import TFBlipTextLMHeadModel
@@ -174,5 +175,13 @@ def search(
 ) -> Tensor | GenerationOutput:
     """Generate from encoder states (B or 1, S, W)."""
     session = TensorFlowSession(decoder, states, states_mask, len(prompts.input_ids), prompts.capacity)
-    output = prompts.generate(session).map(tf.convert_to_tensor)
-    return output if prompts.config.return_dict_in_generate else output.sequences
+
+    def read(ids: np.ndarray, mask: np.ndarray) -> BlipTextOutput:
+        positions = tf.constant((mask.cumsum(axis=1) - 1).clip(0))
+        return decoder.bert(
+            tf.constant(ids), tf.constant(mask), positions, encoder_hidden_states=states,
+            encoder_attention_mask=states_mask, is_decoder=True, output_hidden_states=True, output_attentions=True,
+        )  # fmt: skip
+
+    tensor = tf.convert_to_tensor
+    return prompts.generate(session, Tensors(tensor, tensor, to_array), read)

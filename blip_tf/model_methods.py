@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core.checks import check_checkpointing
-from blip_tf.nn import Embedding, dropout_seed, next_seed
+from blip_core.generation.transition_scores import transition_scores
+from blip_tf.nn import Embedding, dropout_seed, next_seed, to_array
 
 
 class ModelMethods(keras.Model):
@@ -34,6 +35,27 @@ class ModelMethods(keras.Model):
             left_out |= {id(layer.weight) for layer in self._flatten_layers() if isinstance(layer, Embedding)}
         weights = self.trainable_weights if only_trainable else self.weights
         return sum(math.prod(weight.shape) for weight in weights if id(weight) not in left_out)
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Give the score by which each new token of `generate` was chosen, see `transition_scores` of `blip_core`.
+
+        Args:
+            sequences, scores, beam_indices: Those of a `GenerationOutput`; its `logits` do as `scores`, too.
+            normalize_logits: Make log-probabilities of the scores.
+
+        Returns:
+            float32 (texts, new tokens); 0 after the end.
+        """
+        beams = None if beam_indices is None else to_array(beam_indices)
+        tables = [to_array(step) for step in scores]
+        found = transition_scores(to_array(sequences), tables, beams, normalize_logits)
+        return tf.convert_to_tensor(found)
 
     @property
     def is_gradient_checkpointing(self) -> bool:

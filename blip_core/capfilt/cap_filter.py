@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Picture, clean_caption
-from blip_core.generation.logits import softmax
 from blip_core.generation.prompts import prompt_tokens
+from blip_core.generation.scores import softmax
 from blip_core.inference import Captioner, Matcher
 from blip_core.inference.identity import hash_weights
 from blip_core.inference.loaded_model import split

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
+import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from blip_core.generation.beam_search import Beams, Chains, Search
-from blip_core.generation.logits import LogitsProcessor
+from blip_core.generation.call_checks import check_prompts, check_stream, item_seeds
+from blip_core.generation.hooks import Hooks
+from blip_core.generation.logits import LogitsProcessor, Place, Step
 from blip_core.generation.options import GenerationConfig
+from blip_core.generation.whole_batch import Batch, Live, Steps, padded
 from blip_core.outputs import ModelOutput
 
 
@@ -57,6 +60,10 @@ class GenerationOutput(ModelOutput):
         scores: With `output_scores`, for each step of the search float32 (items x beams or num_return_sequences,
             vocabulary), by which the next token was chosen: with beams log-probabilities, else logits, after penalties
             and filters. NaN where a row had ended before.
+        logits: With `output_logits` the same of the model's logits.
+        attentions, cross_attentions: With `output_attentions`, for each step those of each layer, float
+            (items x beams or num_return_sequences, heads, new tokens, keys); the first step reads the whole prompt.
+        hidden_states: With `output_hidden_states` likewise (rows, new tokens, width).
     """
 
     sequences: Any = None
@@ -64,6 +71,10 @@ class GenerationOutput(ModelOutput):
     token_log_probs: Any = None
     beam_indices: Any = None
     scores: tuple[Any, ...] | None = None
+    logits: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    hidden_states: tuple[Any, ...] | None = None
 
 
 def generate(
@@ -75,6 +86,8 @@ def generate(
     seed: int | Sequence[int] | None = None,
     stream: Callable[[int, int], None] | None = None,
     max_positions: int | None = None,
+    hooks: Hooks | None = None,
+    steps: Steps | None = None,
 ) -> GenerationOutput:
     """Continue prompts. Each item's texts are the same alone and in any batch, and in every engine.
 
@@ -88,6 +101,8 @@ def generate(
             (with beams one per candidate) comes from Philox keyed by the seed and the index of the returned text.
         stream: Called as stream(item, token) with each new token as soon as it is known; one text per item, no beams.
         max_positions: The longest text that the model can take, prompt included.
+        hooks: What the caller hooks in, see `Hooks`.
+        steps: A list that gets the texts that each step reads.
 
     Returns:
         The texts of all items.
@@ -96,8 +111,9 @@ def generate(
         ValueError: Prompts, lengths or options cannot work together, logits are not finite, or the options allow no
             token at all.
     """
+    begun, hooks = time.monotonic(), hooks or Hooks()
     input_ids, attention_mask, prompts = check_prompts(input_ids, attention_mask)
-    check_stream(stream, config)
+    check_stream(stream, hooks, config)
     if unused := config.unused_options():
         warnings.warn(f"{', '.join(unused)}: no effect with {_method(config)}.", stacklevel=2)
     seeds = item_seeds(seed, len(prompts)) if config.do_sample else [None] * len(prompts)
@@ -105,14 +121,16 @@ def generate(
     limits = [config.length_limits(len(prompt), max_positions) for prompt in prompts]
     searches: list[Search] = [kind(p, config, limit, s) for p, limit, s in zip(prompts, limits, seeds, strict=True)]
 
-    recorded: list[np.ndarray] = []
+    batch = Batch(config, hooks, searches)
     live = list(enumerate(searches))
     logits = session.prefill(input_ids, attention_mask)
-    processor = LogitsProcessor(config, logits.shape[1])
+    processor = LogitsProcessor(config, logits.shape[1], hooks.allowed if hooks.prefix_allowed_tokens_fn else None)
+    batch.stream_prompts()
     while True:
-        scores = advance([search for _, search in live], logits, config, processor)
-        if config.output_scores:
-            recorded.append(record(scores, len(recorded), live, len(prompts), config))
+        if steps is not None:
+            steps.append(batch.texts())
+        advance(batch, live, logits, processor)
+        batch.settle(live, late=config.max_time is not None and time.monotonic() - begun > config.max_time)
         if stream:
             for item, search in live:
                 stream(item, search.texts[0].tokens[-1])
@@ -120,16 +138,15 @@ def generate(
         rows = [i * width + parent for i, (_, s) in enumerate(live) if not s.done for parent in s.parents]
         live = [(item, search) for item, search in live if not search.done]
         if not live:
-            return collect(searches, config, recorded)
+            return collect(batch)
         if rows != list(range(len(logits))):
             session.select(np.array(rows, np.int64))
         logits = session.step(np.array([t.tokens[-1] for _, search in live for t in search.texts], np.int64))
 
 
-def advance(
-    searches: list[Search], logits: np.ndarray, config: GenerationConfig, processor: LogitsProcessor
-) -> np.ndarray:
-    """Advance every search by one step from logits (rows, vocabulary); return the scores that decided the tokens."""
+def advance(batch: Batch, live: Live, logits: np.ndarray, processor: LogitsProcessor) -> None:
+    """Let every live search propose texts from logits (rows, vocabulary)."""
+    config = batch.config
     peak = logits.max(axis=1, keepdims=True)  # NaN where any logit is
     if not np.isfinite(peak).all():
         raise ValueError(
@@ -141,76 +158,38 @@ def advance(
         shifted = logits - peak
         log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     scores = logits if config.num_beams == 1 or log_probs is None else log_probs
-    texts = [(text, search.shortest) for search in searches for text in search.texts]
-    if processor.active:
+    hooked = bool(batch.hooks.logits_processor)
+    if processor.rules or hooked or processor.filters:
         scores = scores.copy()
-        for row, (text, shortest) in zip(scores, texts, strict=True):
-            if not text.finished:
-                processor(row, text.tokens, shortest)
+        places = [
+            None if text.finished else Place(text.tokens, search.prompt_length, search.shortest, search.longest, item)
+            for item, search in live
+            for text in search.texts
+        ]
+        apply(processor.rules, scores, places)
+        scores = batch.process(scores, live) if hooked else scores
+        apply(processor.filters, scores, places)
+    batch.record(scores, logits, live)
     if not config.return_dict_in_generate:
         log_probs = None
-    width = len(logits) // len(searches)
-    for i, search in enumerate(searches):
+    width = len(logits) // len(live)
+    for i, (_, search) in enumerate(live):
         own = slice(i * width, (i + 1) * width)
-        search.advance(scores[own], None if log_probs is None else log_probs[own])
-    return scores
+        search.propose(scores[own], None if log_probs is None else log_probs[own])
 
 
-def check_prompts(input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-    """Return both arrays as int64, and each item's tokens without padding; `ValueError` where they do not fit."""
-    input_ids, attention_mask = np.asarray(input_ids), np.asarray(attention_mask)
-    if input_ids.ndim != 2 or not input_ids.size or input_ids.dtype.kind not in "iu":
-        raise ValueError(
-            f"input_ids must be whole numbers of shape (items, length), got {input_ids.dtype} {input_ids.shape}."
-        )
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask {attention_mask.shape} must have the shape of input_ids {input_ids.shape}.")
-    lengths = (attention_mask == 1).sum(axis=1)
-    if not np.array_equal(attention_mask, np.arange(input_ids.shape[1]) < lengths[:, None]) or not lengths.all():
-        raise ValueError(
-            "attention_mask must hold ones, at least one per row, followed by zeros: prompts are padded on the right."
-        )
-    prompts = [row[:length].tolist() for row, length in zip(input_ids, lengths, strict=True)]
-    return input_ids.astype(np.int64), attention_mask.astype(np.int64), prompts
+def apply(steps: Sequence[Step], scores: np.ndarray, places: Sequence[Place | None]) -> None:
+    """Apply steps to each row of scores (rows, vocabulary) in place; None stands for a row that has ended."""
+    for row, place in zip(scores, places, strict=True):
+        if place is not None:
+            for step in steps:
+                step(row, place)
 
 
-def check_stream(stream: Callable[[int, int], None] | None, config: GenerationConfig) -> None:
-    """Refuse to stream tokens that a later step may replace."""
-    if stream and (config.num_beams > 1 or config.num_return_sequences > 1):
-        raise ValueError(
-            "stream needs num_beams=1 and num_return_sequences=1: otherwise a later step may replace tokens."
-        )
-
-
-def item_seeds(seed: int | Sequence[int] | None, items: int) -> list[int]:
-    """Return one seed per item."""
-    if seed is None:
-        return [secrets.randbits(64) for _ in range(items)]
-    seeds = list(seed) if isinstance(seed, Iterable) else [seed] * items
-    if not all(isinstance(s, int | np.integer) and s >= 0 for s in seeds):
-        raise ValueError(f"seed must be whole numbers of at least 0, got {seed!r}.")
-    if len(seeds) != items:
-        raise ValueError(f"seed must be one number or one per item: got {len(seeds)} for {items} items.")
-    return [int(s) for s in seeds]
-
-
-def record(
-    scores: np.ndarray, step: int, live: list[tuple[int, Search]], items: int, config: GenerationConfig
-) -> np.ndarray:
-    """Return the scores of one step for every row of every item, NaN where the row has ended."""
-    rows = max(config.num_beams, config.num_return_sequences)
-    width = len(scores) // len(live)
-    everything = np.full((items, rows, scores.shape[1]), np.nan, np.float32)
-    for i, (item, search) in enumerate(live):
-        everything[item] = scores[i * width : (i + 1) * width]
-        if config.num_beams == 1:
-            everything[item, [len(text.rows) <= step for text in search.texts]] = np.nan
-    return everything.reshape(items * rows, -1)
-
-
-def collect(searches: list[Search], config: GenerationConfig, recorded: list[np.ndarray]) -> GenerationOutput:
+def collect(batch: Batch) -> GenerationOutput:
     """Put the texts of all items into padded arrays."""
-    texts = [(item, text) for item, search in enumerate(searches) for text in search.results()]
+    config = batch.config
+    texts = [(item, text) for item, search in enumerate(batch.searches) for text in search.results()]
     output = GenerationOutput(padded([text.tokens for _, text in texts], config.padding_id, np.int64))
     if config.return_dict_in_generate:
         output.sequences_scores = np.array([text.score for _, text in texts], np.float32)
@@ -218,16 +197,9 @@ def collect(searches: list[Search], config: GenerationConfig, recorded: list[np.
         if config.num_beams > 1:
             rows = [[item * config.num_beams + row for row in text.rows] for item, text in texts]
             output.beam_indices = padded(rows, -1, np.int64)
-        output.scores = tuple(recorded) if config.output_scores else None
+        output.logits = tuple(batch.logits) if config.output_logits else None
+        output.scores = tuple(batch.scores) if config.output_scores else None
     return output
-
-
-def padded(rows: Sequence[Sequence[float]], filler: float, dtype: type) -> np.ndarray:
-    """Return rows of different lengths as one array, padded on the right."""
-    array: np.ndarray = np.full((len(rows), max(map(len, rows))), filler, dtype)
-    for target, row in zip(array, rows, strict=True):
-        target[: len(row)] = row
-    return array
 
 
 def _method(config: GenerationConfig) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from blip_core.generation.logits import draw, largest
 from blip_core.generation.options import GenerationConfig
+from blip_core.generation.scores import draw, largest
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Hypothesis:
 class Search(ABC):
     """What greedy search, sampling and beam search share.
 
-    `texts` are the rows: one, the prompt, at first. After `advance`, `parents` says which row each new row continues.
+    `texts` are the rows: one, the prompt, at first. A step is `propose`, which finds `candidates`, and `settle`, which
+    chooses the new rows among them; then `parents` says which row each new row continues.
     """
 
     def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
@@ -43,6 +44,7 @@ class Search(ABC):
         self.shortest, self.longest = limits
         self.prompt_length = len(prompt)
         self.texts = [Hypothesis(prompt)]
+        self.candidates: list[Hypothesis] = []
         self.parents: list[int] = []
         self.done = False
         # Each returned text has its own stream of random numbers (all beams share one), the same in every NumPy.
@@ -51,12 +53,16 @@ class Search(ABC):
         self.noise = [np.random.Generator(np.random.Philox(key)) for key in keys]
 
     @abstractmethod
-    def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
-        """Choose the next token of each row.
+    def propose(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
+        """Find texts with one more token than the rows.
 
         `scores`: float32 (rows, vocabulary), after all rules. `log_probs`: the same shape, the model's own
         distribution, or None where it was not asked for. Raises `ValueError` where no token is allowed.
         """
+
+    @abstractmethod
+    def settle(self, stopped: Sequence[bool]) -> None:
+        """Make the new rows of the candidates, of which each also ends where it is `stopped`."""
 
     def results(self) -> list[Hypothesis]:
         """Return the `num_return_sequences` texts found, best first, once `done`."""
@@ -70,11 +76,15 @@ class Search(ABC):
 class Chains(Search):
     """Greedy search and sampling: rows that do not compete. A finished row waits for the others of the item."""
 
-    def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
+    def propose(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
         count = self.config.num_return_sequences
         self.parents = list(range(count)) if len(self.texts) == count else [0] * count
-        self.texts = [self._next(i, row, scores, log_probs) for i, row in enumerate(self.parents)]
-        self.done = all(text.finished for text in self.texts)
+        self.candidates = [self._next(i, row, scores, log_probs) for i, row in enumerate(self.parents)]
+
+    def settle(self, stopped: Sequence[bool]) -> None:
+        ended = [text.finished or stop or self.ends(text) for text, stop in zip(self.candidates, stopped, strict=True)]
+        self.texts = [replace(text, finished=end) for text, end in zip(self.candidates, ended, strict=True)]
+        self.done = all(ended)
 
     def _next(self, index: int, row: int, scores: np.ndarray, log_probs: np.ndarray | None) -> Hypothesis:
         text = self.texts[row]
@@ -84,7 +94,7 @@ class Chains(Search):
         if not chosen.size:
             raise nothing_allowed(text.tokens)
         text = text.extended(int(chosen[0]), row, log_probs)
-        return replace(text, score=sum(text.log_probs), finished=self.ends(text))
+        return replace(text, score=sum(text.log_probs))
 
 
 class ForcedWords:
@@ -129,28 +139,30 @@ class Beams(Search):
     def __init__(self, prompt: list[int], config: GenerationConfig, limits: tuple[int, int], seed: int | None):
         super().__init__(prompt, config, limits, seed)
         self.totals = np.zeros(1, np.float32)
-        self.candidates = max(2, len(config.end_ids) + 1) * config.num_beams
+        self.count = max(2, len(config.end_ids) + 1) * config.num_beams
         self.finished: list[Hypothesis] = []
         self.forced = ForcedWords(config.force_words_ids) if config.force_words_ids else None
 
-    def advance(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
-        beams, vocab = self.config.num_beams, scores.shape[1]
+    def propose(self, scores: np.ndarray, log_probs: np.ndarray | None) -> None:
         totals = (scores + self.totals[:, None]).ravel()
-        if self.noise:
-            chosen = draw(totals, self.noise[0].random(self.candidates).tolist())
-        else:
-            chosen = largest(totals, self.candidates)
+        count = self.count
+        chosen = draw(totals, self.noise[0].random(count).tolist()) if self.noise else largest(totals, count)
         if self.forced:
-            chosen = self._in_turn(chosen, totals, vocab, self.forced)
-        running: list[tuple[float, Hypothesis]] = []
-        for rank, index in enumerate(chosen):
-            row, token = divmod(int(index), vocab)
-            total = float(totals[index])
+            chosen = self._in_turn(chosen, totals, scores.shape[1], self.forced)
+        self.candidates = []
+        for index in chosen:
+            row, token = divmod(int(index), scores.shape[1])
             text = self.texts[row].extended(token, row, log_probs)
-            if not self.ends(text):
-                running.append((total, text))
+            self.candidates.append(replace(text, score=float(totals[index])))
+
+    def settle(self, stopped: Sequence[bool]) -> None:
+        beams = self.config.num_beams
+        running: list[tuple[float, Hypothesis]] = []
+        for rank, (text, stop) in enumerate(zip(self.candidates, stopped, strict=True)):
+            if not (stop or self.ends(text)):
+                running.append((text.score, text))
             elif rank < beams:
-                self.finished.append(replace(text, score=self._score(total, len(text.rows)), finished=True))
+                self.finished.append(replace(text, score=self._score(text.score, len(text.rows)), finished=True))
         if self.forced:
             running = running[:beams]
         running = sorted(running, key=lambda pair: -pair[0])[:beams]

@@ -10,20 +10,33 @@ import copy
 import inspect
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 from blip_core.config_mixin import ConfigMixin
+from blip_core.generation.option_values import (
+    ALWAYS,
+    BEAMS,
+    DETAILS,
+    ELSEWHERE,
+    LENGTH,
+    SAMPLING,
+    Option,
+    biases,
+    decay,
+    early_stopping,
+    ends,
+    foreign,
+    option,
+    temperature,
+    words,
+)
 from blip_core.validators import (
-    Validator,
     check_names,
     check_settings,
     flag,
-    is_token_ids,
-    is_whole,
     number,
-    require,
-    setting,
     token_ids,
     whole_number,
 )
@@ -32,57 +45,6 @@ DEFAULT_LENGTH = 20
 
 OF_TRAINERS = ("labels", "synced_gpus")
 """What trainers give `generate` with the rest of a batch, and it has no use for."""
-
-ALWAYS, LENGTH, BEAMS, SAMPLING = "always", "length, in tokens", "with beams", "with do_sample"
-"""When an option has an effect."""
-
-ELSEWHERE = {
-    "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "num_beam_groups": 1,
-    "diversity_penalty": 0.0, "penalty_alpha": None, "renormalize_logits": False, "forced_bos_token_id": None,
-    "forced_eos_token_id": None, "suppress_tokens": None, "begin_suppress_tokens": None, "sequence_bias": None,
-    "exponential_decay_length_penalty": None, "constraints": None, "guidance_scale": None,
-    "stop_strings": None, "max_time": None,
-}  # fmt: skip
-"""Options of other packages that are not implemented here, with the value without effect; others cause a warning."""
-
-
-class Option(NamedTuple):
-    """One option of generation, for command lines and documentation that list them."""
-
-    name: str
-    default: Any
-    meaning: str
-    when: str
-    validator: Validator
-
-
-def option(meaning: str, when: str, default: Any, validator: Any, *, off: Any = None, **limits: Any) -> Any:
-    """Return a row: a field with its validator; `off` is the value without effect, for which None stands."""
-    return setting(default, validator, facts={"meaning": meaning, "when": when, "off": off}, **limits)
-
-
-def _temperature(name: str, value: Any) -> Any:
-    try:
-        return number(name, value, above=0)
-    except ValueError as error:
-        raise ValueError(f"{error} For the most probable token take do_sample=False.") from None
-
-
-def _early_stopping(name: str, value: Any) -> Any:
-    require(isinstance(value, bool) or value == "never", name, value, 'True, False or "never"')
-    return value
-
-
-def _ends(name: str, value: Any) -> Any:
-    good = value is None or (is_whole(value) and value >= 0) or is_token_ids(value)
-    require(good, name, value, "None, a token id or a list of them")
-    return value
-
-
-def _words(name: str, value: Any) -> Any:
-    good = value is None or (isinstance(value, list | tuple) and value and all(map(is_token_ids, value)))
-    require(good, name, value, "None or a list of lists of token ids")
-    return value
 
 
 @dataclass(kw_only=True)
@@ -122,15 +84,25 @@ class GenerationConfig(ConfigMixin):
         1, whole_number, least=1, off=1)
     temperature: float = option(
         "divides the logits: below 1 sharpens the distribution, above 1 flattens it.", SAMPLING,
-        1.0, _temperature, off=1.0)
+        1.0, temperature, off=1.0)
     top_p: float = option(
         "keep the smallest set of tokens with this probability together.", SAMPLING,
         1.0, number, least=0, most=1, off=1.0)
     top_k: int = option("keep this many most probable tokens; 0 keeps all.", SAMPLING, 50, whole_number, off=0)
+    min_p: float | None = option(
+        "keep tokens with at least this share of the probability of the best one.", SAMPLING,
+        None, number, least=0, most=1, optional=True)
+    typical_p: float = option(
+        "keep the tokens whose surprise is nearest to the expected one, with this probability together.", SAMPLING,
+        1.0, number, above=0, most=1, off=1.0)
+    epsilon_cutoff: float = option(
+        "keep tokens with at least this probability.", SAMPLING, 0.0, number, least=0, below=1, off=0.0)
+    eta_cutoff: float = option(
+        "the same, but less where the distribution is flat.", SAMPLING, 0.0, number, least=0, below=1, off=0.0)
     early_stopping: bool | str = option(
         "when `num_beams` texts are finished, stop at once (True), when the best running beam would score no better if "
         'it ended now (False), or when it can score no better at any length ("never").', BEAMS,
-        False, _early_stopping)
+        False, early_stopping)
     length_penalty: float = option(
         "a finished text scores sum of log-probabilities / new tokens ** `length_penalty`: above 0 prefers long texts.",
         BEAMS, 1.0, number, least=-100, most=100, off=1.0)
@@ -139,10 +111,33 @@ class GenerationConfig(ConfigMixin):
         1.0, number, above=0, off=1.0)
     no_repeat_ngram_size: int = option(
         "no sequence of this many tokens occurs twice.", ALWAYS, 0, whole_number, off=0)
-    bad_words_ids: list[list[int]] | None = option("lists of tokens that never appear.", ALWAYS, None, _words)
+    bad_words_ids: list[list[int]] | None = option("lists of tokens that never appear.", ALWAYS, None, words)
     force_words_ids: list[list[int]] | None = option(
         "lists of tokens each of which appears among the new tokens; needs `num_beams` of 2 or more, no `do_sample`.",
-        BEAMS, None, _words)
+        BEAMS, None, words)
+    sequence_bias: list[list[Any]] | None = option(
+        "pairs of a list of tokens and a number, which is added to the score of its last token where the others stand "
+        "before it; or a dictionary of tuples.", ALWAYS,
+        None, biases)
+    suppress_tokens: list[int] | None = option(
+        "tokens that never appear.", ALWAYS, None, token_ids, optional=True, empty=True)
+    begin_suppress_tokens: list[int] | None = option(
+        "tokens that do not come first after the prompt.", ALWAYS, None, token_ids, optional=True, empty=True)
+    forced_bos_token_id: int | None = option(
+        "the token that follows a prompt of one token.", ALWAYS, None, whole_number, optional=True)
+    forced_eos_token_id: int | list[int] | None = option(
+        "the last token of a text that reaches the greatest length.", ALWAYS, None, ends)
+    exponential_decay_length_penalty: list[Any] | None = option(
+        "(first token, factor): from so many new tokens on, end tokens become likelier by this factor a token.", ALWAYS,
+        None, decay)
+    encoder_repetition_penalty: float = option(
+        "above 1 makes the tokens of the prompt likelier, below 1 less likely.", ALWAYS,
+        1.0, number, above=0, off=1.0)
+    renormalize_logits: bool = option(
+        "make log-probabilities of the scores after all penalties and filters.", ALWAYS, False, flag, off=False)
+    max_time: float | None = option(
+        "seconds after which all texts end with the token that they are at.", ALWAYS,
+        None, number, above=0, optional=True)
     prompt_ids: list[int] | None = option(
         "tokens without `[CLS]` and `[SEP]` that begin a text where `generate` gets no `input_ids`: the prompt "
         "that a captioner was trained with. []: trained without one; None: not known.", ALWAYS,
@@ -150,13 +145,17 @@ class GenerationConfig(ConfigMixin):
     bos_token_id: int | None = option("kept for Hugging Face files.", ALWAYS, None, whole_number, optional=True)
     eos_token_id: int | list[int] | None = option(
         "ends a text: an id, a list of ids, or None for texts of the greatest length.", ALWAYS,
-        None, _ends)
+        None, ends)
     pad_token_id: int | None = option(
         "follows a text that is shorter than others; None takes the end token.", ALWAYS,
         None, whole_number, optional=True)
     return_dict_in_generate: bool = option(
         "return a `GenerationOutput` with scores and log-probabilities.", ALWAYS, False, flag)
-    output_scores: bool = option("return the distributions over the vocabulary, too.", ALWAYS, False, flag)
+    output_scores: bool = option(
+        "return the scores of the vocabulary by which tokens were chosen.", DETAILS, False, flag, off=False)
+    output_logits: bool = option("return the model's logits as well.", DETAILS, False, flag, off=False)
+    output_attentions: bool = option("return the attentions of each step.", DETAILS, False, flag, off=False)
+    output_hidden_states: bool = option("return the hidden states of each step.", DETAILS, False, flag, off=False)
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -173,15 +172,13 @@ class GenerationConfig(ConfigMixin):
             )
         if texts > beams > 1:
             raise ValueError(f"GenerationConfig.num_return_sequences is {texts}, more than num_beams ({beams}).")
-        if self.output_scores and not self.return_dict_in_generate:
-            raise ValueError("GenerationConfig.output_scores needs return_dict_in_generate=True.")
-        if words := self.force_words_ids:
+        if forced := self.force_words_ids:
             if beams == 1 or self.do_sample:
                 raise ValueError(
                     "GenerationConfig.force_words_ids needs beam search: set num_beams to 2 or more, do_sample=False."
                 )
-            if ends := sorted(set(self.end_ids) & {token for word in words for token in word}):
-                raise ValueError(f"GenerationConfig.force_words_ids holds {ends[0]}, which ends a text; leave it out.")
+            if last := sorted(set(self.end_ids) & {token for word in forced for token in word}):
+                raise ValueError(f"GenerationConfig.force_words_ids holds {last[0]}, which ends a text; leave it out.")
         low, high = self.min_new_tokens, self.max_new_tokens
         if low is not None and high is not None and low > high:
             raise ValueError(f"GenerationConfig.min_new_tokens is {low}, more than max_new_tokens ({high}).")
@@ -265,9 +262,11 @@ class GenerationConfig(ConfigMixin):
 
         Raises:
             TypeError: A keyword is no option; the message names the nearest ones.
-            ValueError: A value cannot work.
+            ValueError: A value cannot work, or an option of other packages is not offered here.
         """
-        overrides = {name: value for name, value in overrides.items() if name not in OF_TRAINERS}
+        if refused := foreign({name: value for name, value in overrides.items() if name not in OF_TRAINERS}):
+            raise ValueError(f"{_listed(refused)}: generate of this package does not offer it; leave it out.")
+        overrides = {name: value for name, value in overrides.items() if name not in (*OF_TRAINERS, *ELSEWHERE)}
         check_names(overrides, [option.name for option in self.options()], "option of generate")
         config = type(self)(**{**self.settings(), **overrides})
         config.extra = copy.deepcopy(self.extra)
@@ -282,7 +281,9 @@ class GenerationConfig(ConfigMixin):
 
     def unused_options(self) -> list[str]:
         """Return the names of options that are set but have no effect with the chosen method."""
-        unused = {SAMPLING: not self.do_sample, BEAMS: self.num_beams == 1}
+        unused = {
+            SAMPLING: not self.do_sample, BEAMS: self.num_beams == 1, DETAILS: not self.return_dict_in_generate,
+        }  # fmt: skip
         return [
             row.name
             for row in fields(self)
@@ -337,10 +338,42 @@ class GenerationConfig(ConfigMixin):
         if isinstance(values, dict) and values.get("_from_model_config") and values.get("max_length") == DEFAULT_LENGTH:
             values = {**values, "max_length": None}
         config = super().from_dict(values, **overrides)
-        for name in sorted(ELSEWHERE.keys() & config.extra.keys()):
-            if config.extra[name] not in (None, ELSEWHERE[name]):
-                warnings.warn(f"The generation option {name}={config.extra[name]!r} has no effect here.", stacklevel=2)
+        if unknown := foreign(config.extra):
+            warnings.warn(f"{_listed(unknown)} has no effect here.", stacklevel=2)
         return config
+
+    @classmethod
+    def of(cls, given: Any, model: Self) -> Self:
+        """Understand what a caller gives as `generation_config`.
+
+        Args:
+            given: A configuration, one of transformers, a dictionary, or None for that of the model. As in
+                transformers, a `max_length` of 20 is the default, which counts new tokens.
+            model: The model's own configuration.
+
+        Returns:
+            The configuration; without a `prompt_ids` of its own it has that of the model.
+
+        Raises:
+            ValueError: It is none of these, a value cannot work, or asks for what is not offered here.
+        """
+        if given is None or isinstance(given, cls):
+            return model if given is None else given
+        values = given if isinstance(given, Mapping) else getattr(given, "to_dict", dict)()
+        if not (isinstance(values, Mapping) and (values or given == {})):
+            raise ValueError(f"generation_config must be a GenerationConfig, got {type(given).__name__}.")
+        values = {name: value for name, value in values.items() if value is not None}
+        if refused := foreign(values):
+            raise ValueError(f"{_listed(refused)}: generate of this package does not offer it; leave it out.")
+        if values.get("max_length") == DEFAULT_LENGTH:
+            del values["max_length"]
+        config = cls.from_dict(values)
+        config.prompt_ids = model.prompt_ids if config.prompt_ids is None else config.prompt_ids
+        return config
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r:.40}" for name, value in sorted(options.items()))
 
 
 _ROWS = "\n    ".join(

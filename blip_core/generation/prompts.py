@@ -10,9 +10,15 @@ import numpy as np
 
 from blip_core.checks import check_pairs, start_token, unpadded
 from blip_core.config import BlipTextConfig
-from blip_core.generation.batch import DecodingSession, GenerationOutput, check_stream, generate, item_seeds
+from blip_core.generation.batch import DecodingSession, GenerationOutput, generate
+from blip_core.generation.call_checks import check_stream, item_seeds
+from blip_core.generation.hooks import Hooks, Tensors
 from blip_core.generation.options import GenerationConfig
+from blip_core.generation.whole_batch import Steps
 from blip_core.processing.processor import BlipProcessor
+
+Read = Callable[[np.ndarray, np.ndarray], Any]
+"""Called with texts (rows, length) and their mask, returns what the text transformer does, with all states."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +32,28 @@ class Prompts:
     max_positions: int
     seed: int | Sequence[int] | None
     stream: Callable[[int, int], None] | None
+    hooks: Hooks
 
-    def generate(self, session: DecodingSession) -> GenerationOutput:
-        """Continue the prompts by a session of so many rows and that capacity."""
-        return generate(
+    def generate(self, session: DecodingSession, tensors: Tensors, read: Read) -> Any:
+        """Continue the prompts by a session of so many rows and that capacity.
+
+        `tensors` are the engine's; `read` gives the states and attentions of texts, int64 (rows, length) and mask.
+        Returns int64 tokens (rows, length), or a `GenerationOutput` where the configuration asks for it.
+        """
+        config = self.config
+        steps: Steps = []
+        output = generate(
             session,
             self.input_ids,
             self.attention_mask,
-            self.config,
+            config,
             seed=self.seed,
             stream=self.stream,
             max_positions=self.max_positions,
-        )
+            hooks=self.hooks.with_tensors(tensors),
+            steps=steps if config.output_attentions or config.output_hidden_states else None,
+        ).map(tensors.make)
+        return with_states(output, steps, read, config) if config.return_dict_in_generate else output.sequences
 
 
 def prepare_prompts(
@@ -52,18 +68,34 @@ def prepare_prompts(
 ) -> Prompts:
     """Prepare generation for `items` pictures; wrong arguments are refused before anything is computed.
 
-    `options` replace fields of `config`. Raises `ValueError`.
+    `options` are hooks, and fields that replace those of `config`. Raises `ValueError`.
     """
     tokens = {"bos_token_id": text.bos_token_id, "eos_token_id": text.sep_token_id, "pad_token_id": text.pad_token_id}
+    hooks, options = Hooks.taken_from(options)
     config = config.updated(**{**tokens, **options})
     ids, mask = decoder_prompts(input_ids, attention_mask, items, text, config.prompt_ids)
     check_pairs(items, len(ids))
-    check_stream(stream, config)
+    check_stream(stream, hooks, config)
     if config.do_sample:
         item_seeds(seed, len(ids))
     longest = text.max_position_embeddings
     limits = [config.length_limits(length, longest)[1] - length for length in mask.sum(1).tolist()]
-    return Prompts(ids, mask, config, ids.shape[1] + max(limits), longest, seed, stream)
+    return Prompts(ids, mask, config, ids.shape[1] + max(limits), longest, seed, stream, hooks)
+
+
+def with_states(output: GenerationOutput, steps: Steps, read: Read, config: GenerationConfig) -> GenerationOutput:
+    """Add the attentions and hidden states of each step as asked for; they are computed anew, by whole texts."""
+    found: dict[str, list[Any]] = {"attentions": [], "cross_attentions": [], "hidden_states": []}
+    for index, (ids, mask) in enumerate(steps):
+        states, new = read(ids, mask), slice(-1 if index else None, None)
+        found["attentions"].append(tuple(layer[:, :, new] for layer in states.attentions))
+        found["cross_attentions"].append(tuple(layer[:, :, new] for layer in states.cross_attentions))
+        found["hidden_states"].append(tuple(layer[:, new] for layer in states.hidden_states))
+    if config.output_attentions:
+        output.attentions, output.cross_attentions = tuple(found["attentions"]), tuple(found["cross_attentions"])
+    if config.output_hidden_states:
+        output.hidden_states = tuple(found["hidden_states"])
+    return output
 
 
 def prompt_tokens(prompt: str, processor: BlipProcessor) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.generation.logits import softmax
+from blip_core.generation.scores import softmax
 from blip_core.inference.labels import TEMPLATE, label_texts, tell_apart
 from blip_core.inference.loaded_model import split
 from blip_core.inference.matcher import Matcher

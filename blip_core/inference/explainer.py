@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from blip_core.checks import chosen_layer
-from blip_core.generation.logits import softmax
+from blip_core.generation.scores import softmax
 from blip_core.inference.attribution import find_words, peak, strengths, word_maps
 from blip_core.inference.matcher import Matcher
 from blip_core.inference.results import Explanation, picture_name

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.generation.logits import softmax
+from blip_core.generation.scores import softmax
 from blip_core.inference.identity import hash_weights
 from blip_core.inference.loaded_model import LoadedModel, is_one, split
 from blip_core.inference.results import Match

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from blip_core.generation.logits import softmax
+from blip_core.generation.scores import softmax
 from blip_core.inference.loaded_model import LoadedModel
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blip_core.generation.logits import softmax
+from blip_core.generation.scores import softmax
 from blip_core.inference.matcher import Matcher
 from blip_core.search.feature_index import Entry
 

@@ -7,17 +7,10 @@ import numpy as np
 import pytest
 
 from blip_core.generation import GenerationConfig, generate
-from blip_core.generation.logits import (
-    STEPS,
-    LogitsProcessor,
-    draw,
-    keep_top_k,
-    keep_top_p,
-    kth_largest,
-    largest,
-    penalise_repetition,
-)
-from tests.helpers.generation_table import REFERENCE, TABLE
+from blip_core.generation import logits as steps
+from blip_core.generation.logits import LogitsProcessor, Place
+from blip_core.generation.scores import draw, keep_top_k, keep_top_p, kth_largest, largest, penalise_repetition
+from tests.helpers.generation_table import REFERENCE, TableSession
 
 VOCAB, END, PAD = 40, 3, 0
 
@@ -165,19 +158,6 @@ def test_token_log_probs_are_the_models_own(method):
             assert found.sequences_scores[row] == pytest.approx(total, rel=1e-5)
 
 
-class TableSession:
-    """The last token alone decides: its row of `TABLE`."""
-
-    def prefill(self, input_ids, attention_mask):
-        return TABLE[input_ids[np.arange(len(input_ids)), attention_mask.sum(axis=1) - 1]]
-
-    def step(self, tokens):
-        return TABLE[tokens]
-
-    def select(self, rows):
-        pass
-
-
 @pytest.mark.parametrize("case", json.loads(REFERENCE.read_text()), ids=lambda case: str(case["options"]))
 def test_stored_reference(case):
     """Tokens are what transformers 4.57.6 gave (stored by tests/oracle/test_transformers_generation.py)."""
@@ -312,7 +292,9 @@ def test_beam_sampling_keeps_enough_tokens_to_go_on():
     for ends, kept in [([3], 2), ([3, 4], 3), (None, 2)]:
         for rule in ({"top_k": 1}, {"top_k": 0, "top_p": 0.0}):
             scores = np.arange(VOCAB, dtype=np.float32)
-            LogitsProcessor(config(num_beams=2, do_sample=True, eos_token_id=ends, **rule), VOCAB)(scores, [5], 0)
+            chosen = config(num_beams=2, do_sample=True, eos_token_id=ends, **rule)
+            for step in LogitsProcessor(chosen, VOCAB).filters:
+                step(scores, Place([5]))
             assert np.isfinite(scores).sum() == kept
 
 
@@ -446,7 +428,6 @@ def test_stream(options):
         ({"num_return_sequences": 2}, "num_return_sequences is 2, but greedy"),
         ({"num_return_sequences": 3, "num_beams": 2}, "more than num_beams"),
         ({"num_return_sequences": 3, "num_beams": 2, "do_sample": True}, "more than num_beams"),
-        ({"output_scores": True}, "return_dict_in_generate"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens is 5, more than max_new_tokens"),
     ],
 )
@@ -488,8 +469,8 @@ def test_config_files(tmp_path):
     path.write_text('{"num_beams": -1}')
     with pytest.raises(ValueError, match=r"generation_config.json: .*num_beams"):
         GenerationConfig.from_pretrained(tmp_path)
-    path.write_text('{"min_p": 0.1, "typical_p": 1.0}')
-    with pytest.warns(UserWarning, match="min_p=0.1 has no effect") as told:
+    path.write_text('{"penalty_alpha": 0.1, "num_beam_groups": 1}')
+    with pytest.warns(UserWarning, match="penalty_alpha=0.1 has no effect") as told:
         GenerationConfig.from_pretrained(tmp_path)
     assert len(told) == 1
     path.write_text('{"num_beams": 3')
@@ -588,7 +569,7 @@ def test_each_option_is_one_row():
     assert all(
         row.meaning.endswith(".") and f"\n    {name}: (" in GenerationConfig.__doc__ for name, row in rows.items()
     )
-    assert set(STEPS) <= set(rows)
+    assert {*steps.RULES, *steps.ENDINGS, *steps.FILTERS} <= set(rows)
     assert GenerationConfig().settings().keys() | {"max_length"} == rows.keys()
     assert rows["top_p"].validator("--top-p", 0.5) == 0.5
     with pytest.raises(ValueError, match=r"--top-p must be a number from 0 to 1, got 2"):
