@@ -34,7 +34,7 @@ def test_hooks_get_tensors(captioner, beams):
 
     def raise_nine(input_ids, scores):
         seen.extend([input_ids, scores])
-        raised = np.array(scores)
+        raised = np.asarray(scores).copy()
         raised[:, 9] += 90
         return raised
 
