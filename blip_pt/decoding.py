@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blip_core import BlipTextOutput, GenerationOutput
-from blip_core.generation.hooks import Tensors
+from blip_core.generation.generation_hooks import Tensors
 from blip_core.generation.prompts import Prompts
 from blip_pt.nn import additive_mask, causal_mask, over_heads, to_array
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipTextOutput, GenerationOutput
-from blip_core.generation.hooks import Tensors
+from blip_core.generation.generation_hooks import Tensors
 from blip_core.generation.prompts import Prompts
 from blip_tf.nn import additive_mask, causal_mask, over_heads, sizes, to_array
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from blip_core.generation.beam_search import Beams, Chains, Search
 from blip_core.generation.call_checks import check_prompts, check_stream, item_seeds
-from blip_core.generation.hooks import Hooks
+from blip_core.generation.generation_hooks import Hooks
 from blip_core.generation.logits import LogitsProcessor, Place, Step
 from blip_core.generation.options import GenerationConfig
 from blip_core.generation.whole_batch import Batch, Live, Steps, padded

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from blip_core.generation.hooks import Hooks
+from blip_core.generation.generation_hooks import Hooks
 from blip_core.generation.options import GenerationConfig
 
 

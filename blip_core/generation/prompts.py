@@ -12,7 +12,7 @@ from blip_core.checks import check_pairs, start_token, unpadded
 from blip_core.config import BlipTextConfig
 from blip_core.generation.batch import DecodingSession, GenerationOutput, generate
 from blip_core.generation.call_checks import check_stream, item_seeds
-from blip_core.generation.hooks import Hooks, Tensors
+from blip_core.generation.generation_hooks import Hooks, Tensors
 from blip_core.generation.options import GenerationConfig
 from blip_core.generation.whole_batch import Steps
 from blip_core.processing.processor import BlipProcessor

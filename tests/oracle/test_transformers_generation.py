@@ -21,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutput
 
 from blip_core.generation import GenerationConfig, generate
-from blip_core.generation.hooks import Hooks, Tensors
+from blip_core.generation.generation_hooks import Hooks, Tensors
 from blip_core.generation.scores import draw
 from blip_core.generation.transition_scores import transition_scores
 from tests.helpers.generation_table import REFERENCE, TABLE

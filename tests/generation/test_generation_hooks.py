@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from blip_core.generation import GenerationConfig, generate
-from blip_core.generation.hooks import Hooks
+from blip_core.generation.generation_hooks import Hooks
 from blip_core.generation.logits import LogitsProcessor, Place
 from blip_core.generation.scores import softmax
 from blip_core.generation.transition_scores import transition_scores
