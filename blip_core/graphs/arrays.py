@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checkpoints.loading import Pretrained
+from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
+from blip_core.parameters.matching import compare
 
 
 def to_tensor(array: np.ndarray, model: Any = None) -> np.ndarray:
@@ -45,9 +47,13 @@ def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[s
         for path in sorted({*folder.glob("*.bin"), *folder.glob("*.xml")}):
             yield path.name, np.memmap(path, mode="r")
         return
-    for parameter, array in Pretrained(type(model).__name__, folder):
-        if parameter.name.startswith(beginnings) and not parameter.part.state:
-            yield parameter.name, np.asarray(array, np.float32, order="C")
+    head, checkpoint = type(model).__name__, open_checkpoint(folder)
+    found = compare(head, model.config, checkpoint.shapes)
+    for tensor in plan_tensors(
+        checkpoint, model.config, wanted_parameters(head, model.config, found, "left out"), found
+    ):
+        if tensor.row.name.startswith(beginnings):
+            yield tensor.row.name, np.asarray(tensor.read(), np.float32, order="C")
 
 
 def threads() -> int:

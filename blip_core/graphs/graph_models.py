@@ -44,7 +44,7 @@ class GraphModel:
     def __init__(self, export: Export, device: str):
         self.export, self.device = export, device
         self.config: Any = HEADS[export.head].config.from_dict(read_json(export.folder / "config.json"))
-        self.generation_config = read_generation_config(export.folder)
+        self.generation_config = read_generation_config([export.folder], self.config)
         self._graphs: dict[str, Graph] = {}
 
     @classmethod
