@@ -66,17 +66,20 @@ def text_source(input_ids: T | None, inputs_embeds: T | None) -> T:
     return given[0]
 
 
-def check_texts(shape: Shape, dtype: str, config: BlipTextConfig) -> None:
-    """Refuse token ids (batch, length), or embeddings (batch, length, width), that a text model cannot take."""
+def check_texts(shape: Shape, dtype: str, config: BlipTextConfig, start: int = 0) -> None:
+    """Refuse token ids (batch, length), or embeddings (batch, length, width), that a text model cannot take.
+
+    They follow `start` tokens that it has read.
+    """
     shape = tuple(shape)
     if len(shape) not in (2, 3) or 0 in shape[:2] or (len(shape) == 2) == ("float" in dtype):
         raise InputError(
             f"input_ids must be integers of shape (batch, length), got {dtype} of shape {shape}; "
             "make them with BlipProcessor."
         )
-    if shape[1] is not None and shape[1] > config.max_position_embeddings:
+    if shape[1] is not None and start + shape[1] > config.max_position_embeddings:
         raise InputError(
-            f"The text has {shape[1]} tokens but the model takes at most {config.max_position_embeddings}; "
+            f"The text has {start + shape[1]} tokens but the model takes at most {config.max_position_embeddings}; "
             "shorten it, or pass truncation=True to the processor."
         )
 
@@ -88,6 +91,15 @@ def check_ids(low: int, high: int, config: BlipTextConfig) -> None:
             f"input_ids must lie between 0 and {config.vocab_size - 1}, got {low} to {high}; "
             "use the tokenizer that belongs to this checkpoint."
         )
+
+
+def new_vocab_size(new_num_tokens: int | None, pad_to_multiple_of: int | None, old: int) -> int:
+    """Return how many words `resize_token_embeddings` makes, and refuse other values than whole numbers above 0."""
+    for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise InputError(f"{name} must be None or a whole number above 0, got {value!r}.")
+    count, multiple = int(new_num_tokens or old), int(pad_to_multiple_of or 1)
+    return -(-count // multiple) * multiple
 
 
 def check_checkpointing(options: Iterable[str], known: Sequence[str], every_n_layers: int, offload: bool) -> None:
@@ -112,9 +124,10 @@ def start_token(config: BlipTextConfig) -> int:
     return config.bos_token_id
 
 
-def check_mask(shape: Shape, texts: Shape) -> None:
-    """Refuse an attention mask that does not go with texts (batch, length ...)."""
+def check_mask(shape: Shape, texts: Shape, start: int = 0) -> None:
+    """Refuse an attention mask that does not go with texts (batch, length ...) and `start` tokens before them."""
     batch, length = texts[:2]
+    length = length + start if start and length is not None else length
     if len(shape) not in (2, 3) or differ(shape[0], batch) or any(differ(size, length) for size in shape[1:]):
         raise InputError(f"attention_mask must be of shape ({batch}, {length}) like the text, got {tuple(shape)}.")
 

@@ -107,6 +107,7 @@ class BlipTextOutput(ModelOutput):
 
     last_hidden_state: Tensor = output("(batch, length, width).")
     pooler_output: Tensor = output("(batch, width), where the model has a pooler.")
+    past_key_values: Any = output("With `use_cache`, for each layer keys and values of the text, and of the states.")
     hidden_states: Tensors = output("The embeddings and the output of each layer.")
     attentions: Tensors = output("(batch, heads, length, keys) of each layer.")
     cross_attentions: Tensors = output("(batch, heads, length, encoder states) of each layer.")
@@ -118,6 +119,7 @@ class BlipTextLMOutput(ModelOutput):
 
     loss: Tensor = output('Scalar, or (batch,) with `reduction="none"`.')
     logits: Tensor = output("(batch, length, vocabulary).")
+    past_key_values: Any = output("As in `BlipTextOutput`.")
     hidden_states: Tensors = output("As in `BlipTextOutput`.")
     attentions: Tensors = output("As in `BlipTextOutput`.")
     cross_attentions: Tensors = output("As in `BlipTextOutput`.")

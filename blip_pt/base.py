@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
@@ -32,6 +34,10 @@ from blip_pt.nn import Linear, QuantizedLinear
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+LOADING: ContextVar[type | None] = ContextVar("LOADING", default=None)
+"""The class of a model that is made and whose weights are loaded next, so that drawing them would be wasted."""
 
 
 class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
@@ -77,6 +83,8 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
     @torch.no_grad()
     def initialize(self) -> None:
         """Initialise all weights at random; reproducible by `torch.manual_seed`."""
+        if LOADING.get() is type(self) or self.device.type == "meta":
+            return
         noise = np.random.default_rng(int(torch.randint(2**62, ())))
         for parameter in self.table():
             value = initial_value(parameter, self.config, noise)
@@ -132,6 +140,28 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
         return result
 
     @classmethod
+    def unfilled(cls, config: AnyConfig, **arguments: Any) -> Self:
+        """Make the model for weights that are loaded next.
+
+        Args:
+            config: What the constructor takes. A class with a constructor of its own, `__init__(self, config)`, draws
+                its new layers as it likes.
+            **arguments: Further ones of the constructor.
+
+        Returns:
+            The model, whose known weights have no values yet.
+        """
+        own = "initialize" not in signature(cls.__init__).parameters
+        token = LOADING.set(cls)
+        try:
+            if own:
+                return cls(config, **arguments)
+            with torch.device("meta"):
+                return cls(config, initialize=False, **arguments)  # type: ignore[call-arg]  # every model class takes it
+        finally:
+            LOADING.reset(token)
+
+    @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path | None = None,
@@ -181,10 +211,11 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             **joined(places, keywords),
         )
         wanted = torch_dtype(source.dtype)
-        with torch.device("meta"):
-            model = cls(source.config, initialize=False, **source.arguments)  # type: ignore[call-arg]  # every model class takes it
-            if source.has_state:
+        model = cls.unfilled(source.config, **source.arguments)
+        if source.has_state:
+            with model.device:
                 cast(Any, model).make_momentum()
+        loaded = set()
         for parameter, array in source:
             module, _, name = parameter.name.rpartition(".")
             old = model.get_tensor(parameter.name)
@@ -193,7 +224,11 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             if isinstance(old, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
             setattr(model.get_submodule(module), name, tensor)
+            loaded.add(parameter.name)
         model.tie_weights()
+        for name, weight in model.named_parameters():
+            if name not in loaded:  # a layer of a class of its own
+                weight.data = weight.data.to(device=source.device or "cpu", dtype=wanted)
         return cast(Self, source.finish(model.eval()))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB", **keywords: Any) -> None:

@@ -19,6 +19,7 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_labels, chosen_layer, given_texts, patch_grid, warn_of_beginning
 from blip_core.generation.prompts import prepare_prompts
 from blip_pt.base import evaluated
@@ -57,6 +58,7 @@ class BlipForConditionalGeneration(BlipImageModel):
         if bool(begin_with(bos, input_ids, attention_mask).ne(input_ids).any()):
             warn_of_beginning(bos)
 
+    @called_as_in_transformers
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -92,7 +94,9 @@ class BlipForConditionalGeneration(BlipImageModel):
             self.check_beginning(input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, **outputs)
         embeds = vision.last_hidden_state
-        text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
+        text = self.text_decoder(
+            input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, use_cache=False, **outputs
+        )
         return BlipForConditionalGenerationOutput(
             loss=text.loss,
             logits=text.logits,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_similarities, given_texts
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
@@ -62,8 +63,8 @@ class BlipModel(BlipImageModel):
 
     def get_multimodal_features(
         self,
-        pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
@@ -79,10 +80,11 @@ class BlipModel(BlipImageModel):
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=vision.last_hidden_state)
         return self.text_projection(text.pooler_output)
 
+    @called_as_in_transformers
     def forward(
         self,
-        pixel_values: Tensor,
         input_ids: Tensor,
+        pixel_values: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         return_loss: bool = False,

@@ -55,6 +55,27 @@ class LayerCache:
             self.cross = self.cross[0][pictures], self.cross[1][pictures]
 
 
+class GrowingCache:
+    """Keys and values (B, H, L, D) of one layer as `past_key_values` have them: of the text, then of encoder states."""
+
+    def __init__(self, past: tuple[Tensor, ...]):
+        self.own, self.cross = past[:2], past[2:4] or None
+        self.length = past[0].shape[2] if past else 0
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens and return those of all tokens so far."""
+        new = (key, value)
+        self.own = (
+            tuple(torch.cat([old, new], dim=2) for old, new in zip(self.own, new, strict=True)) if self.own else new
+        )
+        return self.own[0], self.own[1]
+
+    @property
+    def past(self) -> tuple[Tensor, ...]:
+        """What `past_key_values` have of the layer."""
+        return (*self.own, *(self.cross or ()))
+
+
 class TextCache:
     """What the text model needs beside the new tokens (R, L): the layers' caches and, set before each call, `mask`
     (to be added to the scores; broadcasts to (R, H, L, tokens so far)) and `positions` (R, L) or (L,)."""

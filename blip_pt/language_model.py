@@ -6,12 +6,14 @@ Shapes: B texts, L tokens, W width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipTextConfig, BlipTextLMOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_labels
 from blip_pt.base import BlipPreTrainedModel
 from blip_pt.nn import ACTIVATIONS, LayerNorm, Linear, activated, wide
@@ -86,6 +88,7 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
         if self.config.tie_word_embeddings:
             head.decoder.weight = self.bert.embeddings.word_embeddings.weight
 
+    @called_as_in_transformers
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -95,24 +98,31 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
         is_decoder: bool = True,
         reduction: str = "mean",
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
     ) -> BlipTextLMOutput:
         """Predict the next token at each position; further arguments as of `BlipTextModel.forward`.
 
         Args:
             labels: The tokens themselves (B, L), -100 where they do not count; they are shifted by one here. The first
                 token of a text counts nowhere.
+            use_cache: Return `past_key_values`; as `config.use_cache` says unless given, but not with labels.
             reduction: The loss is the mean over tokens ("mean"), their sum ("sum"), or each text's sum (B,) ("none").
 
         Returns:
             `logits` (B, L, V) and, with labels, `loss`: cross-entropy with `config.label_smoothing`.
         """
+        if use_cache is None:
+            use_cache = self.config.use_cache and is_decoder
+        if labels is not None or (self.training and self.is_gradient_checkpointing):
+            use_cache = False
         output = self.bert(
             input_ids, attention_mask, position_ids, inputs_embeds, encoder_hidden_states, encoder_attention_mask,
-            is_decoder, output_hidden_states, output_attentions,
+            past_key_values, use_cache, output_attentions, output_hidden_states, is_decoder,
         )  # fmt: skip
         logits = self.cls(output.last_hidden_state)
         if labels is not None:  # nothing predicts the first token, even where padding comes before it
@@ -120,6 +130,7 @@ class BlipTextLMHeadModel(BlipPreTrainedModel):
         return BlipTextLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels, self.config.label_smoothing, reduction),
             logits=logits,
+            past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             cross_attentions=output.cross_attentions,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipForNLVROutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_classes, check_picture_pairs, given_texts
 from blip_core.parameters.table import MERGE
 from blip_pt.image_model import BlipImageModel
@@ -44,6 +45,7 @@ class BlipForNLVR(BlipImageModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -229,9 +229,12 @@ def over_heads(mask: Tensor) -> Tensor:
     return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
 
 
-def causal_mask(mask: Tensor | None, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Additive mask (batch or 1, 1, length, length): each token sees itself and the real tokens before it."""
-    causal = torch.ones(length, length, dtype=torch.long, device=device).tril()
+def causal_mask(mask: Tensor | None, length: int, device: torch.device, dtype: torch.dtype, start: int = 0) -> Tensor:
+    """Additive mask (batch or 1, 1, length, keys): each token sees itself and the real tokens before it.
+
+    `start` tokens come before the first of these `length`; `mask` has a place for all.
+    """
+    causal = torch.ones(length, start + length, dtype=torch.long, device=device).tril(start)
     return additive_mask(causal[None, None] if mask is None else causal * over_heads(mask).long(), dtype)
 
 

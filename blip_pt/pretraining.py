@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
 from blip_pt.distributed import mean_over_processes
@@ -36,6 +37,7 @@ class BlipForPreTraining(BlipMomentumModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def forward(
         self,
         pixel_values: Tensor | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import (
     check_label_features,
     check_mode,
@@ -51,12 +52,13 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def forward(
         self,
-        pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         use_itm_head: bool = True,
+        attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
         output_hidden_states: bool = False,

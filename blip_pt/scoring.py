@@ -43,7 +43,7 @@ class TrieReader:
         bos = self.decoder.config.bos_token_id
         start = torch.full((self.states.shape[0], 1), bos, device=self.decoder.device)
         states = {"encoder_hidden_states": self.states, "encoder_attention_mask": self.states_mask}
-        logits = self.decoder(start, **states).logits[:, 0]  # (B, V)
+        logits = self.decoder(start, use_cache=False, **states).logits[:, 0]  # (B, V)
         return torch.log_softmax(wide(logits), dim=-1)[:, [text[0] for text in texts]].cpu().numpy()
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from blip_core import BlipTextConfig, BlipTextOutput
+from blip_core.calls import called_as_in_transformers, past_layers
 from blip_core.checks import check_ids, check_mask, check_states, check_texts, text_source
 from blip_pt.base import BlipPreTrainedModel, type_name
-from blip_pt.decoding import LayerCache, TextCache
+from blip_pt.decoding import GrowingCache, LayerCache, TextCache
 from blip_pt.model_methods import checkpointed
 from blip_pt.nn import (
     ACTIVATIONS,
@@ -80,7 +81,7 @@ class TextLayer(nn.Module):
         mask: Tensor | None,
         states: Tensor | None,
         states_mask: Tensor | None,
-        cache: LayerCache | None,
+        cache: LayerCache | GrowingCache | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         keys_values = self.attention.keys_values(x)
@@ -90,6 +91,8 @@ class TextLayer(nn.Module):
         cross, cross_probabilities = None if cache is None else cache.cross, None
         if states is not None:
             cross = self.crossattention.keys_values(states)
+            if cache is not None:
+                cache.cross = cross
         if cross is not None:
             x, cross_probabilities = self.crossattention(x, cross, states_mask, output_attentions)
         return self.output(self.intermediate(x), x), probabilities, cross_probabilities
@@ -112,7 +115,7 @@ class TextEncoder(nn.Module):
         mask: Tensor | None,
         states: Tensor | None,
         states_mask: Tensor | None,
-        caches: list[LayerCache] | None,
+        caches: list[LayerCache] | list[GrowingCache] | None,
         output_hidden_states: bool,
         output_attentions: bool,
     ) -> BlipTextOutput:
@@ -176,18 +179,24 @@ class BlipTextModel(BlipPreTrainedModel):
         return TextLayer(config, TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None)
 
     def check(
-        self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
+        self,
+        inputs: Tensor,
+        attention_mask: Tensor | None,
+        states: Tensor | None,
+        states_mask: Tensor | None,
+        start: int = 0,
     ) -> None:
-        """Raise `ValueError` for texts that this model cannot take."""
-        check_texts(inputs.shape, type_name(inputs), self.config)
+        """Raise `ValueError` for texts that this model cannot take, after `start` tokens that it has read."""
+        check_texts(inputs.shape, type_name(inputs), self.config, start)
         if inputs.ndim == 2 and inputs.is_cpu and not is_tracing():
             low, high = torch.aminmax(inputs)
             check_ids(int(low), int(high), self.config)
         if attention_mask is not None:
-            check_mask(attention_mask.shape, inputs.shape)
+            check_mask(attention_mask.shape, inputs.shape, start)
         if states is not None:
             check_states(states.shape, None if states_mask is None else states_mask.shape, inputs.shape[0], self.config)
 
+    @called_as_in_transformers
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -196,9 +205,11 @@ class BlipTextModel(BlipPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        is_decoder: bool = False,
-        output_hidden_states: bool = False,
+        past_key_values: Any = None,
+        use_cache: bool = False,
         output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        is_decoder: bool = False,
         cache: TextCache | None = None,
     ) -> BlipTextOutput:
         """Encode texts.
@@ -210,6 +221,8 @@ class BlipTextModel(BlipPreTrainedModel):
             inputs_embeds: In place of input_ids, embeddings of words (B, L, W).
             encoder_hidden_states: What cross-attention reads, (B', S, encoder_hidden_size).
             encoder_attention_mask: (B', S), 1 where to attend.
+            past_key_values: Those that a call returned for the tokens before these; then attention_mask is of all.
+            use_cache: Return `past_key_values`.
             is_decoder: Let each token attend only to itself and those before it.
             output_hidden_states, output_attentions: Return these of all layers as well.
             cache: Continues texts; it brings masks, positions and encoder states (see `decoding.py`).
@@ -220,14 +233,18 @@ class BlipTextModel(BlipPreTrainedModel):
         Raises:
             ValueError: If ids are out of the vocabulary, a text is too long, or batches do not match.
         """
-        inputs = text_source(input_ids, inputs_embeds)
+        inputs, start, grown = text_source(input_ids, inputs_embeds), 0, None
         if cache is not None:
             mask, states_mask, position_ids = cache.mask, cache.states_mask, cache.positions
         else:
-            self.check(inputs, attention_mask, encoder_hidden_states, encoder_attention_mask)
+            if use_cache or past_key_values is not None:
+                past = past_layers(past_key_values, self.config.num_hidden_layers)
+                grown = [GrowingCache(layer) for layer in past]
+                start = grown[0].length
+            self.check(inputs, attention_mask, encoder_hidden_states, encoder_attention_mask, start)
             mask, states_mask = None, None
-            if is_decoder:
-                mask = causal_mask(attention_mask, inputs.shape[1], inputs.device, self.dtype)  # (B or 1, 1, L, L)
+            if is_decoder:  # (B or 1, 1, L, L)
+                mask = causal_mask(attention_mask, inputs.shape[1], inputs.device, self.dtype, start)
             elif attention_mask is not None:
                 mask = additive_mask(over_heads(attention_mask), self.dtype)  # (B, 1, 1 or L, L)
             if encoder_attention_mask is not None:
@@ -235,16 +252,18 @@ class BlipTextModel(BlipPreTrainedModel):
         if encoder_hidden_states is not None:
             encoder_hidden_states = encoder_hidden_states.to(self.dtype)
         if position_ids is None:
-            position_ids = token_positions(attention_mask, inputs.shape[1], inputs.device)
+            position_ids = token_positions(attention_mask, start + inputs.shape[1], inputs.device)[..., start:]
         output = self.encoder(
             self.embeddings(inputs, position_ids),
             mask,
             encoder_hidden_states,
             states_mask,
-            None if cache is None else cache.layers,
+            grown if cache is None else cache.layers,
             output_hidden_states,
             output_attentions,
         )
+        if grown is not None and use_cache:
+            output.past_key_values = tuple(layer.past for layer in grown)
         if self.pooler is not None:
             output.pooler_output = self.pooler(output.last_hidden_state, attention_mask)
         return output

@@ -17,6 +17,8 @@ KeysValues = tuple[Tensor, Tensor]
 class TextSelfAttention(nn.Module):
     """Multi-head attention of texts to themselves or to encoder states, before its output projection."""
 
+    eager = False  # whether attention is computed as where its probabilities are wanted
+
     def __init__(self, config: BlipTextConfig, states_width: int):
         super().__init__()
         self.heads = config.num_attention_heads
@@ -41,7 +43,7 @@ class TextSelfAttention(nn.Module):
         query = self.query(x).reshape(key.shape[0], texts * x.shape[1], -1)
         query = split_heads(query, self.heads)  # (B', H, texts * L, D)
         dropout = self.dropout if self.training else 0.0
-        context, probabilities = attention(query, key, value, mask, dropout, output_attentions)
+        context, probabilities = attention(query, key, value, mask, dropout, output_attentions or self.eager)
         return merge_heads(context).reshape(x.shape), probabilities  # (B, L, W), (B, H, L, S)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_pixel_values
 from blip_pt.base import BlipPreTrainedModel, type_name
 from blip_pt.model_methods import checkpointed
@@ -59,6 +60,8 @@ class VisionEmbeddings(nn.Module):
 class VisionAttention(nn.Module):
     """Self-attention with one matrix product for queries, keys and values."""
 
+    eager = False  # whether attention is computed as where its probabilities are wanted
+
     def __init__(self, config: BlipVisionConfig):
         super().__init__()
         self.heads = config.num_attention_heads
@@ -69,7 +72,7 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, output_attentions: bool) -> tuple[Tensor, Tensor | None]:
         query, key, value = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
-        context, probabilities = attention(query, key, value, None, dropout, output_attentions)
+        context, probabilities = attention(query, key, value, None, dropout, output_attentions or self.eager)
         return self.projection(merge_heads(context)), probabilities  # (B, T, W)
 
 
@@ -142,6 +145,7 @@ class BlipVisionModel(BlipPreTrainedModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def forward(
         self,
         pixel_values: Tensor,

@@ -21,6 +21,7 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import (
     Texts,
     answer_groups,
@@ -95,14 +96,15 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         answers = given_texts(answer_ids, "answers as answer_ids, the question")
         return given_texts(input_ids, "question"), token_lists(self.text_decoder, answers, answer_attention_mask)
 
+    @called_as_in_transformers
     def call(
         self,
-        pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
         answer_counts: Sequence[int] | Tensor | None = None,
@@ -166,6 +168,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             encoder_attention_mask=states_mask,
             labels=labels,
             reduction="mean" if weights is None else "none",
+            use_cache=False,
             **outputs,
         )
         loss = answer.loss
@@ -186,8 +189,8 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
 
     def generate(
         self,
-        pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from functools import reduce
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +30,9 @@ from blip_core.parameters.models import Parameter, parameters
 from blip_tf.keras_model import KerasModel, dtype_policy, model_name
 from blip_tf.model_methods import ModelMethods
 
+LOADING: ContextVar[type | None] = ContextVar("LOADING", default=None)
+"""The class of a model that is made and whose weights are loaded next, so that drawing them would be wasted."""
+
 
 class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
     """A `keras.Model` with a configuration and the methods of `from_pretrained` and `save_pretrained`.
@@ -50,6 +55,14 @@ class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
         self.generation_config = GenerationConfig.of_model(config)
         self.name_or_path = str(getattr(config, "name_or_path", ""))
 
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Call the model as in transformers: also with a dictionary, or with what is no tensor by position."""
+        if args and isinstance(args[0], Mapping):
+            options, args = {**args[0], **options}, args[1:]
+        if not all(tf.is_tensor(given) for given in args):  # Keras takes nothing else by position
+            options, args = {**dict(zip(signature(self.call).parameters, args, strict=False)), **options}, ()
+        return super().__call__(*args, **options)
+
     @property
     def device(self) -> str:
         """The device of the weights."""
@@ -67,10 +80,37 @@ class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
 
     def initialize(self) -> None:
         """Initialise all weights at random; reproducible by `tf.random.set_seed`."""
+        if LOADING.get() is type(self):
+            return
         noise = np.random.default_rng(random_seed())
         for parameter in self.table():
             value = initial_value(parameter, self.config, noise)
             self.get_parameter(parameter.name).assign(parameter.to_tensorflow(value))
+
+    def tie_weights(self) -> None:
+        """Make layers that share weights do so again, after weights were replaced."""
+        for layer in self._flatten_layers(include_self=False):
+            if isinstance(layer, TFBlipPreTrainedModel):
+                layer.tie_weights()
+
+    @classmethod
+    def unfilled(cls, config: AnyConfig, **arguments: Any) -> Self:
+        """Make the model for weights that are loaded next.
+
+        Args:
+            config: What the constructor takes. A class with a constructor of its own, `__init__(self, config)`, draws
+                its new layers as it likes.
+            **arguments: Further ones of the constructor.
+
+        Returns:
+            The model, whose known weights have no values yet.
+        """
+        token = LOADING.set(cls)
+        try:
+            own = "initialize" not in signature(cls.__init__).parameters
+            return cls(config, **arguments) if own else cls(config, initialize=False, **arguments)  # type: ignore[call-arg]
+        finally:
+            LOADING.reset(token)
 
     @classmethod
     def from_pretrained(
@@ -123,7 +163,7 @@ class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
         )
         wanted = tf_dtype(source.dtype)
         with dtype_policy(wanted), tf.device(tf_device(source.device)):
-            model = cls(source.config, initialize=False, **source.arguments)  # type: ignore[call-arg]
+            model = cls.unfilled(source.config, **source.arguments)
             if source.has_state and not model.has_momentum:
                 model.make_momentum()
             for parameter, array in source:

@@ -19,6 +19,7 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_labels, chosen_layer, given_texts, patch_grid, warn_of_beginning
 from blip_core.generation.prompts import prepare_prompts
 from blip_tf.decoding import search
@@ -53,6 +54,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         if tf.executing_eagerly() and bool(tf.reduce_any(begin_with(bos, input_ids, attention_mask) != input_ids)):
             warn_of_beginning(bos)
 
+    @called_as_in_transformers
     def call(
         self,
         pixel_values: Tensor | None = None,
@@ -92,7 +94,9 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         texts = (self.text_decoder.bert, input_ids, attention_mask)
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         embeds = vision.last_hidden_state
-        text = self.text_decoder(input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, **outputs)
+        text = self.text_decoder(
+            input_ids, attention_mask, encoder_hidden_states=embeds, labels=labels, use_cache=False, **outputs
+        )
         return BlipForConditionalGenerationOutput(
             loss=text.loss,
             logits=text.logits,

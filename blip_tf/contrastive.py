@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_similarities, given_texts
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import Linear, normalize, sizes, wide
@@ -63,8 +64,8 @@ class TFBlipModel(TFBlipImageModel):
 
     def get_multimodal_features(
         self,
-        pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
@@ -80,10 +81,11 @@ class TFBlipModel(TFBlipImageModel):
         text = self.text_model(input_ids, attention_mask, encoder_hidden_states=vision.last_hidden_state)
         return self.text_projection(text.pooler_output)
 
+    @called_as_in_transformers
     def call(
         self,
-        pixel_values: Tensor,
         input_ids: Tensor,
+        pixel_values: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         return_loss: bool = False,

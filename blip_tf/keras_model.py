@@ -129,8 +129,9 @@ def model_inputs(data: Any) -> dict[str, Tensor]:
 
 
 def model_name(cls: type) -> str:
-    """The name under which the weight table knows a model class."""
-    return cls.__name__.removeprefix("TF")
+    """The name under which the weight table knows a model class, or one derived from it."""
+    names = [base.__name__.removeprefix("TF") for base in cls.__mro__]
+    return next((name for name in names if name in HEADS), names[0])
 
 
 @contextmanager

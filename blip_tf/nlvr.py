@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForNLVROutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_classes, check_picture_pairs, given_texts
 from blip_core.parameters.table import MERGE
 from blip_tf.image_model import TFBlipImageModel
@@ -46,6 +47,7 @@ class TFBlipForNLVR(TFBlipImageModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def call(
         self,
         pixel_values: Tensor | None = None,

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipForPreTrainingOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import given_pictures, given_texts
 from blip_core.parameters.initial_values import NO_ID
 from blip_tf.distributed import mean_over_processes
@@ -39,6 +40,7 @@ class TFBlipForPreTraining(TFBlipMomentumModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def call(
         self,
         pixel_values: Tensor | None = None,

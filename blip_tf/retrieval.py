@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import (
     check_label_features,
     check_mode,
@@ -52,12 +53,13 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         if initialize:
             self.initialize()
 
+    @called_as_in_transformers
     def call(
         self,
-        pixel_values: Tensor | None = None,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         use_itm_head: bool = True,
+        attention_mask: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         image_embeds: Tensor | None = None,
         output_hidden_states: bool = False,

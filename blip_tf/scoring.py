@@ -39,7 +39,7 @@ class TrieReader:
         bos = self.decoder.config.bos_token_id
         start = tf.fill((self.states.shape[0], 1), tf.constant(bos, tf.int64))
         states = {"encoder_hidden_states": self.states, "encoder_attention_mask": self.states_mask}
-        logits = self.decoder(start, **states).logits[:, 0]  # (B, V)
+        logits = self.decoder(start, use_cache=False, **states).logits[:, 0]  # (B, V)
         return tf.gather(tf.nn.log_softmax(wide(logits)), [text[0] for text in texts], axis=1).numpy()
 
 

@@ -14,9 +14,10 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipTextConfig, BlipTextOutput
+from blip_core.calls import called_as_in_transformers, past_layers
 from blip_core.checks import check_ids, check_mask, check_states, check_texts, text_source
 from blip_tf.base import TFBlipPreTrainedModel, type_name
-from blip_tf.decoding import LayerCache, TextCache
+from blip_tf.decoding import GrowingCache, LayerCache, TextCache
 from blip_tf.model_methods import checkpointed
 from blip_tf.nn import (
     ACTIVATIONS,
@@ -82,7 +83,7 @@ class TextLayer(Layer):
         score_mask: Tensor | None = None,
         states: Tensor | None = None,
         states_mask: Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | GrowingCache | None = None,
         output_attentions: bool = False,
         training: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -94,6 +95,8 @@ class TextLayer(Layer):
         cross, cross_probabilities = None if cache is None else cache.cross, None
         if states is not None:
             cross = self.crossattention.keys_values(states)
+            if cache is not None:
+                cache.cross = cross
         if cross is not None:
             x, cross_probabilities = self.crossattention(x, keys_values=cross, score_mask=states_mask, **options)
         return self.output_(self.intermediate(x), x, training=training), probabilities, cross_probabilities
@@ -113,7 +116,7 @@ class TextEncoder(Layer):
         score_mask: Tensor | None = None,
         states: Tensor | None = None,
         states_mask: Tensor | None = None,
-        caches: list[LayerCache] | None = None,
+        caches: list[LayerCache] | list[GrowingCache] | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         training: bool = False,
@@ -182,17 +185,23 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         return TextLayer(config, TextAttention(config, config.encoder_hidden_size) if config.is_decoder else None)
 
     def check(
-        self, inputs: Tensor, attention_mask: Tensor | None, states: Tensor | None, states_mask: Tensor | None
+        self,
+        inputs: Tensor,
+        attention_mask: Tensor | None,
+        states: Tensor | None,
+        states_mask: Tensor | None,
+        start: int = 0,
     ) -> None:
-        """Raise `ValueError` for texts that this model cannot take."""
-        check_texts(inputs.shape, type_name(inputs), self.config)
+        """Raise `ValueError` for texts that this model cannot take, after `start` tokens that it has read."""
+        check_texts(inputs.shape, type_name(inputs), self.config, start)
         if len(inputs.shape) == 2 and tf.executing_eagerly():
             check_ids(int(tf.reduce_min(inputs)), int(tf.reduce_max(inputs)), self.config)
         if attention_mask is not None:
-            check_mask(attention_mask.shape, inputs.shape)
+            check_mask(attention_mask.shape, inputs.shape, start)
         if states is not None:
             check_states(states.shape, None if states_mask is None else states_mask.shape, inputs.shape[0], self.config)
 
+    @called_as_in_transformers
     def call(
         self,
         input_ids: Tensor | None = None,
@@ -201,9 +210,11 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        is_decoder: bool = False,
-        output_hidden_states: bool = False,
+        past_key_values: Any = None,
+        use_cache: bool = False,
         output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        is_decoder: bool = False,
         cache: TextCache | None = None,
         training: bool = False,
     ) -> BlipTextOutput:
@@ -216,6 +227,8 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
             inputs_embeds: In place of input_ids, embeddings of words (B, L, W).
             encoder_hidden_states: What cross-attention reads, (B', S, encoder_hidden_size).
             encoder_attention_mask: (B', S), 1 where to attend.
+            past_key_values: Those that a call returned for the tokens before these; then attention_mask is of all.
+            use_cache: Return `past_key_values`.
             is_decoder: Let each token attend only to itself and those before it.
             output_hidden_states, output_attentions: Return these of all layers as well.
             cache: Continues texts; it brings masks, positions and encoder states (see `decoding.py`).
@@ -227,15 +240,19 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         Raises:
             ValueError: If ids are out of the vocabulary, a text is too long, or batches do not match.
         """
-        inputs = text_source(input_ids, inputs_embeds)
+        inputs, start, grown = text_source(input_ids, inputs_embeds), 0, None
         length = sizes(inputs)[1]
         if cache is not None:
             mask, states_mask, position_ids = cache.mask, cache.states_mask, cache.positions
         else:
-            self.check(inputs, attention_mask, encoder_hidden_states, encoder_attention_mask)
+            if use_cache or past_key_values is not None:
+                past = past_layers(past_key_values, self.config.num_hidden_layers)
+                grown = [GrowingCache(layer) for layer in past]
+                start = grown[0].length
+            self.check(inputs, attention_mask, encoder_hidden_states, encoder_attention_mask, start)
             mask, states_mask = None, None
-            if is_decoder:
-                mask = causal_mask(attention_mask, length, self.compute_dtype)  # (B or 1, 1, L, L)
+            if is_decoder:  # (B or 1, 1, L, L)
+                mask = causal_mask(attention_mask, length, self.compute_dtype, start)
             elif attention_mask is not None:
                 mask = additive_mask(over_heads(attention_mask), self.compute_dtype)  # (B, 1, 1 or L, L)
             if encoder_attention_mask is not None:
@@ -243,17 +260,19 @@ class TFBlipTextModel(TFBlipPreTrainedModel):
         if encoder_hidden_states is not None:
             encoder_hidden_states = tf.cast(encoder_hidden_states, self.compute_dtype)
         if position_ids is None:
-            position_ids = token_positions(attention_mask, length)
+            position_ids = token_positions(attention_mask, start + length)[..., start:]
         output = self.encoder(
             self.embeddings(inputs, position_ids, training=training),
             score_mask=mask,
             states=encoder_hidden_states,
             states_mask=states_mask,
-            caches=None if cache is None else cache.layers,
+            caches=grown if cache is None else cache.layers,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             training=training,
         )
+        if grown is not None and use_cache:
+            output.past_key_values = tuple(layer.past for layer in grown)
         if self.pooler is not None:
             output.pooler_output = self.pooler(output.last_hidden_state, attention_mask)
         return output

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipVisionConfig, BlipVisionOutput, bicubic_matrix
+from blip_core.calls import called_as_in_transformers
 from blip_core.checks import check_pixel_values
 from blip_tf.base import TFBlipPreTrainedModel, type_name
 from blip_tf.model_methods import checkpointed
@@ -162,6 +163,7 @@ class TFBlipVisionModel(TFBlipPreTrainedModel):
 
         return tf.function(encode, input_signature=[pictures], autograph=False)
 
+    @called_as_in_transformers
     def call(
         self,
         pixel_values: Tensor,

@@ -59,3 +59,21 @@ def initial_values(rows: Sequence[Parameter], config: AnyConfig, seed: int) -> I
         if parameter.name in copied:
             values[parameter.name] = value
         yield parameter, value
+
+
+def resized_rows(
+    table: np.ndarray, count: int, mean_resizing: bool, scale: float, noise: np.random.Generator
+) -> np.ndarray:
+    """Keep the first `count` rows of float32 (rows, width), or append rows.
+
+    New rows are the mean of the old ones and a thousandth of their spread, which changes little of what a model says
+    (`mean_resizing`), or drawn with the standard deviation `scale`.
+    """
+    missing = count - len(table)
+    if missing <= 0:
+        return table[:count].copy()
+    if not mean_resizing:
+        return np.concatenate([table, noise.normal(scale=scale, size=(missing, table.shape[1])).astype(np.float32)])
+    mean = table.mean(axis=0, keepdims=True)
+    spread = noise.standard_normal((missing, len(table)), np.float32) @ (table - mean) / np.float32(len(table) ** 0.5)
+    return np.concatenate([table, mean + np.float32(1e-3) * spread])
