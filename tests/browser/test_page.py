@@ -78,11 +78,11 @@ def test_all_pictures_have_the_tokens_of_pytorch(page):
     for index, search in enumerate(SEARCHES):
         options = captioner.options(**search)
         options.pop("whole", None)
-        expected = captioner.model.generate(pixels, **options)
+        expected = captioner.model.generate(pixel_values=pixels, **options)
         assert [row["captions"][index] for row in found] == rows_of(captioner, expected), search
     for index, question in enumerate(QUESTIONS):
         tokens = answerer.processor(text=[question] * len(EMOJI), return_tensors="pt")
-        expected = answerer.model.generate(pixels, **tokens)
+        expected = answerer.model.generate(pixel_values=pixels, **tokens)
         assert [row["answers"][index] for row in found] == rows_of(answerer, expected), question
     for row, match in zip(found, matcher(EMOJI, TEXTS), strict=True):
         np.testing.assert_allclose([one["itm"] for one in row["matches"]], match.itm, atol=1e-4)

@@ -232,8 +232,8 @@ def test_matches_are_those_of_the_model(load, pictures, engine):
     tokens = matcher.processor(text=texts, padding=True, return_tensors="np")
     inputs = {name: matcher.engine.to_tensor(tokens[name], matcher.model) for name in ("input_ids", "attention_mask")}
     pixels = matcher.engine.to_tensor(matcher.read(pictures[0])[None], matcher.model)
-    logits = matcher.engine.to_numpy(matcher.model(pixels, **inputs).itm_score)
-    itc = matcher.engine.to_numpy(matcher.model(pixels, **inputs, use_itm_head=False).itm_score)[0]
+    logits = matcher.engine.to_numpy(matcher.model(pixel_values=pixels, **inputs).itm_score)
+    itc = matcher.engine.to_numpy(matcher.model(pixel_values=pixels, **inputs, use_itm_head=False).itm_score)[0]
     for size in (1, 2, 8):
         found = matcher(pictures[0], texts, batch_size=size)
         np.testing.assert_allclose(found.itm, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), atol=1e-5)

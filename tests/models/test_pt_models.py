@@ -89,7 +89,9 @@ def test_image_embeds_stand_in_for_pictures(head):
         if hasattr(model, "generate"):
             del values["labels"]
             pixels = tensors(head)["pixel_values"]
-            assert torch.equal(model.generate(image_embeds=embeds, **values), model.generate(pixels, **values))
+            assert torch.equal(
+                model.generate(image_embeds=embeds, **values), model.generate(pixel_values=pixels, **values)
+            )
 
 
 def test_one_picture_may_serve_many_texts():
@@ -97,8 +99,8 @@ def test_one_picture_may_serve_many_texts():
     model, values = make("BlipForImageTextRetrieval").double(), tensors("BlipForImageTextRetrieval")
     one = values["pixel_values"][:1].double()
     with torch.inference_mode():
-        expected = model(one.expand(2, -1, -1, -1), values["input_ids"], values["attention_mask"]).itm_score
-        assert difference(expected, model(one, values["input_ids"], values["attention_mask"]).itm_score) < 1e-12
+        expected = model(values["input_ids"], one.expand(2, -1, -1, -1), True, values["attention_mask"]).itm_score
+        assert difference(expected, model(values["input_ids"], one, True, values["attention_mask"]).itm_score) < 1e-12
 
 
 def test_features_are_normalised_and_compare_as_the_similarities():

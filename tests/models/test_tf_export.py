@@ -175,7 +175,7 @@ def test_any_search_over_the_exported_step(models, exported, texts, pixels, opti
         max_new_tokens=NEW_TOKENS, bos_token_id=text.bos_token_id, eos_token_id=SEP, pad_token_id=0, **options
     )
     found = generate(session, np.array([[text.bos_token_id]]), np.ones((1, 1), int), config, seed=5).sequences
-    expected = models[head].generate(pixels["pixel_values"][:1], **given, generation_config=config, seed=5)
+    expected = models[head].generate(pixel_values=pixels["pixel_values"][:1], **given, generation_config=config, seed=5)
     assert np.array_equal(found, expected)
 
 
