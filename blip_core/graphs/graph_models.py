@@ -15,8 +15,9 @@ from blip_core import checks
 from blip_core.checkpoints.exported import Export, read_export
 from blip_core.checkpoints.processor_files import FILES, read_generation_config
 from blip_core.files import read_json
-from blip_core.generation.logits import softmax
+from blip_core.generation.generation_hooks import NUMPY
 from blip_core.generation.prompts import prepare_prompts
+from blip_core.generation.scores import softmax
 from blip_core.graphs.graph_session import GraphSession, TrieReader
 from blip_core.hub import or_shipped, resolve_folder
 from blip_core.inference import text_scoring
@@ -125,8 +126,13 @@ class GraphModel:
         config = options.pop("generation_config", None) or self.generation_config
         how = options.pop("seed", None), options.pop("stream", None)
         prompts = prepare_prompts(ids, mask, len(states), self.config.text_config, config, options, *how)
-        output = prompts.generate(GraphSession(self.run, states, states_mask, len(prompts.input_ids), prompts.capacity))
-        return output if prompts.config.return_dict_in_generate else output.sequences
+        if prompts.config.output_attentions or prompts.config.output_hidden_states:
+            raise ValueError(
+                f"{self.engine} gives neither attentions nor hidden states; leave out output_attentions and "
+                "output_hidden_states, or use another engine."
+            )
+        session = GraphSession(self.run, states, states_mask, len(prompts.input_ids), prompts.capacity)
+        return prompts.generate(session, NUMPY, lambda ids, mask: None)
 
     def reader(self, states: Array, states_mask: Any) -> TrieReader:
         """What scores texts given encoder states."""

@@ -244,6 +244,8 @@ def test_pictures_and_texts_that_do_not_fit(engine):
     given = inputs(MATCH, CONFIGS_OF["wide"])
     with pytest.raises(InputError, match="40 x 40 pixels but the model was made for 32 x 32"):
         captioner.generate(np.zeros((1, 3, 40, 40), np.float32))
+    with pytest.raises(ValueError, match="gives neither attentions nor hidden states"):
+        captioner.generate(np.zeros((1, 3, 32, 32), np.float32), output_attentions=True, return_dict_in_generate=True)
     with pytest.raises(InputError, match="takes at most 40"):
         matcher.get_text_features(np.ones((1, 41), int))
     with pytest.raises(InputError, match="between 0 and 89"):
