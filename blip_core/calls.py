@@ -52,7 +52,7 @@ def called_as_in_transformers(call: Callable[Concatenate[M, P], R]) -> Callable[
     kind = inspect.Parameter.KEYWORD_ONLY
     added = [inspect.Parameter(name, kind, default=None) for name in further]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    return run
+    return run  # type: ignore[return-value]  # which has further keywords
 
 
 def check_neutral(name: str, value: Any) -> None:

@@ -25,6 +25,7 @@ class ModelMethods(nn.Module):
 
     config: Any
     embeddings: Any
+    tie_weights: Any
     config_class: type[AnyConfig] = BlipConfig
     """The class of its configuration."""
     name_or_path = ""
@@ -37,6 +38,10 @@ class ModelMethods(nn.Module):
         if row := HEADS.get(cls.__name__.removeprefix("TF")):
             cls.config_class = row.config
 
+    def _every_layer(self) -> list[Any]:
+        """The modules, of which type checkers know no attributes."""
+        return list(self.modules())
+
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Count the weights, those of adapters included; tied ones once, queues of features not at all.
 
@@ -47,11 +52,11 @@ class ModelMethods(nn.Module):
         Returns:
             The number of single values.
         """
-        tables = [layer.weight for layer in self.modules() if isinstance(layer, nn.Embedding)]
+        tables = [layer.weight for layer in self._every_layer() if isinstance(layer, nn.Embedding)]
         left_out = {id(weight) for weight in tables} if exclude_embeddings else set()
         weights = [weight for weight in self.parameters() if weight.requires_grad or not only_trainable]
         count = sum(weight.numel() for weight in weights if id(weight) not in left_out)
-        rounded = [layer.weight_int8 for layer in self.modules() if isinstance(layer, QuantizedLinear)]
+        rounded = [layer.weight_int8 for layer in self._every_layer() if isinstance(layer, QuantizedLinear)]
         return count + (0 if only_trainable else sum(weight.numel() for weight in rounded))
 
     def get_input_embeddings(self) -> Any:
@@ -60,7 +65,7 @@ class ModelMethods(nn.Module):
         Returns:
             The layer; of an encoder and a decoder the encoder's.
         """
-        found = next((layer.word_embeddings for layer in self.modules() if hasattr(layer, "word_embeddings")), None)
+        found = next((layer.word_embeddings for layer in self._every_layer() if hasattr(layer, "word_embeddings")), None)
         return self.embeddings if found is None else found
 
     def set_input_embeddings(self, value: Any) -> None:
@@ -69,7 +74,7 @@ class ModelMethods(nn.Module):
         Args:
             value: A layer of the same kind; a projection to the vocabulary that is tied has its weight from then on.
         """
-        holder = next((layer for layer in self.modules() if hasattr(layer, "word_embeddings")), None)
+        holder = next((layer for layer in self._every_layer() if hasattr(layer, "word_embeddings")), None)
         if holder is None:
             self.embeddings = value
         else:
@@ -78,7 +83,7 @@ class ModelMethods(nn.Module):
 
     def get_output_embeddings(self) -> Any:
         """Return the projection to the vocabulary, None where the model has none."""
-        return next((layer.predictions.decoder for layer in self.modules() if hasattr(layer, "predictions")), None)
+        return next((layer.predictions.decoder for layer in self._every_layer() if hasattr(layer, "predictions")), None)
 
     @torch.no_grad()
     def resize_token_embeddings(
@@ -99,7 +104,7 @@ class ModelMethods(nn.Module):
         """
         tables = {
             id(layer.word_embeddings): layer.word_embeddings
-            for layer in self.modules()
+            for layer in self._every_layer()
             if hasattr(layer, "word_embeddings")
         }
         old = self.get_input_embeddings().weight.shape[0]
@@ -111,7 +116,7 @@ class ModelMethods(nn.Module):
             rows = resized_rows(weight.float().cpu().numpy(), count, mean_resizing, scale, noise)
             return torch.from_numpy(rows).to(weight)
 
-        heads = [layer.predictions for layer in self.modules() if hasattr(layer, "predictions")]
+        heads = [layer.predictions for layer in self._every_layer() if hasattr(layer, "predictions")]
         own = [head.decoder for head in heads if all(head.decoder.weight is not t.weight for t in tables.values())]
         for table in (*tables.values(), *own):
             table.weight.data = resized(table.weight)
@@ -120,7 +125,7 @@ class ModelMethods(nn.Module):
         for head in heads:
             head.bias.data = F.pad(head.bias, (0, max(count - old, 0)))[:count].clone()
             head.decoder.out_features = count
-        for part in self.modules():
+        for part in self._every_layer():
             if isinstance(part, ModelMethods):
                 getattr(part.config, "text_config", part.config).vocab_size = count
         self.tie_weights()
@@ -180,7 +185,7 @@ class ModelMethods(nn.Module):
             ValueError: For any other.
         """
         choice("attn_implementation", attn_implementation, ("sdpa", "eager"))
-        for module in self.modules():
+        for module in self._every_layer():
             if hasattr(module, "eager"):
                 module.eager = attn_implementation == "eager"
             if isinstance(module, ModelMethods):
@@ -210,7 +215,7 @@ class ModelMethods(nn.Module):
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether any part of the model recomputes its activations."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+        return any(getattr(module, "gradient_checkpointing", False) for module in self._every_layer())
 
     def gradient_checkpointing_enable(
         self,
@@ -231,7 +236,7 @@ class ModelMethods(nn.Module):
         """
         options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         check_checkpointing(options, CHECKPOINTING, every_n_layers, offload)
-        for module in self.modules():
+        for module in self._every_layer():
             if hasattr(module, "gradient_checkpointing"):
                 cast(Any, module).gradient_checkpointing = True
                 cast(Any, module).checkpointing_options = options
@@ -244,7 +249,7 @@ class ModelMethods(nn.Module):
 
     def gradient_checkpointing_disable(self) -> None:
         """Undo `gradient_checkpointing_enable`."""
-        for module in self.modules():
+        for module in self._every_layer():
             if hasattr(module, "gradient_checkpointing"):
                 cast(Any, module).gradient_checkpointing = False
 

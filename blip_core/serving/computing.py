@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.generation.batch import check_stream
-from blip_core.generation.logits import softmax
+from blip_core.generation.call_checks import check_stream
+from blip_core.generation.generation_hooks import Hooks
+from blip_core.generation.scores import softmax
 from blip_core.inference.labels import tell_apart
 from blip_core.inference.loaded_model import split
 from blip_core.inference.results import Match
@@ -51,7 +52,7 @@ def check_options(writer: TextWriter, values: dict[str, Any], others: Sequence[s
     writer.check_options(options)
     if values.get("stream"):
         options.pop("seed", None)
-        check_stream(print, writer.model.generation_config.updated(**{"num_return_sequences": 1, **options}))
+        check_stream(print, Hooks(), writer.model.generation_config.updated(**{"num_return_sequences": 1, **options}))
 
 
 def check_embed(models: Models, values: dict[str, Any], picture: bool) -> None:
