@@ -65,7 +65,9 @@ class ModelMethods(nn.Module):
         Returns:
             The layer; of an encoder and a decoder the encoder's.
         """
-        found = next((layer.word_embeddings for layer in self._every_layer() if hasattr(layer, "word_embeddings")), None)
+        found = next(
+            (layer.word_embeddings for layer in self._every_layer() if hasattr(layer, "word_embeddings")), None
+        )
         return self.embeddings if found is None else found
 
     def set_input_embeddings(self, value: Any) -> None:
