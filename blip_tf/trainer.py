@@ -146,7 +146,10 @@ class Trainer:
     def _local(self, part: MicroBatch, alpha: float) -> Any:
         """A batch as tensors, cut up for the replicas of this process, each with what its loss is the mean over."""
         if hasattr(self.model, "check_beginning") and "labels" in part.inputs:
-            self.model.check_beginning(tf.constant(part.inputs["input_ids"]))  # a traced call cannot look at values
+            texts = (part.inputs.get(name) for name in ("input_ids", "attention_mask"))
+            self.model.check_beginning(
+                *(None if x is None else tf.constant(x) for x in texts)
+            )  # a graph knows no values
         parts = [_tensors(piece, alpha) for piece in split(part, self.start.task, self.replicas)]
         if self.replicas == 1:
             return parts[0]
