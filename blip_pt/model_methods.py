@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class ModelMethods(nn.Module):
             cls.config_class = row.config
 
     def _every_layer(self) -> list[Any]:
-        """The modules, of which type checkers know no attributes."""
+        """The modules, with those in modules."""
         return list(self.modules())
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
@@ -240,8 +240,8 @@ class ModelMethods(nn.Module):
         check_checkpointing(options, CHECKPOINTING, every_n_layers, offload)
         for module in self._every_layer():
             if hasattr(module, "gradient_checkpointing"):
-                cast(Any, module).gradient_checkpointing = True
-                cast(Any, module).checkpointing_options = options
+                module.gradient_checkpointing = True
+                module.checkpointing_options = options
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -253,7 +253,7 @@ class ModelMethods(nn.Module):
         """Undo `gradient_checkpointing_enable`."""
         for module in self._every_layer():
             if hasattr(module, "gradient_checkpointing"):
-                cast(Any, module).gradient_checkpointing = False
+                module.gradient_checkpointing = False
 
 
 CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "context_fn")

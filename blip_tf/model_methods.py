@@ -35,6 +35,10 @@ class ModelMethods(keras.Model):
         if row := HEADS.get(cls.__name__.removeprefix("TF")):
             cls.config_class = row.config
 
+    def _every_layer(self) -> list[Any]:
+        """The layers, with those in layers."""
+        return list(self._flatten_layers())
+
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Count the weights, those of adapters included; tied ones once, queues of features not at all.
 
@@ -47,7 +51,7 @@ class ModelMethods(keras.Model):
         """
         left_out = {id(self.get_parameter(row.name)) for row in self.table() if "queue" in row.name}
         if exclude_embeddings:
-            left_out |= {id(layer.weight) for layer in self._flatten_layers() if isinstance(layer, Embedding)}
+            left_out |= {id(layer.weight) for layer in self._every_layer() if isinstance(layer, Embedding)}
         weights = self.trainable_weights if only_trainable else self.weights
         return sum(math.prod(weight.shape) for weight in weights if id(weight) not in left_out)
 
@@ -58,7 +62,7 @@ class ModelMethods(keras.Model):
             The layer; of an encoder and a decoder the encoder's.
         """
         found = next(
-            (layer.word_embeddings for layer in self._flatten_layers() if hasattr(layer, "word_embeddings")), None
+            (layer.word_embeddings for layer in self._every_layer() if hasattr(layer, "word_embeddings")), None
         )
         return self.embeddings if found is None else found
 
@@ -68,7 +72,7 @@ class ModelMethods(keras.Model):
         Args:
             value: A layer of the same kind; a projection to the vocabulary that is tied has its weight from then on.
         """
-        holder = next((layer for layer in self._flatten_layers() if hasattr(layer, "word_embeddings")), None)
+        holder = next((layer for layer in self._every_layer() if hasattr(layer, "word_embeddings")), None)
         if holder is None:
             self.embeddings = value
         else:
@@ -77,9 +81,7 @@ class ModelMethods(keras.Model):
 
     def get_output_embeddings(self) -> Any:
         """Return the projection to the vocabulary, None where the model has none."""
-        return next(
-            (layer.predictions.decoder for layer in self._flatten_layers() if hasattr(layer, "predictions")), None
-        )
+        return next((layer.predictions.decoder for layer in self._every_layer() if hasattr(layer, "predictions")), None)
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
@@ -97,7 +99,7 @@ class ModelMethods(keras.Model):
         Raises:
             ValueError: If a number is not whole and above 0.
         """
-        layers = self._flatten_layers()
+        layers = self._every_layer()
         tables = {
             id(layer.word_embeddings): layer.word_embeddings for layer in layers if hasattr(layer, "word_embeddings")
         }
@@ -188,7 +190,7 @@ class ModelMethods(keras.Model):
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether any part of the model recomputes its activations."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self._flatten_layers())
+        return any(getattr(module, "gradient_checkpointing", False) for module in self._every_layer())
 
     def gradient_checkpointing_enable(
         self,
@@ -207,7 +209,7 @@ class ModelMethods(keras.Model):
             ValueError: If an option is unknown, or a value is one that is not offered here.
         """
         check_checkpointing(gradient_checkpointing_kwargs or {}, CHECKPOINTING, every_n_layers, offload)
-        for module in self._flatten_layers():
+        for module in self._every_layer():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = True
 
@@ -219,7 +221,7 @@ class ModelMethods(keras.Model):
 
     def gradient_checkpointing_disable(self) -> None:
         """Undo `gradient_checkpointing_enable`."""
-        for module in self._flatten_layers():
+        for module in self._every_layer():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = False
 
