@@ -133,7 +133,9 @@ def check_parity(
         True
     """
     choice("dtype", dtype, TOLERANCES)
-    if len([get_engine(name) for name in engines]) < 2 - (other is not None):
+    if unable := [name for name in engines if not hasattr(get_engine(name).backend, "gradients")]:
+        raise ValueError(f"Parity compares gradients, which engine {unable[0]!r} does not compute; take another one.")
+    if len(engines) < 2 - (other is not None):
         raise ValueError(f"engines must be two of {', '.join(ENGINES)} (one with other=), got {', '.join(engines)}.")
     source = open_checkpoint(checkpoint)
     head = head or find_head(source)

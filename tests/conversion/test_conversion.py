@@ -297,7 +297,7 @@ def test_tied_tensors_that_differ_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "onnx"}, "to must be one of safetensors, .*; got 'onnx'"),
+        ({"to": "coreml"}, "to must be one of safetensors, .*; got 'coreml'"),
         ({"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16; got 'int8'"),
         ({"head": "BlipForAll"}, "head must be one of .*; got 'BlipForAll'"),
         ({"head": "BlipVisionModel", "to": "pth"}, "pth cannot hold a BlipVisionModel"),

@@ -203,9 +203,11 @@ def test_any_registered_engine_takes_part(model, monkeypatch):
 
 
 def test_options_that_make_no_sense(model):
-    with pytest.raises(ValueError, match="engine must be one of pt, tf, got 'jax'"):
+    with pytest.raises(ValueError, match="engine must be one of pt, tf, onnx, openvino, got 'jax'"):
         check_parity(model, engines=("pt", "jax"))
-    with pytest.raises(ValueError, match=r"engines must be two of pt, tf \(one with other=\), got pt"):
+    with pytest.raises(ValueError, match="gradients, which engine 'onnx' does not compute; take another one"):
+        check_parity(model, engines=("pt", "onnx"))
+    with pytest.raises(ValueError, match=r"engines must be two of pt, tf, onnx, openvino \(one with other=\), got pt"):
         check_parity(model, engines=("pt",))
     with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16"):
         check_parity(model, dtype="float8")
