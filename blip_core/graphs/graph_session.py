@@ -1,6 +1,6 @@
 """The decoding session over the parts `begin` and `step`, and the scores of given texts by it.
 
-Shapes: R rows (texts under way), B' pictures or questions, S encoder states, V vocabulary.
+Shapes: R rows (texts under way), L length, B' pictures or questions, V vocabulary.
 """
 
 from __future__ import annotations

@@ -164,13 +164,13 @@ def test_retrieval_is_what_all_pairs_give(folder, framework):
     pixels = processor(images=[str(folder / f"{i}.png") for i in range(5)], return_tensors="np")["pixel_values"]
     tokens = {k: engine_of(model).to_tensor(v, model) for k, v in processor(text=texts, return_tensors="np").items()}
     itc = engine_of(model).to_numpy(
-        model(engine_of(model).to_tensor(pixels, model), **tokens, use_itm_head=False).itm_score
+        model(pixel_values=engine_of(model).to_tensor(pixels, model), **tokens, use_itm_head=False).itm_score
     )
     itm = np.stack(
         [
-            engine_of(model).to_numpy(model(engine_of(model).to_tensor(pixels[i : i + 1], model), **tokens).itm_score)[
-                :, 1
-            ]
+            engine_of(model).to_numpy(
+                model(pixel_values=engine_of(model).to_tensor(pixels[i : i + 1], model), **tokens).itm_score
+            )[:, 1]
             for i in range(5)
         ]
     )

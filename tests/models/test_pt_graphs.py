@@ -43,9 +43,9 @@ CALLS = {
     "decoder": (CAPTION, lambda m, i, a: m.text_decoder(i, a, is_decoder=True).logits, (TEXTS, TEXTS)),
     "caption": (CAPTION, lambda m, p, i, a: m(p, i, a).logits, PAIRS),
     "loss": (CAPTION, lambda m, p, i, a: m(p, i, a, labels=i).loss, (PICTURES, PREDICTED, PREDICTED)),
-    "match": (MATCH, lambda m, p, i, a: m(p, i, a).itm_score, PAIRS),
-    "compare": (MATCH, lambda m, p, i, a: m(p, i, a, use_itm_head=False).itm_score, PAIRS),
-    "answer": (ANSWER, lambda m, p, i, a: m(p, i, a, decoder_input_ids=i, decoder_attention_mask=a).logits, PAIRS),
+    "match": (MATCH, lambda m, p, i, a: m(i, p, attention_mask=a).itm_score, PAIRS),
+    "compare": (MATCH, lambda m, p, i, a: m(i, p, attention_mask=a, use_itm_head=False).itm_score, PAIRS),
+    "answer": (ANSWER, lambda m, p, i, a: m(i, p, i, a, a).logits, PAIRS),
     "nlvr": ("BlipForNLVR", lambda m, p, i, a: m(torch.stack([p, p.flip(0)], 1), i, a).logits, PAIRS),
 }
 

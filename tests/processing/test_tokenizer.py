@@ -159,7 +159,7 @@ def test_tensors(tokenizer):
         ("a", {"padding": True, "pad_to_multiple_of": 0}, "pad_to_multiple_of must be"),
         ("a b c", {"truncation": "only_second", "max_length": 3}, "'only_second' needs text_pair"),
         ("a b", {"text_pair": "a b c d", "truncation": "only_first", "max_length": 5}, "would have to drop 4 tokens"),
-        ("a", {"return_tensors": "jax"}, "return_tensors must be one of None, np, pt, tf, got"),
+        ("a", {"return_tensors": "jax"}, "return_tensors must be one of None, np, pt, tf"),
         (["a", "b c"], {"return_tensors": "np"}, "do not make one tensor; pass padding=True"),
     ],
     ids=str,

@@ -295,7 +295,7 @@ def test_tensorboard_reads_the_events(world):
         ({"data": "numbers.json"}, "No example for caption .*caption must be a text"),
         ({"task": "vqa"}, "No example for vqa .*question"),
         ({"task": "dance"}, "task must be one of caption, retrieval"),
-        ({"engine": "jax"}, "engine must be one of pt, tf, got 'jax'"),
+        ({"engine": "jax"}, "engine must be one of pt, tf, onnx, openvino, got 'jax'"),
         ({"batch_size": 64}, "8 examples to learn from are less than a batch of 64; use a .* train --batch-size"),
         ({"accumulation": 9}, "8 examples make 2 batches, less than the 9 of a step"),
         ({"learning_rat": 1}, "There is no setting 'learning_rat'; the settings are accumulation"),
