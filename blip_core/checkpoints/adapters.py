@@ -86,6 +86,9 @@ class AdaptedCheckpoint(Checkpoint):
             "tensors": len(weights),
         }
 
+    def place(self, name: str) -> Any:
+        return name if name in self._changes else self._base.place(self._sources.get(name, name))
+
     def __getitem__(self, name: str) -> np.ndarray:
         change, array = self._changes.get(name), self._base[self._sources.get(name, name)]
         if change is None:

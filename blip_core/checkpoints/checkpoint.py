@@ -64,6 +64,10 @@ class Checkpoint(Mapping[str, np.ndarray]):
         """Where the files that go with it may lie: the adapter's folder, if there is one, and that of the weights."""
         return [*([Path(self.adapter["path"]).parent] if self.adapter else ()), self.path.parent]
 
+    def place(self, name: str) -> Any:
+        """Return where a tensor is stored, the same for all names of it."""
+        return name
+
     def __len__(self) -> int:
         return len(self.shapes)
 
@@ -123,6 +127,9 @@ class MappedCheckpoint(Checkpoint):
         self.extents = extents
         dtypes = {name: extent.dtype for name, extent in extents.items()}
         super().__init__(path, format, {name: _shape(extent) for name, extent in extents.items()}, dtypes, config)
+
+    def place(self, name: str) -> Any:
+        return self.extents[name].offset
 
     def __getitem__(self, name: str) -> np.ndarray:
         extent = self.extents[name]

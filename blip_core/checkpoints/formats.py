@@ -146,9 +146,9 @@ FORMATS: dict[str, Format] = {
         ),
         Format(
             "onnx", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
-            write=_here("safetensors_file:write"), arrange=_here("safetensors_file:arrange_once"),
-            refused_types=("bfloat16",), training_state="left out", export=Function("blip_pt.onnx_export:export_onnx"),
-            engine="pt", options=("free_size",), packages=("onnx",), extra="onnx",
+            write=_here("safetensors_file:write"), refused_types=("bfloat16",), training_state="left out",
+            export=Function("blip_pt.onnx_export:export_onnx"), engine="pt", options=("free_size",),
+            packages=("onnx",), extra="onnx",
         ),
         Format(
             "adapter", ("adapter_model.safetensors", "adapter_model.bin"),

@@ -50,7 +50,7 @@ def plan_tensors(
     A tensor of the checkpoint that serves twice is copied, so that no two arrays share memory. Raises `ValueError`
     for weights that are not floating-point.
     """
-    planned, used = [], set()
+    planned, used, places = [], set(), set()
     for parameter in wanted:
         source = found.sources.get(parameter.name) or found.sources.get(parameter.followed)
         if source is None:
@@ -60,8 +60,10 @@ def plan_tensors(
             dtype = checkpoint.dtypes[source]
             if dtype not in ({np.dtype(np.int64)} if parameter.row.init in INTEGERS else FLOATS):
                 raise ValueError(f"{checkpoint.path}: {source} is of type {dtype}; weights must be floating-point.")
-            read = partial(_read, checkpoint, source, parameter, source in used)
+            place = checkpoint.place(source)
+            read = partial(_read, checkpoint, source, parameter, place in places)
             used.add(source)
+            places.add(place)
         planned.append(LazyTensor(parameter.stored_as, parameter.shape, dtype, read, parameter))
     check_adapter(checkpoint, used.union(*(found.tied.get(name, ()) for name in used)))
     return planned

@@ -1,4 +1,7 @@
-"""Files of safetensors: the canonical format."""
+"""Files of safetensors: the canonical format.
+
+The metadata may name tensors that are another one of the file, as `safetensors.torch.save_model` writes tied weights.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def read(path: Path) -> MappedCheckpoint:
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+    tied: dict[str, str] = header.pop("__metadata__", {})
     unknown = {entry["dtype"] for entry in header.values()} - DTYPES.keys()
     if unknown:
         raise ValueError(f"{path} holds tensors of type {', '.join(sorted(unknown))}, which no BLIP model has.")
@@ -40,6 +43,7 @@ def read(path: Path) -> MappedCheckpoint:
         name: Extent(tuple(entry["shape"]), DTYPES[entry["dtype"]], 8 + length + entry["data_offsets"][0])
         for name, entry in header.items()
     }
+    extents |= {name: extents[kept] for name, kept in tied.items() if kept in extents and name not in extents}
     return MappedCheckpoint(path, "safetensors", without_wrappers(path, extents))
 
 
@@ -48,18 +52,15 @@ def arrange(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
     return [replace(tensor, names=(name,)) for tensor in tensors for name in tensor.names]
 
 
-def arrange_once(tensors: Sequence[LazyTensor]) -> list[LazyTensor]:
-    """Give every tensor the first of its Hugging Face names alone."""
-    return [replace(tensor, names=tensor.names[:1]) for tensor in tensors]
-
-
 def write(path: Path, tensors: Sequence[LazyTensor], about: About | None = None) -> None:
-    """Write a file, in which every tensor has one name."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    """Write a file; a tensor of several names is stored under the first, and the metadata have the others."""
+    metadata = {"format": "pt"}
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for tensor in tensors:
         begin, end = end, end + tensor.nbytes
-        (name,) = tensor.names
+        name, *others = tensor.names
+        metadata |= dict.fromkeys(others, name)
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes

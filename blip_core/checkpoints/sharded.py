@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,10 @@ class ShardedCheckpoint(Checkpoint):
         shapes = {tensor: self._shards[name].shapes[tensor] for tensor, name in self._shard_of.items()}
         dtypes = {tensor: self._shards[name].dtypes[tensor] for tensor, name in self._shard_of.items()}
         super().__init__(index, next(iter(self._shards.values())).format, shapes, dtypes)
+
+    def place(self, name: str) -> Any:
+        shard = self._shard_of[name]
+        return shard, self._shards[shard].place(name)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._shards[self._shard_of[name]][name]

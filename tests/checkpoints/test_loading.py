@@ -14,12 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from blip_core import BlipConfig, hub
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.saving import parse_size
-from blip_pt import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipVisionModel
+from blip_pt import (
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForPreTraining,
+    BlipForQuestionAnswering,
+    BlipVisionModel,
+)
 from tests.helpers.random_models import CONFIGS_OF, randomized
 
 CONFIG = CONFIGS_OF["wide"]
@@ -100,6 +106,25 @@ def test_pytorch_shards_load_the_same(model, folder):
     weight_map = {tensor: name for name, half in halves.items() for tensor in half}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert same(load(folder), model)
+
+
+def test_names_of_tied_weights_in_the_metadata(model, folder):
+    """As `save_model` of safetensors writes them; a name that is no tensor's is no weight."""
+    save_model(model, folder / "model.safetensors", metadata={"format": "pt", "other": "nothing"})
+    found = open_checkpoint(folder)
+    tied = {"text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"}
+    assert tied <= found.keys()
+    assert "other" not in found
+    assert same(load(folder), model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_a_file_stores_once_are_copied_for_two_modules(tmp_path):
+    """Those of encoder and decoder of pre-training: trained apart, they must not share memory."""
+    BlipForPreTraining(CONFIG).save_pretrained(tmp_path, safe_serialization=False)
+    answerer = BlipForQuestionAnswering.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
+    places = [weight.data_ptr() for weight in answerer.parameters()]
+    assert len(places) == len(set(places))
 
 
 def test_tied_and_buffer_tensors_are_passed_over(model, folder):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from blip_core.cli import main
+from blip_core.engines import ENGINES
+from blip_core.parameters import heads
 from blip_core.parameters.graph_parts import axis_sizes, graph_names, outputs_of, parts_of
 from conversion import convert, inspect_checkpoint
 from tests.helpers.exported_models import SIZES, exported, part_inputs, source
@@ -73,6 +75,20 @@ def test_weights_are_stored_once_and_in_half_precision_where_asked():
     model = blip_pt.BlipForImageTextRetrieval.from_pretrained(half)  # the folder is a checkpoint as well
     expected = model.get_text_features(**{key: torch.from_numpy(value) for key, value in given.items()})
     assert difference(expected.detach(), run_onnx(half, part, given)["text_features"]) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ["pt", "tf"])
+@pytest.mark.parametrize(
+    "head", [pytest.param(x, marks=[] if x == "BlipForPreTraining" else pytest.mark.slow) for x in HEADS]
+)
+def test_an_export_is_a_checkpoint_as_its_source_is(head, engine):
+    """Of pre-training, where the decoder is stored as the encoder, captioner and matcher are cut out as well."""
+    for kind in (head, *(name for name, row in heads.HEADS.items() if row.cut_from == head)):
+        made = ENGINES[engine].model_class(kind)
+        one, other = (made.from_pretrained(path) for path in (source(head, "deep"), exported("onnx", head, "deep")))
+        expected, found = (dict(ENGINES[engine].weights(model)) for model in (one, other))
+        assert expected.keys() == found.keys()
+        assert all(np.array_equal(found[name], array) for name, array in expected.items()), kind
 
 
 def test_pictures_of_any_size():

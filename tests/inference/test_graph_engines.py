@@ -11,6 +11,7 @@ import pytest
 
 from blip_core import Captioner, Explainer, Matcher
 from blip_core.checks import InputError
+from blip_core.cli import main
 from blip_core.engines import ENGINES
 from blip_core.hub import SHIPPED
 from conversion import convert
@@ -137,6 +138,16 @@ def test_commands_without_any_framework(engine, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "fox" in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["pt", "tf"])
+def test_the_shipped_model_s_export_captions_in_a_framework(engine, capsys):
+    for folder in (SHIPPED, shipped()):
+        pictures = [f"tests/data/emoji/{name}.png" for name in ("1f98a", "1f34e")]
+        assert main(["caption", *pictures, "--model", str(folder), "--engine", engine, "--beams", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "fox" in lines[0]
+    assert lines[:2] == lines[2:]
 
 
 @pytest.mark.parametrize("engine", GRAPHS)
