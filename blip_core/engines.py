@@ -31,6 +31,7 @@ class Engine:
         module: Our package for it. It has the model classes, and a module `backend` with a function for each method of
             this class from `to_tensor` on; it is imported when it is first needed.
         backend_module: The name of that module, where it is another one.
+        forms: Of an engine that runs exports: those that it can run, the one made for it first.
         extra: The extra of this project that installs the framework.
         prefix: What the names of its model classes begin with.
         trainer: The module with its `Trainer`, "" where it cannot train.
@@ -50,6 +51,7 @@ class Engine:
     trainer: str = ""
     integer: str = "int64"
     backend_module: str = ""
+    forms: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
@@ -123,6 +125,11 @@ class Engine:
         weights: Iterator[tuple[str, np.ndarray]] = self.backend.weights(model, beginnings)
         return weights
 
+    def parts(self, model: Any) -> dict[str, Any]:
+        """Return the parts of a model that exports have (see `parameters.graph_parts`), functions of named tensors."""
+        parts: dict[str, Any] = self.backend.parts(model)
+        return parts
+
     def read(self, model: Any, row: Any) -> np.ndarray:
         """Return one `Parameter` of a model as an array in PyTorch's layout, such as `weights` leaves out as well."""
         array: np.ndarray = self.backend.read(model, row)
@@ -186,10 +193,8 @@ register(
         "tf", "TensorFlow", "tensorflow", "blip_tf", extra="tf", prefix="TF", trainer="blip_tf.trainer", integer="int32"
     )
 )
-for _name, _title, _module in (("onnx", "ONNX Runtime", "onnx_runtime"), ("openvino", "OpenVINO", "open_vino")):
-    _package = "onnxruntime" if _name == "onnx" else _name
-    register(
-        Engine(
-            _name, _title, _package, f"blip_core.graphs.{_module}", _name, backend_module=f"blip_core.graphs.{_module}"
-        )
-    )
+for _name, _title, _package, _module, _forms in (
+    ("onnx", "ONNX Runtime", "onnxruntime", "blip_core.graphs.onnx_runtime", ("onnx",)),
+    ("openvino", "OpenVINO", "openvino", "blip_core.graphs.open_vino", ("openvino", "onnx")),
+):
+    register(Engine(_name, _title, _package, _module, _name, backend_module=_module, forms=_forms))

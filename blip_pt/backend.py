@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from blip_core.parameters.models import Parameter
 from blip_pt.base import evaluating
 from blip_pt.nn import to_array
+from blip_pt.parts import part_functions
 
 
 def to_tensor(array: np.ndarray, model: Any = None) -> Tensor:
@@ -65,6 +66,11 @@ def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[s
     for row in model.table():
         if row.name.startswith(beginnings) and not row.part.state:
             yield row.name, np.asarray(read(model, row), np.float32, order="C")
+
+
+def parts(model: Any) -> dict[str, Callable[..., dict[str, Tensor]]]:
+    """The parts of a model that exports have, by name."""
+    return part_functions(model)
 
 
 def read(model: Any, row: Parameter) -> np.ndarray:

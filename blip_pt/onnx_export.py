@@ -9,19 +9,23 @@ import inspect
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from blip_core.checkpoints.safetensors_file import read
+from blip_core.checkpoints.shared_weights import SHARED, Place, shared_weights
 from blip_core.parameters.graph_parts import INTEGERS, GraphPart, axis_sizes, graph_names, outputs_of, parts_of
 from blip_pt.base import model_name
+from blip_pt.onnx_int8 import round_products
 from blip_pt.parts import Tensors, part_functions
 
 OPSET = 18
@@ -29,7 +33,6 @@ EXAMPLE = {
     "pictures": 2, "image_tokens": 5, "texts": 4, "length": 3, "rows": 4, "new": 3, "capacity": 9, "states": 5,
 }  # fmt: skip
 """Sizes of the free axes of the inputs with which graphs are traced; every one is free in the graph."""
-ELEMENTS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
 class Part(nn.Module):
@@ -55,7 +58,7 @@ def example_inputs(part: GraphPart, sizes: Mapping[str, int]) -> dict[str, Tenso
     }
 
 
-def export_onnx(model: Any, folder: Path, *, free_size: bool = False) -> dict[str, str]:
+def export_onnx(model: Any, folder: Path, *, free_size: bool = False, weights: str = "") -> dict[str, str]:
     """Write a graph for each part of a float32 model into a folder that has its `model.safetensors`.
 
     Weights that are stored in half precision are converted where a graph begins; all is computed in float32.
@@ -64,6 +67,8 @@ def export_onnx(model: Any, folder: Path, *, free_size: bool = False) -> dict[st
         model: The model; with `free_size` it is changed and must not be used any more.
         folder: Where to write.
         free_size: Whether the graphs take pictures of any size.
+        weights: "int8" rounds the weights of products. They and all others are then in `weights.bin`, and
+            `model.safetensors` is removed.
 
     Returns:
         The file of each part.
@@ -73,14 +78,17 @@ def export_onnx(model: Any, folder: Path, *, free_size: bool = False) -> dict[st
     if free_size:
         embeddings = getattr(model, "vision_model", model).embeddings
         embeddings.positions = partial(free_positions, embeddings)
-    written = {}
-    for part in parts_of(head):
-        if not part.loop:
-            graph = traced(Part(model, part), sizes)
-            name_tensors(graph, part, outputs_of(part, head), sizes)
-            share_weights(graph, model, folder / "model.safetensors")
-            written[part.name] = f"{part.name}.onnx"
-            onnx.save_model(graph, folder / written[part.name])
+    written, stored = {}, folder / "model.safetensors"
+    with shared_weights(folder) if weights else nullcontext() as rounded:
+        for part in parts_of(head):
+            if not part.loop:
+                graph = traced(Part(model, part), sizes)
+                name_tensors(graph, part, outputs_of(part, head), sizes)
+                share_weights(graph, model, stored, rounded)
+                written[part.name] = f"{part.name}.onnx"
+                onnx.save_model(graph, folder / written[part.name])
+    if weights:
+        stored.unlink()
     return written
 
 
@@ -141,26 +149,45 @@ def name_tensors(graph: onnx.ModelProto, part: GraphPart, outputs: Mapping[str, 
     del found.value_info[:]
 
 
-def share_weights(graph: onnx.ModelProto, model: Any, path: Path) -> None:
-    """Make the weights of a graph point into a file of safetensors; those in half precision are converted first."""
+def share_weights(graph: onnx.ModelProto, model: Any, path: Path, rounded: Place | None = None) -> None:
+    """Make the weights of a graph point into a file of safetensors; those in half precision are converted first.
+
+    With `rounded`, products take weights of 8 bits, and all weights are stored there.
+    """
     stored, found = read(path), graph.graph
     rows = {id(model.get_tensor(row.name)): row.stored_as[0] for row in model.table()}
-    weights = dict(model.named_parameters(prefix="model", remove_duplicate=False))
+    named = dict(model.named_parameters(prefix="model", remove_duplicate=False))
     casts = []
-    for value in [value for value in found.input if value.name in weights]:
-        row = rows[id(weights[value.name])]
+    if rounded is not None:
+        matrices = {value.name: named[value.name].detach().numpy() for value in found.input if value.name in named}
+        for name, array in round_products(found, matrices).items():
+            found.initializer.append(external(name, array.shape, array.dtype, SHARED, rounded(array.data)))
+        graph.opset_import.add(domain="com.microsoft", version=1)
+    used = {name for node in found.node for name in node.input}
+    for value in [value for value in found.input if value.name in named]:
+        found.input.remove(value)
+        if value.name not in used:
+            continue
+        row = rows[id(named[value.name])]
         extent, kind = stored.extents[row], stored.dtypes[row]
         half = kind.name != "float32"
         name = f"{value.name}.half" if half else value.name
-        tensor = TensorProto(name=name, dims=extent.shape, data_type=ELEMENTS[kind.name])
-        tensor.data_location = TensorProto.EXTERNAL
-        size = math.prod(extent.shape) * kind.itemsize
-        for key, entry in {"location": path.name, "offset": extent.offset, "length": size}.items():
-            tensor.external_data.add(key=key, value=str(entry))
-        found.initializer.append(tensor)
-        found.input.remove(value)
+        place = (path.name, extent.offset)
+        if rounded is not None:
+            place = (SHARED, rounded(np.ascontiguousarray(stored[row]).data))
+        found.initializer.append(external(name, extent.shape, kind, *place))
         if half:
             casts.append(helper.make_node("Cast", [name], [value.name], to=TensorProto.FLOAT))
     nodes = [*casts, *found.node]
     del found.node[:]
     found.node.extend(nodes)
+
+
+def external(name: str, shape: Sequence[int], kind: np.dtype, file: str, offset: int) -> TensorProto:
+    """A tensor whose values lie in a file beside the graph."""
+    tensor = TensorProto(name=name, dims=shape, data_type=helper.np_dtype_to_tensor_dtype(kind))
+    tensor.data_location = TensorProto.EXTERNAL
+    size = math.prod(shape) * kind.itemsize
+    for key, entry in {"location": file, "offset": offset, "length": size}.items():
+        tensor.external_data.add(key=key, value=str(entry))
+    return tensor

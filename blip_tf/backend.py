@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from tensorflow import Tensor
 
 from blip_core.parameters.models import Parameter
 from blip_tf.base import tf_device
+from blip_tf.export import signatures
 from blip_tf.nn import to_array
 
 
@@ -60,6 +61,11 @@ def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[s
     for row in model.table():
         if row.name.startswith(beginnings) and not row.part.state:
             yield row.name, np.asarray(read(model, row), np.float32, order="C")
+
+
+def parts(model: Any) -> dict[str, Callable[..., dict[str, Tensor]]]:
+    """The parts of a model that exports have, by name."""
+    return {name: function for name, (function, _) in signatures(model, 1).items()}
 
 
 def read(model: Any, row: Parameter) -> np.ndarray:

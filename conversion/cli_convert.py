@@ -10,13 +10,13 @@ from blip_core.cli.arguments import add_checkpoint_arguments, whole
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import json_line
 from conversion.cli_inspect import line
-from conversion.converter import ConversionReport, convert, writable
+from conversion.converter import ConversionReport, convert, precisions, writable
 
 SHOWN = 10
 """How many of the tensors left out are listed."""
 OPTIONS = (
     *("to", "config", "dtype", "head", "image_size", "max_shard_size", "tokenizer", "revision", "overwrite"),
-    *("dry_run", "free_size", "base_model"),
+    *("dry_run", "free_size", "weights", "base_model"),
 )
 """The arguments that are keywords of `convert`."""
 
@@ -39,6 +39,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--tokenizer", metavar="PATH", help="folder or file of the vocabulary (the source's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace a destination that exists")
     parser.add_argument("--free-size", action="store_true", help="let an export take pictures of any size")
+    parser.add_argument("--weights", choices=precisions(), help="round the weights of an export to this precision")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written and what is missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

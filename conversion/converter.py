@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints import FORMATS, Format, open_checkpoint
-from blip_core.checkpoints.exported import write_export
+from blip_core.checkpoints.exported import require_packages, write_export
 from blip_core.checkpoints.loading import config_path, find_head, read_config, with_image_size
 from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wanted_parameters
 from blip_core.checkpoints.processor_files import ProcessorFiles
 from blip_core.checkpoints.saving import config_dict, write_model
+from blip_core.checkpoints.shared_weights import SHARED
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.config import BlipConfig
 from blip_core.parameters.heads import HEADS, AnyConfig
@@ -26,6 +27,11 @@ from conversion.verification import check_tied, verify
 def writable() -> list[str]:
     """Return the names of the formats that `convert` can write."""
     return [row.name for row in FORMATS.values() if row.write]
+
+
+def precisions() -> list[str]:
+    """Return the lower precisions of weights that some export offers."""
+    return list(dict.fromkeys(name for row in FORMATS.values() for name in row.weights))
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def convert(
     overwrite: bool = False,
     dry_run: bool = False,
     free_size: bool = False,
+    weights: str | None = None,
 ) -> ConversionReport:
     """Convert a checkpoint into another format, or a part of it into a checkpoint of its own.
 
@@ -91,7 +98,8 @@ def convert(
         destination: A folder, which gets the weights under their usual name, and the configuration, processor and
             tokenizer files; or a file that ends in `.pth`, which gets the weights alone.
         to: "safetensors" (the default for a folder), "pytorch_model.bin", "pth" (the default for a file),
-            "tf_model.h5" or "weights.h5"; or an export, "onnx" (see `docs/exports.md`).
+            "tf_model.h5" or "weights.h5"; or an export, "onnx" or "openvino" (see
+            `docs/exports.md`).
         config: What the checkpoint lacks or is to be changed, as in `from_pretrained`: a configuration, a file of
             one, or a dictionary of settings.
         dtype: The type of the weights, "float32", "float16" or "bfloat16"; as they are without it.
@@ -104,6 +112,7 @@ def convert(
         overwrite: Replace a destination that exists.
         dry_run: Write nothing, and return what would be written and what is missing.
         free_size: Let an export take pictures of any size.
+        weights: "int8" rounds the weights of an export to 8 bits.
 
     Returns:
         The report.
@@ -120,7 +129,7 @@ def convert(
     target = on_disk(destination).expanduser()
     row = _find_format(to, target)
     _check_options(row, dtype, head, max_shard_size)
-    options = _export_options(row, free_size=free_size)
+    options = _export_options(row, free_size=free_size, weights=weights)
     is_file = bool(row.suffix) and target.suffix == row.suffix
     checkpoint = open_checkpoint(source, revision, base_model)
     check_destination(target, checkpoint.path, folder=not is_file, overwrite=overwrite)
@@ -184,6 +193,8 @@ def convert(
             verify(stage, row, tensors)
             if row.export is not None:
                 write_export(row, stage, head, about.config["dtype"], **options)
+                if weights is not None:
+                    report = replace(report, dtype=weights, bytes=(stage / SHARED).stat().st_size)
     return report
 
 
@@ -204,6 +215,9 @@ def _export_options(row: Format, **options: Any) -> dict[str, Any]:
     for name in given.keys() - set(row.options):
         takers = " and ".join(other.name for other in FORMATS.values() if name in other.options)
         raise ValueError(f"{name} goes with {takers}, not with {row.name}; leave it out.")
+    if (weights := given.get("weights", "")) not in ("", *row.weights):
+        raise ValueError(f"weights of {row.name} must be one of {', '.join(row.weights)}; got {weights!r}.")
+    require_packages(row, weights)
     return given
 
 

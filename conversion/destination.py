@@ -15,7 +15,17 @@ from pathlib import Path
 from blip_core.checkpoints.processor_files import FILES
 from blip_core.files import FULL_DISK, temporary_name, to_disk
 
-SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".pth", ".onnx", "export.json")
+SUFFIXES = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".h5",
+    ".pth",
+    ".onnx",
+    ".xml",
+    "export.json",
+)
 """The ends of the names of weight files."""
 BESIDE = (*FILES, "README.md", ".gitattributes")
 """What else a checkpoint's folder may hold and still be replaced."""

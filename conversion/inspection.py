@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints import Checkpoint, open_checkpoint
-from blip_core.checkpoints.exported import read_export
+from blip_core.checkpoints.exported import Export, read_export
 from blip_core.checkpoints.loading import find_head, read_config
+from blip_core.checkpoints.shared_weights import SHARED
 from blip_core.config import BlipConfig
+from blip_core.files import read_json
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare, known, label_tensors
+from blip_core.parameters.models import parameters
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,12 @@ def inspect_checkpoint(
         >>> inspect_checkpoint(SHIPPED).head
         'BlipForPreTraining'
     """
-    checkpoint = open_checkpoint(name_or_path, revision, base_model)
+    try:
+        checkpoint = open_checkpoint(name_or_path, revision, base_model)
+    except FileNotFoundError:
+        if (export := read_export(Path(name_or_path))) is None:
+            raise
+        return _graphs_alone(export)
     head = head or find_head(checkpoint)
     if head is not None and head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}.")
@@ -126,13 +134,33 @@ def inspect_checkpoint(
         others={label: count for label, count in by_label.items() if label not in wanted},
         dtypes=dict(by_dtype),
         adapter=checkpoint.adapter,
-        export=_export(checkpoint.path.parent),
+        export=_export(read_export(checkpoint.path.parent)),
         **problems,
     )
 
 
-def _export(folder: Path) -> dict[str, Any] | None:
-    if (export := read_export(folder)) is None:
+def _graphs_alone(export: Export) -> CheckpointReport:
+    """Report on an export whose weights are no checkpoint: what its configuration says of them."""
+    config = HEADS[export.head].config.from_dict(read_json(export.folder / "config.json"))
+    rows, counts = parameters(export.head, config), Counter[str]()
+    for row in rows:
+        counts[row.part.label] += math.prod(row.shape)
+    return CheckpointReport(
+        path=str(export.folder / "export.json"),
+        format=export.form,
+        head=export.head,
+        config=config.to_dict(),
+        tensors=len(rows),
+        bytes=sum(path.stat().st_size for path in export.folder.glob(SHARED)),
+        parameters=dict(counts),
+        others={},
+        dtypes={export.weights: sum(counts.values())},
+        export=_export(export),
+    )
+
+
+def _export(export: Export | None) -> dict[str, Any] | None:
+    if export is None:
         return None
     parts = {part: export.file(part).name for part in export.parts}  # refuses an export that lacks one
     return {"form": export.form, "weights": export.weights, "free_size": export.free_size, "parts": parts}

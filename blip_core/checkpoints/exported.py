@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints.formats import Format
-from blip_core.engines import MissingFramework, get_engine
+from blip_core.engines import ENGINES, MissingFramework, get_engine
 from blip_core.files import read_json, write_json
 from blip_core.parameters.graph_parts import PARTS
 from blip_core.parameters.heads import HEADS
@@ -46,24 +46,28 @@ class Export:
         return path
 
 
-def write_export(
-    row: Format, folder: Path, head: str, weights: str, free_size: bool = False, **options: Any
-) -> dict[str, str]:
-    """Write the graphs of the model whose checkpoint lies in a folder, and `export.json`; return the files by part.
-
-    `weights` is the type of the stored weights, `options` are those of the form.
-    """
-    for package in row.packages:
+def require_packages(row: Format, weights: str = "") -> None:
+    """Raise `MissingFramework` unless everything is installed that an export needs to be made."""
+    what = f"to={row.name!r}" + f" with weights={weights!r}" * bool(weights)
+    for package, extra in {**row.packages, **row.weights.get(weights, {})}.items():
         if find_spec(package) is None:
-            raise MissingFramework(
-                f'to={row.name!r} needs {package}, which is not installed: pip install "blip-duo[{row.extra}]"'
-            )
+            raise MissingFramework(f'{what} needs {package}, which is not installed: pip install "blip-duo[{extra}]"')
+    if row.engine:
+        ENGINES[row.engine].require(what)
+
+
+def write_export(row: Format, folder: Path, head: str, dtype: str, **options: Any) -> None:
+    """Write the graphs of the model whose checkpoint lies in a folder, and `export.json`.
+
+    `dtype` is the type of the checkpoint's weights, `options` are those of the form.
+    """
     model = get_engine(row.engine).model_class(head).from_pretrained(folder, dtype="float32")
     assert row.export is not None
-    parts: dict[str, str] = row.export(model, folder, free_size=free_size, **options)
-    about = {"form": row.name, "head": head, "weights": weights, "free_size": free_size, "parts": parts}
-    write_json(folder / NAME, {"version": VERSION, **about})
-    return parts
+    parts: dict[str, str] = row.export(model, folder, **options)
+    about = {"form": row.name, "head": head, "weights": options.get("weights") or dtype}
+    write_json(
+        folder / NAME, {"version": VERSION, **about, "free_size": options.get("free_size", False), "parts": parts}
+    )
 
 
 def read_export(folder: Path) -> Export | None:

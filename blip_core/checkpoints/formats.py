@@ -5,8 +5,8 @@ To add a format, write a file with a function that reads it, one that writes it,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ class Format:
             part: the format is an export (see `exported.py`).
         engine: The engine whose model is exported.
         options: The keywords of `convert` that the export takes.
-        packages: What must be installed to write it, besides the engine.
-        extra: The extra of this project that installs them.
+        packages: What must be installed to write it, besides the engine, each with the extra that installs it.
+        weights: Lower precisions of its weights that it offers, each with a package and its extra as well.
         framework: The engine whose format it is, which `from_tf` and `from_pt` ask for.
         tied: Whether it can only hold a projection to the vocabulary that is tied to the word embeddings.
         upon: Whether it lies upon another checkpoint, its base, and in a folder of both is what is meant. `read` then
@@ -71,8 +71,8 @@ class Format:
     export: Callable[..., dict[str, str]] | None = None
     engine: str = ""
     options: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
-    extra: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     framework: str = "pt"
     tied: bool = False
     upon: bool = False
@@ -147,8 +147,14 @@ FORMATS: dict[str, Format] = {
         Format(
             "onnx", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
             write=_here("safetensors_file:write"), refused_types=("bfloat16",), training_state="left out",
-            export=Function("blip_pt.onnx_export:export_onnx"), engine="pt", options=("free_size",),
-            packages=("onnx",), extra="onnx",
+            export=Function("blip_pt.onnx_export:export_onnx"), engine="pt", options=("free_size", "weights"),
+            packages={"onnx": "onnx"}, weights={"int8": {}},
+        ),
+        Format(
+            "openvino", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
+            write=_here("safetensors_file:write"), refused_types=("bfloat16",), training_state="left out",
+            export=Function("blip_pt.openvino_export:export_openvino"), engine="pt", options=("free_size", "weights"),
+            packages={"openvino": "openvino", "onnx": "openvino"}, weights={"int8": {"nncf": "int8"}},
         ),
         Format(
             "adapter", ("adapter_model.safetensors", "adapter_model.bin"),
@@ -216,6 +222,11 @@ def _open(
         folder = resolve_folder(name_or_path, patterns=row.hub_patterns(variant), **hub)
         if found := row.find(folder, variant):
             return _open_file(found, hub, base_model)
+    if (folder / "export.json").is_file():
+        raise FileNotFoundError(
+            f"{name_or_path} is an export whose weights are no checkpoint: run it with an engine for its graphs, or "
+            "open the model that it was made of."
+        )
     names = ", ".join(file_of_variant(row.files[0], variant) for row in rows)
     raise FileNotFoundError(
         f"{name_or_path} holds no weights: expected {names} (or shards and their index); "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,11 @@ def precision(model: Any) -> str:
     """The type that graphs compute in, and of weights that are stored in less, that one, too."""
     weights = model.export.weights
     return "float32" if weights == "float32" else f"{weights} weights"
+
+
+def parts(model: Any) -> dict[str, Callable[..., dict[str, np.ndarray]]]:
+    """The parts of the export by name."""
+    return {part: partial(model.run, part) for part in model.export.parts}
 
 
 def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, np.ndarray]]:

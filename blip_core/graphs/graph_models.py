@@ -5,7 +5,7 @@ Arguments and results are those of `blip_pt`, as NumPy arrays; pictures are `pix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +14,7 @@ import numpy as np
 from blip_core import checks
 from blip_core.checkpoints.exported import Export, read_export
 from blip_core.checkpoints.processor_files import FILES, read_generation_config
+from blip_core.engines import Engine
 from blip_core.files import read_json
 from blip_core.generation.generation_hooks import NUMPY
 from blip_core.generation.prompts import prepare_prompts
@@ -34,12 +35,10 @@ PATTERNS = (*FILES, "export.json", "model.safetensors", "*.onnx", "*.xml", "*.bi
 class GraphModel:
     """A model of an export; each graph is loaded when it is first used.
 
-    `engine`, `forms` and `open_graph` are the engine's: its title, the forms that it runs, and how it opens a file on a
-    device as a function of named arrays.
+    `engine` is its row in the registry, `open_graph` how it opens a file on a device as a function of named arrays.
     """
 
-    engine: ClassVar[str]
-    forms: ClassVar[tuple[str, ...]]
+    engine: ClassVar[Engine]
     open_graph: ClassVar[Callable[[Path, str], Graph]]
 
     def __init__(self, export: Export, device: str):
@@ -71,16 +70,16 @@ class GraphModel:
         """
         if dtype not in (None, "auto", "float32"):
             raise ValueError(
-                f"{cls.engine} computes in float32, got dtype {dtype!r}; the type of the weights is chosen when a "
-                "model is exported: blip convert --dtype."
+                f"{cls.engine.title} computes in float32, got dtype {dtype!r}; the type of the weights is chosen when "
+                "a model is exported: blip convert --dtype."
             )
         folder = resolve_folder(or_shipped(name_or_path), revision=revision, patterns=PATTERNS)
         export = read_export(folder)
-        if export is None or export.form not in cls.forms:
-            kind = "no export" if export is None else f"an export to {export.form}"
+        if export is None or export.form not in cls.engine.forms:
+            kind, forms = "no export" if export is None else f"an export to {export.form}", cls.engine.forms
             raise ValueError(
-                f"{folder} is {kind}, and {cls.engine} runs exports to {' or '.join(cls.forms)}: make one by "
-                f"blip convert MODEL FOLDER --to {cls.forms[0]}, and name its folder."
+                f"{folder} is {kind}, and {cls.engine.title} runs exports to {' or '.join(forms)}: make one by "
+                f"blip convert MODEL FOLDER --to {forms[0]}, and name its folder."
             )
         if export.head not in (cls.__name__, HEADS[cls.__name__].cut_from):
             raise ValueError(f"{folder} holds a {export.head}, not a {cls.__name__}; export a model of that head.")
@@ -128,7 +127,7 @@ class GraphModel:
         prompts = prepare_prompts(ids, mask, len(states), self.config.text_config, config, options, *how)
         if prompts.config.output_attentions or prompts.config.output_hidden_states:
             raise ValueError(
-                f"{self.engine} gives neither attentions nor hidden states; leave out output_attentions and "
+                f"{self.engine.title} gives neither attentions nor hidden states; leave out output_attentions and "
                 "output_hidden_states, or use another engine."
             )
         session = GraphSession(self.run, states, states_mask, len(prompts.input_ids), prompts.capacity)
@@ -252,8 +251,9 @@ def normalized(features: Array) -> Array:
     return result
 
 
-def models_of(module: str, engine: str, forms: Sequence[str], open_graph: Callable[..., Graph]) -> dict[str, type]:
-    """The model classes of an engine by name, as if `module` had written them down."""
+def models_of(module: str, engine: Engine, open_graph: Callable[..., Graph]) -> dict[str, type]:
+    """The model classes of an engine by name, as if `module` had written them down; most have their parts alone."""
     heads = (BlipForConditionalGeneration, BlipForQuestionAnswering, BlipForImageTextRetrieval, BlipForNLVR)
-    own = {"__module__": module, "engine": engine, "forms": tuple(forms), "open_graph": staticmethod(open_graph)}
-    return {head.__name__: type(head.__name__, (head,), dict(own)) for head in heads}
+    kinds = {**dict.fromkeys(HEADS, GraphModel), **{head.__name__: head for head in heads}}
+    own = {"__module__": module, "engine": engine, "open_graph": staticmethod(open_graph)}
+    return {name: type(name, (kind,), dict(own)) for name, kind in kinds.items()}

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blip_core.checkpoints.saved_model import message
+from blip_core.checkpoints.shared_weights import SHARED
 
 MAX_BYTES = 64 * 2**20
 """The most that a graph without its weights may have; ours have less than one MB."""
-WEIGHTS = "model.safetensors"
+WEIGHTS = ("model.safetensors", SHARED)
+"""Where graphs may find them."""
 # Which fields of a message of ONNX hold messages of which kind, for the way from a model to all of its tensors.
 KINDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -28,13 +30,13 @@ def check_graph(path: Path) -> None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("it is too large for a graph without weights")
-        end = (path.parent / WEIGHTS).stat().st_size if (path.parent / WEIGHTS).is_file() else 0
+        ends = {file.name: file.stat().st_size for file in map(path.with_name, WEIGHTS) if file.is_file()}
         for tensor in _tensors("model", path.read_bytes()):
             entries = dict(_entry(value) for field, value in message(tensor) if field == 13)
             if not entries:
                 continue
             offset, length = (int(entries.get(name, "-1")) for name in ("offset", "length"))
-            if entries.get("location") != WEIGHTS or offset < 0 or length < 0 or offset + length > end:
+            if offset < 0 or length < 0 or offset + length > ends.get(entries.get("location", ""), -1):
                 raise ValueError(f"it reads {entries.get('location')!r} from {offset}, {length} bytes")
     except (ValueError, IndexError, KeyError, TypeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is no graph of ours ({error}); export the model again.") from None

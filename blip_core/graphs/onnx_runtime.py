@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from blip_core.graphs.arrays import move, no_gradients, precision, threads, to_numpy, to_tensor, weights
+from blip_core.engines import ENGINES
+from blip_core.graphs.arrays import move, no_gradients, parts, precision, threads, to_numpy, to_tensor, weights
 from blip_core.graphs.graph_models import models_of
 from blip_core.graphs.onnx_files import check_graph
 
-__all__ = ["check_device", "default_device", "move", "no_gradients", "precision", "to_numpy", "to_tensor", "weights"]
+__all__ = [
+    "check_device", "default_device", "move", "no_gradients", "parts", "precision", "to_numpy", "to_tensor", "weights",
+]  # fmt: skip
 ENDING = "ExecutionProvider"
 
 
@@ -72,4 +75,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name) from None
 
 
-MODELS = models_of(__name__, "ONNX Runtime", ("onnx",), OnnxGraph)
+MODELS = models_of(__name__, ENGINES["onnx"], OnnxGraph)

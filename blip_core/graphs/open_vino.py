@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import openvino
 
-from blip_core.graphs.arrays import move, no_gradients, precision, threads, to_numpy, to_tensor, weights
+from blip_core.checkpoints.shared_weights import SHARED
+from blip_core.engines import ENGINES
+from blip_core.graphs.arrays import move, no_gradients, parts, precision, threads, to_numpy, to_tensor, weights
 from blip_core.graphs.graph_models import models_of
+from blip_core.graphs.ir_files import check_ir
 from blip_core.graphs.onnx_files import check_graph
 
-__all__ = ["check_device", "default_device", "move", "no_gradients", "precision", "to_numpy", "to_tensor", "weights"]
+__all__ = [
+    "check_device", "default_device", "move", "no_gradients", "parts", "precision", "to_numpy", "to_tensor", "weights",
+]  # fmt: skip
 CORE = openvino.Core()
 
 
@@ -23,13 +28,14 @@ class OpenVINOGraph:
     """
 
     def __init__(self, path: Path, device: str):
-        check_graph(path)
+        (check_ir if path.suffix == ".xml" else check_graph)(path)
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         name = device.upper().replace(":", ".")
         if name == "CPU":  # which would compute in bfloat16 where the processor can
             settings |= {"INFERENCE_NUM_THREADS": threads(), "INFERENCE_PRECISION_HINT": "f32"}
         try:
-            self.graph = CORE.compile_model(CORE.read_model(path), name, settings)
+            weights = path.with_name(SHARED) if path.suffix == ".xml" else ""
+            self.graph = CORE.compile_model(CORE.read_model(path, weights), name, settings)
         except RuntimeError as error:
             raise ValueError(f"{path} cannot be run ({last_line(error)}); export the model again.") from None
         self.path = path
@@ -66,4 +72,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name) from None
 
 
-MODELS = models_of(__name__, "OpenVINO", ("openvino", "onnx"), OpenVINOGraph)
+MODELS = models_of(__name__, ENGINES["openvino"], OpenVINOGraph)

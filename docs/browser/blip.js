@@ -15,7 +15,8 @@ ort.env.wasm.wasmPaths = {
 };
 
 const VERSION = 1; // of `export.json`
-const WEIGHTS = "model.safetensors"; // of all parts
+/** Where the weights of all parts are; rounded ones lie by themselves. */
+const weightsFile = (about) => (about.weights === "int8" ? "weights.bin" : "model.safetensors");
 /** What a model can do, and the parts that it needs for it; `itc` is the similarity beside a match. */
 const NEEDS = {
   caption: ["image_features", "begin", "step"],
@@ -91,12 +92,13 @@ export class Blip {
       .flatMap((what) => NEEDS[what]);
     if (!needed.length)
       throw new Error(`${folder.name} is of the class ${this.head}, with which this page can do nothing.`);
-    const weights = await required(folder, WEIGHTS);
+    const path = weightsFile(this);
+    const data = await required(folder, path);
     for (const part of new Set(needed)) {
       const graph = await required(folder, files[part]);
       try {
         this.parts[part] = await ort.InferenceSession.create(graph, {
-          externalData: [{ path: WEIGHTS, data: weights }],
+          externalData: [{ path, data }],
         });
       } catch (error) {
         throw new Error(`${folder.name}/${files[part]} cannot be run (${error.message}); ${REMEDY}.`);

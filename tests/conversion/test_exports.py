@@ -1,4 +1,4 @@
-"""Exports to ONNX: every part of every head computes what the PyTorch model does, at any size."""
+"""Exports to graphs: every part of every head computes what the PyTorch model does, at any size, in both runtimes."""
 
 import json
 import shutil
@@ -20,8 +20,10 @@ FAST = {
     ("BlipTextModel", "wide"), ("BlipForConditionalGeneration", "deep"), ("BlipForQuestionAnswering", "wide"),
     ("BlipForImageTextRetrieval", "wide"), ("BlipForNLVR", "deep"),
 }  # fmt: skip
+FAST_IN_OPENVINO = {("BlipForQuestionAnswering", "wide"), ("BlipForNLVR", "deep")}
 CASES = [
-    pytest.param(head, name, marks=[] if (head, name) in FAST else pytest.mark.slow)
+    pytest.param(head, name, form, marks=[] if (head, name) in fast else pytest.mark.slow)
+    for form, fast in (("onnx", FAST), ("openvino", FAST_IN_OPENVINO))
     for head in HEADS
     for name in CONFIGS_OF
 ]
@@ -41,17 +43,28 @@ def run_onnx(folder, part, given):
     return dict(zip([output.name for output in session.get_outputs()], session.run(None, given), strict=True))
 
 
-@pytest.mark.parametrize(("head", "name"), CASES)
-def test_every_part_at_any_size(head, name):
-    folder, functions = exported("onnx", head, name), pytorch_parts(head, name)
+def run_openvino(folder, part, given):
+    openvino = pytest.importorskip("openvino")
+    graph = openvino.Core().read_model(folder / f"{part.name}.xml", folder / "weights.bin")
+    found = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(given)
+    return {output.any_name: array for output, array in found.items()}
+
+
+FORMS = {"onnx": run_onnx, "openvino": run_openvino}
+
+
+@pytest.mark.parametrize(("head", "name", "form"), CASES)
+def test_every_part_at_any_size(head, name, form):
+    folder, functions = exported(form, head, name), pytorch_parts(head, name)
     fixed = axis_sizes(head, head_config(head, CONFIGS_OF[name]))
     parts = [part for part in parts_of(head) if not part.loop]
-    assert sorted(path.stem for path in folder.glob("*.onnx")) == sorted(part.name for part in parts)
+    ending = json.loads((folder / "export.json").read_text())["parts"][parts[0].name].rpartition(".")[2]
+    assert sorted(path.stem for path in folder.glob(f"*.{ending}")) == sorted(part.name for part in parts)
     for part in parts:
         outputs = outputs_of(part, head)
         for seed, sizes in enumerate(SIZES):
             given = part_inputs(part, {**fixed, **sizes}, seed)
-            found = run_onnx(folder, part, given)
+            found = FORMS[form](folder, part, given)
             with torch.no_grad():
                 expected = functions[part.name](**{key: torch.from_numpy(value) for key, value in given.items()})
             assert list(found) == graph_names(part, outputs)
@@ -91,14 +104,15 @@ def test_an_export_is_a_checkpoint_as_its_source_is(head, engine):
         assert all(np.array_equal(found[name], array) for name, array in expected.items()), kind
 
 
-def test_pictures_of_any_size():
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_of_any_size(form):
     head, name = "BlipVisionModel", "deep"
-    folder, functions = exported("onnx", head, name, free_size=True), pytorch_parts(head, name)
+    folder, functions = exported(form, head, name, free_size=True), pytorch_parts(head, name)
     for height, width in ((48, 48), (32, 80), (96, 16)):
         pixels = np.random.default_rng(0).normal(size=(2, 1, height, width)).astype(np.float32)
         with torch.no_grad():
             expected = functions["image_features"](torch.from_numpy(pixels))
-        found = run_onnx(folder, parts_of(head)[0], {"pixel_values": pixels})
+        found = FORMS[form](folder, parts_of(head)[0], {"pixel_values": pixels})
         assert difference(expected["image_embeds"], found["image_embeds"]) < 1e-5
 
 
@@ -142,11 +156,57 @@ def test_every_part_can_be_traced(head):
 
 def test_options_that_do_not_go_together(tmp_path):
     folder = source("BlipVisionModel", "wide")
-    with pytest.raises(ValueError, match="free_size goes with onnx"):
+    with pytest.raises(ValueError, match="free_size goes with onnx and openvino, not with safetensors"):
         convert(folder, tmp_path / "x", to="safetensors", free_size=True)
     with pytest.raises(ValueError, match="onnx cannot hold bfloat16"):
         convert(folder, tmp_path / "x", to="onnx", dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"weights goes with onnx and openvino, not with tf_model\.h5"):
+        convert(folder, tmp_path / "x", to="tf_model.h5", weights="int8")
+    with pytest.raises(ValueError, match="weights of onnx must be one of int8; got 'int4'"):
+        convert(folder, tmp_path / "x", to="onnx", weights="int4")
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileExistsError, match="overwrite"):
         convert(folder, exported("onnx", "BlipVisionModel", "wide"), to="onnx")
     convert(folder, exported("onnx", "BlipVisionModel", "wide"), to="onnx", overwrite=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("head", "name"), [("BlipForQuestionAnswering", "wide"), ("BlipForNLVR", "deep")])
+def test_weights_of_8_bits(head, name, form):
+    """Each part is near the float32 one, in a fraction of the size, and what parts share is stored once."""
+    if form == "openvino":
+        pytest.importorskip("nncf")
+    whole, folder = exported(form, head, name), exported(form, head, name, weights="int8")
+    assert not (folder / "model.safetensors").exists()
+    assert not list(folder.glob("*.onnx" if form == "openvino" else "*.xml"))
+    files = {
+        path for each in (whole, folder) for name in ("model.safetensors", "weights.bin") for path in each.glob(name)
+    }
+    sizes = {path.parent: path.stat().st_size for path in files}
+    assert sizes[folder] < 0.6 * sizes[whole]
+    fixed, functions = axis_sizes(head, head_config(head, CONFIGS_OF[name])), pytorch_parts(head, name)
+    for part in parts_of(head):
+        if part.loop:
+            continue
+        given = part_inputs(part, {**fixed, **SIZES[1]}, 3)
+        found = FORMS[form](folder, part, given)
+        with torch.no_grad():
+            expected = functions[part.name](**{key: torch.from_numpy(value) for key, value in given.items()})
+        for (key, array), output in zip(expected.items(), found.values(), strict=True):
+            assert not array.any() or difference(array, output) < 0.1, (part.name, key)
+    report = inspect_checkpoint(folder)
+    assert report.complete
+    assert (report.format, report.head, report.export["weights"]) == (form, head, "int8")
+    assert report.total == inspect_checkpoint(source(head, name)).total
+
+
+def test_what_is_missing_for_an_export_is_told_before_any_work(monkeypatch, tmp_path):
+    from blip_core.checkpoints import exported as exports
+
+    monkeypatch.setattr(exports, "find_spec", lambda package: None if package in ("nncf", "onnx") else package)
+    with pytest.raises(ImportError, match=r"with weights='int8' needs onnx, .* pip install \"blip-duo\[openvino\]\""):
+        convert(source("BlipVisionModel", "wide"), tmp_path / "x", to="openvino", weights="int8")
+    monkeypatch.setattr(exports, "find_spec", lambda package: None if package == "nncf" else package)
+    with pytest.raises(ImportError, match=r"needs nncf, which is not installed: pip install \"blip-duo\[int8\]\""):
+        convert(source("BlipVisionModel", "wide"), tmp_path / "x", to="openvino", weights="int8")
+    assert not list(tmp_path.iterdir())

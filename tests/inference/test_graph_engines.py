@@ -32,7 +32,7 @@ CAPTION, ANSWER, MATCH = HEADS[4], HEADS[5], HEADS[6]
 
 @cache
 def model(head, engine, name="wide"):
-    folder = source(head, name) if engine == "pt" else exported("onnx", head, name)
+    folder = source(head, name) if engine == "pt" else exported(engine, head, name)
     return ENGINES[engine].model_class(head).from_pretrained(folder)
 
 
@@ -113,6 +113,32 @@ def test_the_same_matches_features_and_judgements(engine):
     sentences = {key: value for key, value in inputs("BlipForNLVR", CONFIGS_OF["wide"]).items() if key != "labels"}
     expected, found = (ask("BlipForNLVR", name, "__call__", sentences).logits for name in ("pt", engine))
     assert difference(expected, found) < 1e-4
+
+
+@pytest.mark.parametrize("engine", GRAPHS)
+@pytest.mark.parametrize("head", [CAPTION, pytest.param(ANSWER, marks=pytest.mark.slow)])
+def test_weights_of_8_bits_write_texts(head, engine):
+    """Rounded weights may choose other words, but the same texts again, alone or beside others."""
+    if engine == "openvino":
+        pytest.importorskip("nncf")
+    given = {key: value for key, value in inputs(head, CONFIGS_OF["wide"]).items() if key != "labels"}
+    found = ENGINES[engine].model_class(head).from_pretrained(exported(engine, head, "wide", weights="int8"))
+    assert ENGINES[engine].precision(found) == "int8 weights"
+    assert dict(ENGINES[engine].weights(found))
+    texts = found.generate(**given, num_beams=3, max_new_tokens=6)
+    assert np.array_equal(texts, found.generate(**given, num_beams=3, max_new_tokens=6))
+    alone = found.generate(**{key: value[:1] for key, value in given.items()}, num_beams=3, max_new_tokens=6)[0]
+    assert np.array_equal(alone[alone != 0], texts[0][texts[0] != 0])
+
+
+def test_openvino_runs_exports_to_onnx():
+    given = {"pixel_values": inputs(CAPTION, CONFIGS_OF["wide"])["pixel_values"]}
+    other = ENGINES["openvino"].model_class(CAPTION).from_pretrained(exported("onnx", CAPTION, "wide"))
+    for options in SEARCHES:
+        expected = ask(CAPTION, "pt", "generate", given, max_new_tokens=9, **options)
+        assert np.array_equal(other.generate(**given, max_new_tokens=9, **options), expected)
+    with pytest.raises(ValueError, match="is an export to openvino, and ONNX Runtime runs exports to onnx: make one"):
+        ENGINES["onnx"].model_class(CAPTION).from_pretrained(exported("openvino", CAPTION, "wide"))
 
 
 @cache

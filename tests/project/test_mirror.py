@@ -44,6 +44,8 @@ ONLY_PYTORCH = {
     "decoding.py TensorFlowSession._logits": "the compiled step of TensorFlow ends with the logits",
     "base.py BlipPreTrainedModel.quantize": "TensorFlow has no int8 product for a CPU; `export_litert` quantizes",
     "onnx_export.py": "ONNX is PyTorch's",
+    "onnx_int8.py": "the same",
+    "openvino_export.py": "the same, and OpenVINO's graphs are made of it",
     "parts.py": "TensorFlow has them in export.py",
     "nn.py QuantizedLinear": "the same",
     "nn.py int8_scale": "the same",
