@@ -19,8 +19,8 @@ def add_arguments(parser: CommandParser) -> None:
     """Describe the command and add its arguments."""
     parser.describe(
         "CHECKPOINT [IMAGE...] [options]",
-        "Run a checkpoint in PyTorch and TensorFlow, or with --other two checkpoints in one engine, and compare every "
-        "stage. The exit code is 0 where all agree, 1 where something differs.",
+        "Run a checkpoint in PyTorch and TensorFlow or other engines, or with --other two checkpoints in one engine or "
+        "a model and its export, and compare every stage. The exit code is 0 where all agree, 1 where not.",
         "blip parity captioner/ photo.jpg --html parity.html",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, a weight file, or a Hub repository")
@@ -28,6 +28,10 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--text", action="append", metavar="TEXT", help="text to run, once or for each picture")
     parser.add_argument("--other", metavar="CHECKPOINT", help="compare with this checkpoint, in one engine")
     add_engine_option(parser, "for --other alone")
+    parser.add_argument(
+        "--engines", type=lambda text: text.split(","), metavar="NAMES",
+        help="compare the first of these with each of the others, such as pt,tf,onnx,openvino (pt,tf)",
+    )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the weights (float32)")
     add_checkpoint_arguments(parser, revision=False)
     parser.add_argument("--html", metavar="FILE", help="write a page with a plot as well")
@@ -36,8 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Compare; returns 1 where something differs."""
-    engine = args.engine or get_engine().name
-    engines = (engine,) if args.other else tuple(ENGINES)[:2]
+    engines = args.engines or ([args.engine or get_engine().name] if args.other else list(ENGINES)[:2])
     for name in engines:
         import_quietly(get_engine(name))
     options = {name: getattr(args, name) for name in ("dtype", "other", "config", "head")}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blip_core.checkpoints import Checkpoint, open_checkpoint
+from blip_core.checkpoints.exported import read_export
 from blip_core.checkpoints.loading import find_head
 from blip_core.engines import ENGINES, get_engine
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare
 from blip_core.validators import choice
+from conversion.converter import convert
+from conversion.parity_graphs import part_stages
 from conversion.parity_inputs import inputs_for, training_inputs
 from conversion.parity_models import LEARNING_RATE, Arrays, ParityModel
 from conversion.parity_stages import forward_stages, generation_stages, objective
@@ -24,6 +28,9 @@ TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 """Greatest difference relative to the greatest value of a tensor, by type; for half precision as measured."""
 
 GRADIENT_TOLERANCE = 1e-4
+
+GRAPH_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
+"""The same for exported graphs, by the type of their weights; all compute in float32."""
 
 MOST = 0.25
 """The most that rounding in half precision can raise a tolerance to."""
@@ -40,6 +47,7 @@ class ParityRow:
         relative: That over the greatest absolute value; for gradients over that of all gradients.
         tolerance: The greatest relative difference that passes.
         note: What else is to be said of it.
+        other: The side that was compared with the first one, where there are several.
     """
 
     stage: str
@@ -48,6 +56,7 @@ class ParityRow:
     relative: float
     tolerance: float
     note: str = ""
+    other: str = ""
 
     @property
     def passed(self) -> bool:
@@ -61,7 +70,7 @@ class ParityReport:
 
     Attributes:
         one: The first side: an engine, or a checkpoint.
-        other: The second side.
+        other: The second side, or the others.
         head: The class of the model.
         dtype: The type of the weights.
         rows: A row for every stage, in the order of the computation.
@@ -104,10 +113,12 @@ def check_parity(
     config: AnyConfig | Mapping[str, Any] | str | Path | None = None,
     head: str | None = None,
 ) -> ParityReport:
-    """Run a checkpoint in two engines, or two checkpoints in one, and compare every stage.
+    """Run a checkpoint in several engines, or two checkpoints in one, and compare every stage.
 
     The stages are the settings, the weights, each layer's output, the outputs and losses, and in float32 the
-    gradients, generated tokens, and the weights after a step of gradient descent.
+    gradients, generated tokens, and the weights after a step of gradient descent. An engine that runs exports is
+    compared with the first one, in float32, part by part, each on what the first one gave before it, and by generated
+    tokens; a model that is no export is exported into a temporary folder for it.
 
     Args:
         checkpoint: A folder, a weight file or a Hub repository, in any format.
@@ -116,8 +127,9 @@ def check_parity(
         texts: As many, or one for all pictures. Token ids stand in for texts if the model's vocabulary has no
             tokenizer.
         dtype: The type of the weights, "float32", "float16" or "bfloat16".
-        other: Another checkpoint, which is compared with the first one in `engines[0]`.
-        engines: The two engines to compare.
+        other: Another checkpoint, which is compared with the first one in `engines[0]`; or an export of it, which is
+            run in those of `engines` that run exports, or in one that runs this export.
+        engines: The engines to compare, the first one with each of the others.
         config: As in `convert`.
         head: As in `convert`.
 
@@ -133,37 +145,93 @@ def check_parity(
         True
     """
     choice("dtype", dtype, TOLERANCES)
-    if unable := [name for name in engines if not hasattr(get_engine(name).backend, "gradients")]:
-        raise ValueError(f"Parity compares gradients, which engine {unable[0]!r} does not compute; take another one.")
-    if len(engines) < 2 - (other is not None):
+    others = [(name, checkpoint) for name in engines[1:]] if other is None else [(engines[0], other)]
+    if other is not None and (against := read_export(Path(other))):
+        able = [name for name, engine in ENGINES.items() if against.form in engine.forms]
+        others = [(name, other) for name in [name for name in able if name in engines] or able[:1]]
+    if not others:
         raise ValueError(f"engines must be two of {', '.join(ENGINES)} (one with other=), got {', '.join(engines)}.")
-    source = open_checkpoint(checkpoint)
-    head = head or find_head(source)
+    titles = [get_engine(name).title for name, _ in others]
+    if other is not None:
+        titles = [f"{other}{f' in {title}' * (len(others) > 1)}" for title in titles]
+    if export := read_export(Path(checkpoint)):
+        folder, head = export.folder, head or export.head
+    else:
+        source = open_checkpoint(checkpoint)
+        folder, head = source.path.parent, head or find_head(source)
     if head not in HEADS:
         raise ValueError(f"{checkpoint} holds no BLIP that is known; name its class with head=.")
-    kinds = [(checkpoint, engines[0]), (checkpoint, engines[1]) if other is None else (other, engines[0])]
-    one, two = (ParityModel(engine, head, path, dtype, config=config) for path, engine in kinds)
-    names = [model.name if other is None else str(path) for model, (path, _) in zip((one, two), kinds, strict=True)]
-    report = ParityReport(names[0], names[1], head, dtype)
-    report.rows += _state_rows(one, two)
-    report.rows += _setting_rows(one.model.config.to_dict(), two.model.config.to_dict())
-    for path in dict.fromkeys(path for path, _ in kinds):
-        report.rows += _tied_rows(open_checkpoint(path), head, one.model.config)
-    report.rows += _weight_rows(one, two)
-    first, second = inputs_for((one, two), source.path.parent, images, texts)
-    tolerance = TOLERANCES[dtype]
-    exact = None if dtype == "float32" else ParityModel(engines[0], head, checkpoint, "float32", config=config)
-    report.rows += _value_rows(one, two, first, second, exact, tolerance)
-    if dtype == "float32":
-        sides = ((one, first), (two, second))
-        gradients = [model.gradients(training_inputs(model, given), objective(model)) for model, given in sides]
-        report.rows += _gradient_rows(gradients[0], gradients[1])
-        tokens = zip(generation_stages(one, first), generation_stages(two, second), strict=True)
-        report.rows += [_row(name, "tokens", a, b, 0.0) for (name, a), (_, b) in tokens]
-        for (model, given), found in zip(sides, gradients, strict=True):
-            model.step(found, training_inputs(model, given))
-        report.rows += _step_rows(one, two, _largest(gradients[0]), tolerance)
+    first = get_engine(engines[0]).title if other is None else str(checkpoint)
+    report = ParityReport(first, " and ".join(titles), head, dtype)
+    with tempfile.TemporaryDirectory() as made:
+
+        def model(engine: str, path: str | Path, kind: str = dtype) -> ParityModel:
+            if not get_engine(engine).forms:
+                return ParityModel(engine, head, path, kind, config=config)
+            if read_export(Path(path)) is None:
+                form = get_engine(engine).forms[0]
+                path, source = Path(made) / form, path
+                if not path.exists():
+                    convert(source, path, form, config=config, dtype=dtype, head=head)
+            return ParityModel(engine, head, path, "float32")
+
+        for (engine, path), title in zip(others, titles, strict=True):
+            by_parts = any(get_engine(name).forms for name in (engines[0], engine))
+            one = model(engines[0], checkpoint, "float32" if by_parts else dtype)  # anew: the last step changed it
+            two = model(engine, path)
+            given = inputs_for((one, two), folder, images, texts)
+            if by_parts:
+                rows = _part_rows(one, two, given[0])
+            else:
+                exact = None if dtype == "float32" else model(engines[0], checkpoint, "float32")
+                rows = _all_rows(one, two, given[0], given[1], exact, dtype)
+            report.rows += [replace(row, other=title) for row in rows]
     return report
+
+
+def _all_rows(
+    one: ParityModel, two: ParityModel, first: Arrays, second: Arrays, exact: ParityModel | None, dtype: str
+) -> Iterator[ParityRow]:
+    """Compare two models that can be trained."""
+    yield from _state_rows(one, two)
+    yield from _setting_rows(one.model.config.to_dict(), two.model.config.to_dict())
+    for checkpoint in dict.fromkeys(model.checkpoint for model in (one, two)):
+        yield from _tied_rows(open_checkpoint(checkpoint), one.head.name, one.model.config)
+    yield from _weight_rows(one, two)
+    tolerance = TOLERANCES[dtype]
+    yield from _value_rows(one, two, first, second, exact, tolerance)
+    if dtype != "float32":
+        return
+    sides = ((one, first), (two, second))
+    gradients = [model.gradients(training_inputs(model, given), objective(model)) for model, given in sides]
+    yield from _gradient_rows(gradients[0], gradients[1])
+    tokens = zip(generation_stages(one, first), generation_stages(two, second), strict=True)
+    yield from (_row(name, "tokens", a, b, 0.0) for (name, a), (_, b) in tokens)
+    for (model, given), found in zip(sides, gradients, strict=True):
+        model.step(found, training_inputs(model, given))
+    yield from _step_rows(one, two, _largest(gradients[0]), tolerance)
+
+
+def _part_rows(one: ParityModel, two: ParityModel, given: Arrays) -> Iterator[ParityRow]:
+    """Compare two models of which one is an export: its parts, and the tokens of every search."""
+    weights = [model.model.export.weights for model in (one, two) if model.engine.forms]
+    tolerance = max(GRAPH_TOLERANCES[kind] for kind in weights)
+    for stage in part_stages(one, given):
+        if stage.part in two.parts:
+            found = two.run_part(stage.part, stage.given)
+            for name, array in stage.found.items():
+                yield _row(f"{stage.label}: {name}", "values", array, found[name], tolerance)
+    if not (hasattr(one.model, "generate") and hasattr(two.model, "generate")):
+        return
+    for (name, a), (_, b) in zip(generation_stages(one, given), generation_stages(two, given), strict=True):
+        row = _row(name, "tokens", a, b, 0.0)
+        if set(weights) != {"float32"} and not row.passed:  # rounded weights may choose other words
+            width = max(a.shape[1], b.shape[1])
+            a, b = (np.pad(each, [(0, 0), (0, width - each.shape[1])]) for each in (a, b))
+            same = (a == b).all(axis=1)
+            row = replace(row, absolute=1 - same.mean(), relative=1 - same.mean(), tolerance=1.0)
+            row = replace(row, note=f"{same.sum()} of {len(same)} texts are the same")
+        yield row
 
 
 def _row(

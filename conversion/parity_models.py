@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from blip_core.engines import get_engine
 from blip_core.outputs import ModelOutput
+from blip_core.parameters.graph_parts import INTEGERS
 from blip_core.parameters.heads import HEADS
 from blip_core.parameters.models import Parameter
 from blip_core.processing.processor import BlipProcessor
@@ -23,13 +25,14 @@ class ParityModel:
 
     Attributes:
         head: The row of its class.
+        checkpoint: Where its weights are.
         name: The engine's title.
     """
 
     def __init__(self, engine: str, head: str, checkpoint: str | Path, dtype: str, **options: Any):
         self.engine = get_engine(engine)
         self.name = self.engine.title
-        self.head = HEADS[head]
+        self.head, self.checkpoint = HEADS[head], checkpoint
         self.model = self.engine.model_class(head).from_pretrained(checkpoint, dtype=dtype, **options)
 
     @property
@@ -40,6 +43,21 @@ class ParityModel:
     def parameter(self, parameter: Parameter) -> np.ndarray:
         """Return a weight."""
         return self.engine.read(self.model, parameter)
+
+    @cached_property
+    def parts(self) -> dict[str, Any]:
+        """The parts of exports that it has, by name."""
+        return self.engine.parts(self.model)
+
+    def run_part(self, part: str, given: Arrays) -> Arrays:
+        """Run a part of exports on named arrays; return its outputs by name."""
+        kinds = {name: np.int32 if name in INTEGERS else np.float32 for name in given}
+        tensors = {
+            name: self.engine.to_tensor(np.asarray(array, kinds[name], "C"), self.model)
+            for name, array in given.items()
+        }
+        with self.engine.no_gradients(self.model):
+            return {name: self.engine.to_numpy(array) for name, array in self.parts[part](**tensors).items()}
 
     def processed(self, processor: BlipProcessor, images: list[Any], texts: list[str] | None) -> Arrays:
         """Return pictures and texts as the processor gives them for this engine."""

@@ -29,17 +29,22 @@ svg{width:100%;height:auto}text{font-size:12px;fill:#57606a}text.fail{fill:#c112
 
 def shown_rows(report: ParityReport) -> list[ParityRow]:
     """Return the rows to show: of the gradients only the worst, or the worst few of those that failed."""
-    gradients = sorted((row for row in report.rows if row.kind == "gradients"), key=lambda row: -row.relative)
-    worst = gradients[:1] + [row for row in gradients[1:SHOWN] if not row.passed]
+    worst = []
+    for other in {row.other for row in report.rows}:
+        gradients = [row for row in report.rows if row.kind == "gradients" and row.other == other]
+        gradients.sort(key=lambda row: -row.relative)
+        worst += gradients[:1] + [row for row in gradients[1:SHOWN] if not row.passed]
     return [row for row in report.rows if row.kind != "gradients" or row in worst]
 
 
 def describe_parity(report: ParityReport) -> str:
     """Format a report as a table, the verdict at the end."""
-    rows = shown_rows(report)
+    rows, lines = shown_rows(report), []
     width = max(len(row.stage) for row in rows)
-    lines = [f"{'stage':<{width}}  {'kind':<10}{'absolute':>10}{'relative':>10}{'allowed':>10}"]
-    for row in rows:
+    for index, row in enumerate(rows):
+        if index == 0 or row.other != rows[index - 1].other:
+            lines += [f"{report.one} and {row.other}"] * (row.other != report.other)
+            lines.append(f"{'stage':<{width}}  {'kind':<10}{'absolute':>10}{'relative':>10}{'allowed':>10}")
         mark = "" if row.passed else "  FAILED"
         note = f"  {row.note}" if row.note else ""
         numbers = "".join(f"{_number(value):>10}" for value in (row.absolute, row.relative, row.tolerance))
@@ -57,7 +62,8 @@ def verdict(report: ParityReport) -> str:
     first = report.first_failure
     if first is None:
         return f"{what} agree in all {len(report.rows)} rows."
-    return f"{what} DIFFER, first in {first.stage} ({first.kind}{': ' * bool(first.note)}{first.note})."
+    with_whom = f" of {first.other}" * (first.other != report.other)
+    return f"{what} DIFFER, first in {first.stage}{with_whom} ({first.kind}{': ' * bool(first.note)}{first.note})."
 
 
 def page(report: ParityReport) -> str:
@@ -65,17 +71,23 @@ def page(report: ParityReport) -> str:
     kind = "pass" if report.passed else "fail"
     body = [
         f"<h1>Parity of {html.escape(report.head)}</h1><p class={kind}><b>{html.escape(verdict(report))}</b></p>",
-        _plot([row for row in report.rows if row.kind == "values"]),
         "<p>Greatest difference of each stage, relative to its greatest value; the dashed line is the tolerance. "
         "Of the gradients, the table has the worst.</p>",
-        "<table><tr><th>stage<th>kind<th>absolute<th>relative<th>allowed<th>note",
-        *(
-            f"<tr{'' if row.passed else ' class=fail'}><td>{html.escape(row.stage)}<td>{row.kind}"
-            f"<td>{_number(row.absolute)}<td>{_number(row.relative)}<td>{_number(row.tolerance)}<td>{html.escape(row.note)}"
-            for row in shown_rows(report)
-        ),
-        "</table>",
     ]
+    for other in dict.fromkeys(row.other for row in report.rows):
+        rows = [row for row in shown_rows(report) if row.other == other]
+        body += [f"<h2>{html.escape(f'{report.one} and {other}')}</h2>"] * (other != report.other)
+        body += [
+            _plot([row for row in rows if row.kind == "values"]),
+            "<table><tr><th>stage<th>kind<th>absolute<th>relative<th>allowed<th>note",
+            *(
+                f"<tr{'' if row.passed else ' class=fail'}><td>{html.escape(row.stage)}<td>{row.kind}"
+                f"<td>{_number(row.absolute)}<td>{_number(row.relative)}<td>{_number(row.tolerance)}"
+                f"<td>{html.escape(row.note)}"
+                for row in rows
+            ),
+            "</table>",
+        ]
     return f"<!doctype html><meta charset=utf-8><title>Parity</title><style>{STYLE}</style>{''.join(body)}\n"
 
 
