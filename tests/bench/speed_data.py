@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("BENCH_CACHE", ROOT / ".bench"))
+LAYERS = int(os.environ.get("BENCH_LAYERS", "12"))
+"""Fewer than 12 are no base size: they show in a short time that a benchmark works."""
+CACHE = Path(os.environ.get("BENCH_CACHE", ROOT / (".bench" if LAYERS == 12 else f".bench-{LAYERS}")))
 HEADS = {
     "captioner": "BlipForConditionalGeneration",
     "answerer": "BlipForQuestionAnswering",
@@ -43,6 +45,7 @@ def write_checkpoint(name: str) -> None:
 
     noise = np.random.default_rng(0)
     config = BlipConfig.base(enc_token_id=None)  # transformers has no such token
+    config.text_config.num_hidden_layers = config.vision_config.num_hidden_layers = LAYERS
     folder, head = CACHE / name, HEADS[name]
 
     def draw(row: Any) -> np.ndarray:

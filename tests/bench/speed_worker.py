@@ -133,7 +133,49 @@ class _FirstOutput:
         self.module = Module().eval()
 
 
+class Graphs:
+    """Ours over an export; `library` is the engine, and its own form of export lies beside the checkpoint."""
+
+    def __init__(self, library: str, threads: int, device: str):
+        from blip_core.engines import get_engine
+
+        self.engine = get_engine(library)
+        assert self.engine.backend  # imports it
+
+    def load(self, head: str) -> Any:
+        model = self.engine.model_class(HEADS[head])
+        return model.from_pretrained(CACHE / f"{head}-{self.engine.name}")
+
+    def tensor(self, array: np.ndarray) -> Any:
+        return array
+
+    def done(self, result: Any) -> np.ndarray:
+        return np.asarray(result)
+
+    prefix = Torch.prefix
+
+
+class Notebook(Graphs):
+    """A plain loop over OpenVINO's own conversion of transformers' parts."""
+
+    def __init__(self, library: str, threads: int, device: str):
+        import openvino  # noqa: F401
+
+        from tests.bench import openvino_notebook
+
+        self.kind, self.threads = openvino_notebook.Notebook, threads
+
+    def load(self, head: str) -> Any:
+        return self.kind(CACHE / f"{head}-notebook", self.threads)
+
+    def prefix(self, model: Any, pixels: Any) -> Any:
+        return model.vision(pixels)
+
+
 SYSTEMS: dict[str, tuple[type, str]] = {
+    "ours-onnx": (Graphs, "onnx"),
+    "ours-openvino": (Graphs, "openvino"),
+    "notebook": (Notebook, ""),
     "ours-pt": (Torch, "blip_pt"),
     "ours-bfloat16": (Bfloat16, "blip_pt"),
     "ours-int8": (Int8, "blip_pt"),
