@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
+
 from blip_core.checks import InputError
+from blip_core.engines import ENGINES, engine_of
 
 P = ParamSpec("P")
 M = TypeVar("M")
@@ -22,6 +25,26 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Keywords of transformers that are not offered by every model, with the values, beside None, without effect."""
 
 
+def takes_tensors(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method of a model say what is wrong where it fails on lists, arrays or another framework's tensors."""
+
+    @wraps(method)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return method(*args, **options)
+        except (AttributeError, TypeError, RuntimeError) as error:  # looked at only now: it costs nothing, nor a graph
+            own = engine_of(args[0])
+            for value in (*args[1:], *options.values()):
+                other = any(engine is not own and engine.owns(value) for engine in ENGINES.values())
+                if other or isinstance(value, list | np.ndarray):
+                    kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+                    call = f"call the processor with return_tensors={own.name!r}"
+                    raise InputError(f"{type(args[0]).__name__} takes tensors, got {kind}; {call}.") from error
+            raise
+
+    return run
+
+
 def called_as_in_transformers(call: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
     """Let `forward` or `call` of a model take what those of transformers take.
 
@@ -31,6 +54,7 @@ def called_as_in_transformers(call: Callable[Concatenate[M, P], R]) -> Callable[
     """
     signature = inspect.signature(call)
     own = list(signature.parameters)
+    checked = takes_tensors(call)
     further = [name for name in ("return_dict", *NEUTRAL) if name not in own]
     places = {name: own.index(name) - 1 for name in FLAGS if name in own}  # without self
 
@@ -44,7 +68,7 @@ def called_as_in_transformers(call: Callable[Concatenate[M, P], R]) -> Callable[
         for name in further:
             if name in options:
                 check_neutral(name, options.pop(name))
-        output: Any = call(model, *args, **options)
+        output: Any = checked(model, *args, **options)
         if return_dict is None:  # a part returns what the whole reads, whatever its own configuration says
             return_dict = not hasattr(model.config, "text_config") or getattr(model.config, "return_dict", True)
         return output if return_dict else output.to_tuple()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from blip_core import GenerationConfig, ModelOutput
+from blip_core.calls import takes_tensors
 from blip_core.checkpoints.loading import Pretrained
 from blip_core.checkpoints.model_card import model_card
 from blip_core.checkpoints.saving import write_pretrained
@@ -306,11 +307,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def evaluated(method: Callable[P, R]) -> Callable[P, R]:
     """Make a method of a model run under `evaluating`."""
+    checked = takes_tensors(method)
 
     @wraps(method)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with evaluating(cast(nn.Module, args[0])):
-            return method(*args, **kwargs)
+            return checked(*args, **kwargs)
 
     return run
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipOutput
-from blip_core.calls import called_as_in_transformers
+from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import check_similarities, given_texts
 from blip_pt.image_model import BlipImageModel
 from blip_pt.nn import Linear, wide
@@ -40,6 +40,7 @@ class BlipModel(BlipImageModel):
         if initialize:
             self.initialize()
 
+    @takes_tensors
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
@@ -53,6 +54,7 @@ class BlipModel(BlipImageModel):
         """
         return self.text_projection(self.text_model(input_ids, attention_mask, position_ids).pooler_output)
 
+    @takes_tensors
     def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Encode pictures.
 
@@ -61,6 +63,7 @@ class BlipModel(BlipImageModel):
         """
         return self.visual_projection(self.vision_model(pixel_values, interpolate_pos_encoding).pooler_output)
 
+    @takes_tensors
     def get_multimodal_features(
         self,
         input_ids: Tensor | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blip_core import BlipConfig
+from blip_core.calls import takes_tensors
 from blip_core.checks import check_image_ids, check_momentum, check_negatives, check_pair_batch
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import Parameter, training_state
@@ -122,6 +123,7 @@ class BlipMomentumModel(BlipImageModel):
             for weights in zip(self.get_submodule(own).parameters(), self.get_submodule(copy).parameters(), strict=True)
         ]
 
+    @takes_tensors
     def get_image_features(
         self,
         pixel_values: Tensor | None = None,
@@ -136,6 +138,7 @@ class BlipMomentumModel(BlipImageModel):
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return F.normalize(self.vision_proj(embeds[:, 0]), dim=-1)
 
+    @takes_tensors
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encode texts as features to compare with those of pictures.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.calls import called_as_in_transformers
+from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import (
     check_label_features,
     check_mode,
@@ -160,6 +160,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
 
         return attention_maps(read, embeds, attention_mask, layer, method, patches)
 
+    @takes_tensors
     def get_multimodal_features(
         self,
         pixel_values: Tensor | None = None,
@@ -176,6 +177,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         given = (pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds)
         return first_states(self.extract_features(*given).multimodal_embeds, attention_mask)
 
+    @takes_tensors
     def extract_features(
         self,
         pixel_values: Tensor | None = None,
@@ -211,6 +213,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         )
         return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
 
+    @takes_tensors
     def get_label_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, templates: int = 1) -> Tensor:
         """Give the features of labels for `classify`. Source: CLIP section 3.1.4.
 
@@ -227,6 +230,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         features = self.get_text_features(input_ids, attention_mask)
         return F.normalize(features.view(-1, templates, features.shape[1]).mean(dim=1), dim=-1)
 
+    @takes_tensors
     def classify(
         self,
         pixel_values: Tensor | None = None,

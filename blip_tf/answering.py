@@ -21,7 +21,7 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.calls import called_as_in_transformers
+from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import (
     Texts,
     answer_groups,
@@ -187,6 +187,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
             cross_attentions=answer.cross_attentions,
         )
 
+    @takes_tensors
     def generate(
         self,
         input_ids: Tensor | None = None,
@@ -217,6 +218,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         )
         return search(decoder, question, attention_mask, prompts)
 
+    @takes_tensors
     def score_texts(
         self,
         pixel_values: Tensor | None = None,
@@ -242,6 +244,7 @@ class TFBlipForQuestionAnswering(TFBlipImageModel):
         )
         return score_texts(self.text_decoder, question, attention_mask, answers)
 
+    @takes_tensors
     def rank_answers(
         self,
         pixel_values: Tensor | None = None,

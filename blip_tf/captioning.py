@@ -19,7 +19,7 @@ from blip_core import (
     GenerationConfig,
     GenerationOutput,
 )
-from blip_core.calls import called_as_in_transformers
+from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import check_labels, chosen_layer, given_texts, patch_grid, warn_of_beginning
 from blip_core.generation.prompts import prepare_prompts
 from blip_tf.decoding import search
@@ -109,6 +109,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
             cross_attentions=text.cross_attentions,
         )
 
+    @takes_tensors
     def generate(
         self,
         pixel_values: Tensor | None = None,
@@ -143,6 +144,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return search(self.text_decoder, embeds, None, prompts)
 
+    @takes_tensors
     def score_texts(
         self,
         pixel_values: Tensor | None = None,
@@ -166,6 +168,7 @@ class TFBlipForConditionalGeneration(TFBlipImageModel):
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return score_texts(self.text_decoder, embeds, None, texts)
 
+    @takes_tensors
     def explain(
         self,
         pixel_values: Tensor | None = None,

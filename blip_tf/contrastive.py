@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipOutput
-from blip_core.calls import called_as_in_transformers
+from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import check_similarities, given_texts
 from blip_tf.image_model import TFBlipImageModel
 from blip_tf.nn import Linear, normalize, sizes, wide
@@ -40,6 +40,7 @@ class TFBlipModel(TFBlipImageModel):
         if initialize:
             self.initialize()
 
+    @takes_tensors
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
@@ -53,6 +54,7 @@ class TFBlipModel(TFBlipImageModel):
         """
         return self.text_projection(self.text_model(input_ids, attention_mask, position_ids).pooler_output)
 
+    @takes_tensors
     def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
         """Encode pictures.
 
@@ -62,6 +64,7 @@ class TFBlipModel(TFBlipImageModel):
         vision = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         return self.visual_projection(vision.pooler_output)
 
+    @takes_tensors
     def get_multimodal_features(
         self,
         input_ids: Tensor | None = None,

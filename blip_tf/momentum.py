@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig
+from blip_core.calls import takes_tensors
 from blip_core.checks import NO_NEGATIVES, check_image_ids, check_momentum, check_negatives, check_pair_batch
 from blip_core.parameters.initial_values import initial_value
 from blip_core.parameters.models import Parameter, training_state
@@ -120,6 +121,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
             for weights in zip(getattr(self, own).weights, getattr(self, copy).weights, strict=True)
         ]
 
+    @takes_tensors
     def get_image_features(
         self,
         pixel_values: Tensor | None = None,
@@ -134,6 +136,7 @@ class TFBlipMomentumModel(TFBlipImageModel):
         embeds = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding).last_hidden_state
         return normalize(self.vision_proj(embeds[:, 0]))
 
+    @takes_tensors
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, training: bool = False
     ) -> Tensor:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
-from blip_core.calls import called_as_in_transformers
+from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import (
     check_label_features,
     check_mode,
@@ -123,6 +123,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
             cross_attentions=text.cross_attentions,
         )
 
+    @takes_tensors
     def explain(
         self,
         pixel_values: Tensor | None = None,
@@ -163,6 +164,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
 
         return attention_maps(read, embeds, attention_mask, layer, method, patches)
 
+    @takes_tensors
     def get_multimodal_features(
         self,
         pixel_values: Tensor | None = None,
@@ -179,6 +181,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         given = (pixel_values, input_ids, attention_mask, "multimodal", interpolate_pos_encoding, image_embeds)
         return first_states(self.extract_features(*given).multimodal_embeds, attention_mask)
 
+    @takes_tensors
     def extract_features(
         self,
         pixel_values: Tensor | None = None,
@@ -214,6 +217,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         )
         return BlipFeaturesOutput(multimodal_embeds=text.last_hidden_state)
 
+    @takes_tensors
     def get_label_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, templates: int = 1) -> Tensor:
         """Give the features of labels for `classify`. Source: CLIP section 3.1.4.
 
@@ -230,6 +234,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         features = self.get_text_features(input_ids, attention_mask)
         return normalize(tf.reduce_mean(tf.reshape(features, (-1, templates, features.shape[1])), axis=1))
 
+    @takes_tensors
     def classify(
         self,
         pixel_values: Tensor | None = None,

@@ -1,6 +1,7 @@
 """Calls as in transformers: tuples, flags of the configuration, positions, caches, embeddings, classes of one's own."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -206,3 +207,20 @@ def test_inputs_that_require_gradients():
     assert model(**values).loss.requires_grad
     model.disable_input_require_grads()
     assert not model(**values).loss.requires_grad
+
+
+@pytest.mark.parametrize("head", [*HEADS, "BlipForPreTraining", "BlipForNLVR", "BlipModel"])
+def test_lists_and_tensors_of_another_kind_get_a_sentence(backend, head):
+    model, values = backend.make(head), inputs(head, CONFIG)
+    kinds = [{name: value.tolist() for name, value in values.items()}]
+    if backend.name == "pt":  # TensorFlow takes arrays
+        kinds.append(values)
+    for kind in kinds:
+        for method in ("__call__", "generate", "score_texts", "explain", "get_image_features", "get_text_features"):
+            if not hasattr(model, method):
+                continue
+            taken = inspect.signature(getattr(model, method)).parameters
+            names = [name for name in kind if name in taken or method == "__call__"]
+            answers = {"answer_ids": kind["input_ids"]} if "answer_ids" in taken else {}
+            with pytest.raises(ValueError, match=r"takes tensors, got .*; call the processor with return_tensors="):
+                getattr(model, method)(**{name: kind[name] for name in names}, **answers)
