@@ -3,9 +3,10 @@
     python -m tests.fuzz.folders_and_data [--folders 2000] [--files 2000] [--seed 0]
 
 Folders go through `blip caption`; files (JSON, JSON lines, CSV, Parquet, tar) and folders through the reader of
-training and `blip capfilt --dry-run`. No case may take 20 s or 2 GB, end with a traceback, or write outside of its
-folder; every good picture is captioned, every bad one is named. Cases run in a worker process with a tiny model, which
-is replaced when it dies or hangs. As root the worker becomes another user, so that permissions count.
+training and `blip capfilt --dry-run`. No case may take 20 s of the processor or 2 GB, hang, end with a traceback, or
+write outside of its folder; every good picture is captioned, every bad one is named. Cases run in a worker process with
+a tiny model, which is replaced when it dies or hangs. As root the worker becomes another user, so that permissions
+count.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tempfile
 import warnings
 from collections import Counter
 from pathlib import Path
-from time import monotonic
+from time import process_time
 from typing import Any
 
 from PIL import Image
@@ -34,6 +35,7 @@ from tests.fuzz.hostile_data import DATA_KINDS, make_data
 from tests.fuzz.hostile_folders import make_folder
 
 SECONDS, MEMORY = 20, 2_000_000_000
+HANGING = 180  # seconds after which a case that uses no processor hangs
 NOBODY = 65534
 
 
@@ -139,17 +141,19 @@ def run_case(kind: str, seed: int, case: Path, processor: Any) -> None:
         folder.mkdir()
     os.chdir(case)
     source, expected = (case / "in", make_folder(case, rng)) if kind == "folder" else make_data(kind, case, rng)
-    memory, untouched = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, outside(case)
+    begin, memory, untouched = process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, outside(case)
     if kind == "folder":
         caption_case(case, expected, rng)
     data_case(source, None if kind == "folder" else expected, processor, rng)
+    seconds = process_time() - begin
+    assert seconds < SECONDS, f"took {seconds:.0f} s"
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024
     assert grown < MEMORY, f"took {grown} bytes"
     assert outside(case) == untouched, "something was written outside"
 
 
 def worker(connection: Any, folder: Path) -> None:
-    """Run cases until told to stop; says for each what was wrong, "" for nothing."""
+    """Run cases until told to stop; says for each what was wrong, "" for nothing, and how many seconds it took."""
     processor = use_models(folder / "models")
     Image.init()
     for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):  # which JSON may be in
@@ -163,11 +167,12 @@ def worker(connection: Any, folder: Path) -> None:
         os.seteuid(NOBODY)
     connection.send("ready")
     while job := connection.recv():
+        outcome, begin = "", process_time()
         try:
             run_case(*job, processor)
-            connection.send("")
         except BaseException as error:
-            connection.send(f"{type(error).__name__}: {error}"[:600])
+            outcome = f"{type(error).__name__}: {error}"[:600]
+        connection.send((outcome, process_time() - begin))
     if os.getuid() == 0:
         os.seteuid(0)
 
@@ -190,13 +195,13 @@ def fuzz(cases: list[tuple[str, int]], folder: Path) -> tuple[Counter[str], list
             process.start()
             theirs.close()
             connection.recv()
-        case, begin = work / f"{kind}-{seed}", monotonic()
+        case = work / f"{kind}-{seed}"
         connection.send((kind, seed, case))
         try:
-            outcome = connection.recv() if connection.poll(SECONDS) else "HANG"
+            outcome, seconds = connection.recv() if connection.poll(HANGING) else ("HANG", HANGING)
         except (EOFError, OSError):
-            outcome = "CRASH"
-        slowest = max(slowest, monotonic() - begin)
+            outcome, seconds = "CRASH", 0.0
+        slowest = max(slowest, seconds)
         if outcome in ("HANG", "CRASH"):
             process.kill()
             process = None
