@@ -100,6 +100,13 @@ class Pretrained:
             warnings.warn(
                 f"{path} has {', '.join(new)}: initialised at random for {model}; train it before use.", stacklevel=3
             )
+        head, stored_head = HEADS[model], find_head(self.checkpoint)
+        if not new and head.original and stored_head not in (None, model, head.cut_from):
+            warnings.warn(
+                f"{path} holds a {stored_head}, whose weights fit {model} but were trained for something else; "
+                "train it before use.",
+                stacklevel=3,
+            )
 
     def _open(self, hub: dict[str, Any], to_numpy: Callable[[Any], np.ndarray]) -> Checkpoint:
         """Open the weights that the keywords mean."""

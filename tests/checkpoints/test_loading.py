@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -164,6 +165,25 @@ def test_parts_of_another_head_are_taken_and_the_rest_is_new(model, folder):
         other.vision_model.embeddings.patch_embedding.weight, model.vision_model.embeddings.patch_embedding.weight
     )
     assert same(BlipVisionModel.from_pretrained(folder), model.vision_model)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [(BlipForQuestionAnswering, BlipForConditionalGeneration), (BlipForPreTraining, BlipForQuestionAnswering)],
+)
+def test_weights_that_fit_but_are_of_another_head_are_told(tmp_path, stored, kind):
+    config = copy.deepcopy(CONFIG)
+    config.vision_config.num_attention_heads = 4  # of the width of the text model, as in published models
+    config.text_config.encoder_hidden_size = config.vision_config.hidden_size = config.text_config.hidden_size
+    stored(config).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=f"holds a {stored.__name__}, whose weights fit {kind.__name__}"):
+        kind.from_pretrained(tmp_path)
+
+
+def test_a_head_that_is_cut_out_is_no_other(tmp_path, recwarn):
+    BlipForPreTraining(CONFIGS_OF["wide"]).save_pretrained(tmp_path)
+    BlipForConditionalGeneration.from_pretrained(tmp_path)
+    assert not recwarn
 
 
 def test_another_image_size_resizes_the_positions(model, folder):
@@ -473,6 +493,17 @@ def test_a_typo_and_a_dead_network_are_told_apart(monkeypatch, kind, said):
         OSError, match=rf"'somebody/else@v1' is no local path and {said}.* Or pass the path of a folder"
     ):
         hub.resolve_folder("somebody/else", revision="v1", patterns=[])
+
+
+def test_a_mistyped_folder_is_told_the_nearest(monkeypatch, tmp_path):
+    def snapshot_download(name, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-captioner").mkdir()
+    with pytest.raises(OSError, match=r"'my-captoner' is no local path and .* Is 'my-captioner' meant\?"):
+        hub.resolve_folder("my-captoner", patterns=[])
 
 
 def test_a_path_that_is_none_is_not_asked_of_the_hub(fake_hub, tmp_path):
