@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +74,17 @@ def resolve_folder(
     except Exception as error:  # the library raises its own, httpx's and requests' errors; users need one sentence
         wanted = name if revision is None else f"{name}@{revision}"
         said = refusal(error, "could not be fetched from")
-        raise OSError(f"{wanted!r} is no local path and {said} Or pass the path of a folder.") from error
+        near = difflib.get_close_matches(path.name, list_names(path.parent), 1)
+        advice = f"Is {str(path.with_name(near[0]))!r} meant?" if near else "Or pass the path of a folder."
+        raise OSError(f"{wanted!r} is no local path and {said} {advice}") from error
+
+
+def list_names(folder: Path) -> list[str]:
+    """The names in a folder; none for one that cannot be listed."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def refusal(error: Exception, failed: str) -> str:

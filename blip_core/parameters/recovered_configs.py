@@ -34,7 +34,7 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
     except (KeyError, ValueError, IndexError, StopIteration):
         raise FileNotFoundError(
             f"{path.parent / 'config.json'} is missing, and the tensors of {path.name} do not tell the sizes of a "
-            "whole BLIP; put config.json beside it or pass config=."
+            "whole BLIP; put config.json beside it, or give it by config= or --config FILE."
         ) from None
     vision_config["layer_norm_eps"] = 1e-6 if original else 1e-5
     if not original and vision_config["hidden_size"] % 64:  # no model of the original's sizes: as many as its base has
@@ -46,14 +46,15 @@ def recover_config(path: Path, shapes: Mapping[str, tuple[int, ...]], given: Map
             error = ValueError if original else FileNotFoundError
             raise error(
                 f"{path}: without a config.json, the number of attention heads cannot be read off the tensors, and "
-                f"the original's does not divide {size}; pass config={{'{name}': {{'num_attention_heads': ...}}}}."
+                f"the original's does not divide {size}; give them by config= or --config FILE as "
+                f'{{"{name}": {{"num_attention_heads": ...}}}}.'
             )
     if not original:
         warnings.warn(
             f"{path} has no config.json: sizes are read off its tensors, and assumed are "
             f"{vision_config['num_attention_heads']} heads and "
             f"LayerNorm eps {vision_config['layer_norm_eps']} of the vision encoder, 12 heads of the text model, gelu, "
-            "and no enc_token_id, unless config= says otherwise.",
+            "and no enc_token_id, unless config= or --config FILE says otherwise.",
             stacklevel=4,
         )
     text = BlipTextConfig.base() if original else BlipTextConfig()  # published models were saved without dropout
