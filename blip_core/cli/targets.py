@@ -58,7 +58,7 @@ class Sidecars:
 
     def has(self, image: str) -> bool:
         try:
-            return not self.overwrite and self.path(image).stat().st_size > 0
+            return not self.overwrite and self.path(image).is_file() and self.path(image).stat().st_size > 0
         except OSError:
             return False
 

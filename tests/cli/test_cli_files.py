@@ -227,6 +227,13 @@ def test_a_sidecar_that_cannot_be_written_leaves_the_others(tmp_path):
     assert Sidecars(".txt", overwrite=False).write([{"image": longest, "caption": "x"}]) == {}
 
 
+def test_a_folder_in_the_place_of_a_sidecar_is_none(tmp_path):
+    sidecars, image = Sidecars(".txt", overwrite=False), str(tmp_path / "a.png")
+    (tmp_path / "a.txt" / "something").mkdir(parents=True)
+    assert not sidecars.has(image)
+    assert list(sidecars.write([{"image": image, "caption": "x"}])) == [image]
+
+
 def test_an_empty_sidecar_counts_as_not_done(tmp_path):
     sidecars = Sidecars(".txt", overwrite=False)
     (tmp_path / "a.txt").touch()
