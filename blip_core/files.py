@@ -159,7 +159,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def to_disk(path: str | Path) -> None:
     """Flush a file, or a folder and all files in it, to the disk, so that they survive a loss of power."""
     path = Path(path)
-    for part in [*path.iterdir(), path] if path.is_dir() else [path]:
+    for part in [*path.rglob("*"), path] if path.is_dir() else [path]:
         handle = os.open(part, os.O_RDONLY)
         try:
             os.fsync(handle)

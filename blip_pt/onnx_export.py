@@ -76,13 +76,12 @@ def export_onnx(model: Any, folder: Path, *, free_size: bool = False, weights: s
     head = model_name(type(model))
     sizes = axis_sizes(head, model.config, free_size)
     if free_size:
-        embeddings = getattr(model, "vision_model", model).embeddings
-        embeddings.positions = partial(free_positions, embeddings)
+        let_any_size(model)
     written, stored = {}, folder / "model.safetensors"
     with shared_weights(folder) if weights else nullcontext() as rounded:
         for part in parts_of(head):
             if not part.loop:
-                graph = traced(Part(model, part), sizes)
+                graph = traced(Part(model, part), example_inputs(part, sizes), free_axes(part.inputs, sizes))
                 name_tensors(graph, part, outputs_of(part, head), sizes)
                 share_weights(graph, model, stored, rounded)
                 written[part.name] = f"{part.name}.onnx"
@@ -90,6 +89,12 @@ def export_onnx(model: Any, folder: Path, *, free_size: bool = False, weights: s
     if weights:
         stored.unlink()
     return written
+
+
+def let_any_size(model: Any) -> None:
+    """Make a model compute its position embeddings in the graph."""
+    embeddings = getattr(model, "vision_model", model).embeddings
+    embeddings.positions = partial(free_positions, embeddings)
 
 
 def free_positions(embeddings: Any, height: int, width: int) -> Tensor:
@@ -111,22 +116,25 @@ def bicubic_rows(old: int, new: int, a: float = -0.75) -> Tensor:
     return (torch.where(x <= 1, near, far)[..., None] * places).sum(1)
 
 
-def traced(module: Part, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    """A part as a graph whose weights are inputs.
+def free_axes(inputs: Mapping[str, str], sizes: Mapping[str, int]) -> dict[str, dict[int, str]]:
+    """The names of the free axes of tensors by their places, given all axes; `sizes` are those of the fixed ones."""
+    axes = {name: enumerate(text.split()) for name, text in inputs.items()}
+    return {name: {at: axis for at, axis in found if axis not in sizes} for name, found in axes.items()}
+
+
+def traced(module: nn.Module, inputs: Mapping[str, Tensor], free: Mapping[str, Mapping[int, str]]) -> onnx.ModelProto:
+    """A module as a graph whose weights are inputs, before which come the given ones; `free` are their free axes.
 
     By tracing, PyTorch's older exporter: on these models the newer one takes thirty times as long, too long for base
     size, and gives the same graph.
     """
-    inputs = example_inputs(module.part, sizes)
-    axes = {name: dict(enumerate(text.split())) for name, text in module.part.inputs.items()}
-    free = {name: {at: axis for at, axis in found.items() if axis not in sizes} for name, found in axes.items()}
     export: Any = torch.onnx.export
     newer = {"dynamo": False} if "dynamo" in inspect.signature(export).parameters else {}
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of checks of sizes, which a graph leaves out, and of the older exporter
         export(
-            module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), dynamic_axes=free,
+            module.eval(), tuple(inputs.values()), buffer, input_names=list(inputs), dynamic_axes=dict(free),
             opset_version=OPSET, export_params=False, do_constant_folding=False, **newer,
         )  # fmt: skip
     return onnx.load_from_string(buffer.getvalue())

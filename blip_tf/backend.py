@@ -13,8 +13,8 @@ from tensorflow import Tensor
 
 from blip_core.parameters.models import Parameter
 from blip_tf.base import tf_device
-from blip_tf.export import signatures
 from blip_tf.nn import to_array
+from blip_tf.parts import part_functions
 
 
 def to_tensor(array: np.ndarray, model: Any = None) -> Tensor:
@@ -65,7 +65,7 @@ def weights(model: Any, beginnings: tuple[str, ...] = ("",)) -> Iterator[tuple[s
 
 def parts(model: Any) -> dict[str, Callable[..., dict[str, Tensor]]]:
     """The parts of a model that exports have, by name."""
-    return {name: function for name, (function, _) in signatures(model, 1).items()}
+    return part_functions(model)
 
 
 def read(model: Any, row: Parameter) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""The parts of a model that only Keras has: `compile` and `fit` with the model's own loss, `.keras` files, `export`."""
+"""The parts of a model that only Keras has: `compile` and `fit` with the model's own loss, `.keras` files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -13,7 +12,6 @@ from tensorflow import Tensor
 
 from blip_core import GenerationConfig
 from blip_core.parameters.heads import HEADS
-from blip_tf.export import export_litert, export_saved_model
 
 
 class KerasModel(keras.Model):
@@ -87,37 +85,6 @@ class KerasModel(keras.Model):
             model = cls(kind.from_dict(values.pop("config")), initialize=False, **values)
         model.generation_config = generation
         return model
-
-    def export(self, folder: str | Path, max_new_tokens: int = 20) -> None:
-        """Write a TensorFlow SavedModel, which runs where this package is not installed.
-
-        It has the signatures that the model's parts allow: `image_features`, `text_features`, `text_states`,
-        `itm_scores`, `itc_scores`; `caption` and `answer`, greedy search with the whole loop in the graph;
-        `question_states`, `begin` and `step` for other searches. `docs/tensorflow.md` describes their tensors.
-
-        Args:
-            folder: Where to write; must be new or empty.
-            max_new_tokens: The most tokens, at least 1, that `caption` and `answer` generate.
-
-        Raises:
-            ValueError: If `max_new_tokens` is below 1.
-            OSError: If the folder holds files already or cannot be written.
-        """
-        export_saved_model(self, folder, max_new_tokens)
-
-    def export_litert(self, path: str | Path, quantize: bool = False) -> None:
-        """Write the encoders to a LiteRT file (`.tflite`), as far as the model has them.
-
-        Its signatures are `image_features`, `text_features` and `text_states` of the SavedModel (see `export`).
-
-        Args:
-            path: The file to write.
-            quantize: Store the weights of matrix products as int8.
-
-        Raises:
-            ValueError: If the model has no encoder (a text decoder), or does not compute in float32.
-        """
-        export_litert(self, path, quantize)
 
 
 def model_inputs(data: Any) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ SHOWN = 10
 """How many of the tensors left out are listed."""
 OPTIONS = (
     *("to", "config", "dtype", "head", "image_size", "max_shard_size", "tokenizer", "revision", "overwrite"),
-    *("dry_run", "free_size", "weights", "base_model"),
+    *("dry_run", "free_size", "weights", "max_new_tokens", "base_model"),
 )
 """The arguments that are keywords of `convert`."""
 
@@ -40,6 +40,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a destination that exists")
     parser.add_argument("--free-size", action="store_true", help="let an export take pictures of any size")
     parser.add_argument("--weights", choices=precisions(), help="round the weights of an export to this precision")
+    parser.add_argument(
+        "--max-new-tokens", type=whole(1), metavar="N", help="most tokens of an export with a whole search (20)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be written and what is missing")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

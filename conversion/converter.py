@@ -13,13 +13,13 @@ from blip_core.checkpoints.loading import config_path, find_head, read_config, w
 from blip_core.checkpoints.plan import DTYPES, cast, new_state, plan_tensors, wanted_parameters
 from blip_core.checkpoints.processor_files import ProcessorFiles
 from blip_core.checkpoints.saving import config_dict, write_model
-from blip_core.checkpoints.shared_weights import SHARED
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.config import BlipConfig
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.matching import compare
 from blip_core.parameters.table import BUFFERS
 from blip_core.stores import on_disk
+from blip_core.validators import whole_number
 from conversion.destination import check_destination, full_disk_named, staged, synced
 from conversion.verification import check_tied, verify
 
@@ -88,6 +88,7 @@ def convert(
     dry_run: bool = False,
     free_size: bool = False,
     weights: str | None = None,
+    max_new_tokens: int | None = None,
 ) -> ConversionReport:
     """Convert a checkpoint into another format, or a part of it into a checkpoint of its own.
 
@@ -98,8 +99,8 @@ def convert(
         destination: A folder, which gets the weights under their usual name, and the configuration, processor and
             tokenizer files; or a file that ends in `.pth`, which gets the weights alone.
         to: "safetensors" (the default for a folder), "pytorch_model.bin", "pth" (the default for a file),
-            "tf_model.h5" or "weights.h5"; or an export, "onnx" or "openvino" (see
-            `docs/exports.md`).
+            "tf_model.h5" or "weights.h5"; or an export, "onnx", "onnx-caption", "openvino", "torch-export",
+            "savedmodel" or "litert" (see `docs/exports.md`).
         config: What the checkpoint lacks or is to be changed, as in `from_pretrained`: a configuration, a file of
             one, or a dictionary of settings.
         dtype: The type of the weights, "float32", "float16" or "bfloat16"; as they are without it.
@@ -113,6 +114,7 @@ def convert(
         dry_run: Write nothing, and return what would be written and what is missing.
         free_size: Let an export take pictures of any size.
         weights: "int8" rounds the weights of an export to 8 bits.
+        max_new_tokens: The most tokens, at least 1, that an export with a whole search generates; 20 unless given.
 
     Returns:
         The report.
@@ -129,7 +131,9 @@ def convert(
     target = on_disk(destination).expanduser()
     row = _find_format(to, target)
     _check_options(row, dtype, head, max_shard_size)
-    options = _export_options(row, free_size=free_size, weights=weights)
+    if max_new_tokens is not None:
+        whole_number("max_new_tokens", max_new_tokens, 1)
+    options = _export_options(row, free_size=free_size, weights=weights, max_new_tokens=max_new_tokens)
     is_file = bool(row.suffix) and target.suffix == row.suffix
     checkpoint = open_checkpoint(source, revision, base_model)
     check_destination(target, checkpoint.path, folder=not is_file, overwrite=overwrite)
@@ -160,10 +164,11 @@ def convert(
         planned = [cast(tensor, DTYPES[dtype]) for tensor in planned]
     refused = sorted({tensor.dtype.name for tensor in planned} & set(row.refused_types))
     if refused:
-        raise ValueError(f"{row.name} cannot hold {refused[0]}; pass dtype='float32' or dtype='float16'.")
+        taken = " or ".join(f"dtype={name!r}" for name in DTYPES if name not in row.refused_types)
+        raise ValueError(f"{row.name} cannot hold {refused[0]}; pass {taken}.")
     tensors: list[LazyTensor] = row.arrange(planned)
-    taken = {found.sources.get(parameter.name, "") for parameter in wanted}
-    used = taken.union(*(found.tied.get(name, ()) for name in taken))
+    kept = {found.sources.get(parameter.name, "") for parameter in wanted}
+    used = kept.union(*(found.tied.get(name, ()) for name in kept))
     left_out = [] if found.problems else [n for n in checkpoint if n not in used and not n.endswith(BUFFERS)]
     files = ProcessorFiles(config_path(checkpoint).parent, head, settings, tokenizer, resized=image_size is not None)
     about = About(head, config_dict(head, settings, planned[0].dtype if planned else DTYPES["float32"]))
@@ -192,9 +197,9 @@ def convert(
                 files.write(stage)
             verify(stage, row, tensors)
             if row.export is not None:
-                write_export(row, stage, head, about.config["dtype"], **options)
+                export = write_export(row, stage, head, about.config["dtype"], **options)
                 if weights is not None:
-                    report = replace(report, dtype=weights, bytes=(stage / SHARED).stat().st_size)
+                    report = replace(report, dtype=weights, bytes=export.bytes)
     return report
 
 
@@ -211,10 +216,10 @@ def _find_format(to: str | None, target: Path) -> Format:
 
 def _export_options(row: Format, **options: Any) -> dict[str, Any]:
     """Return the options that are given. Raises `ValueError` for one that the format does not take."""
-    given = {name: value for name, value in options.items() if value}
+    given = {name: value for name, value in options.items() if value not in (None, False)}
     for name in given.keys() - set(row.options):
-        takers = " and ".join(other.name for other in FORMATS.values() if name in other.options)
-        raise ValueError(f"{name} goes with {takers}, not with {row.name}; leave it out.")
+        takers = ", ".join(other.name for other in FORMATS.values() if name in other.options)
+        raise ValueError(f"{name} goes with {takers}, and not with {row.name}; leave it out.")
     if (weights := given.get("weights", "")) not in ("", *row.weights):
         raise ValueError(f"weights of {row.name} must be one of {', '.join(row.weights)}; got {weights!r}.")
     require_packages(row, weights)

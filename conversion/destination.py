@@ -16,17 +16,12 @@ from blip_core.checkpoints.processor_files import FILES
 from blip_core.files import FULL_DISK, temporary_name, to_disk
 
 SUFFIXES = (
-    ".safetensors",
-    ".safetensors.index.json",
-    ".bin",
-    ".bin.index.json",
-    ".h5",
-    ".pth",
-    ".onnx",
-    ".xml",
-    "export.json",
-)
-"""The ends of the names of weight files."""
+    *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".h5", ".pth"),
+    *(".onnx", ".xml", ".pt2", ".tflite", ".pb", "export.json"),
+)  # fmt: skip
+"""The ends of the names of files of weights and graphs."""
+FOLDERS = ("assets", "variables")
+"""Those that a SavedModel has."""
 BESIDE = (*FILES, "README.md", ".gitattributes")
 """What else a checkpoint's folder may hold and still be replaced."""
 PAUSE = 0.02
@@ -60,6 +55,8 @@ def check_destination(destination: Path, source: Path, *, folder: bool, overwrit
 
 
 def _is_part(path: Path) -> bool:
+    if path.is_dir():
+        return path.name in FOLDERS and path.with_name("saved_model.pb").is_file()
     return path.is_file() and (path.name in BESIDE or path.name.endswith(SUFFIXES))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from blip_core.checkpoints import Checkpoint, open_checkpoint
 from blip_core.checkpoints.exported import Export, read_export
 from blip_core.checkpoints.loading import find_head, read_config
-from blip_core.checkpoints.shared_weights import SHARED
 from blip_core.config import BlipConfig
 from blip_core.files import read_json
 from blip_core.parameters.heads import HEADS, AnyConfig
@@ -151,7 +150,7 @@ def _graphs_alone(export: Export) -> CheckpointReport:
         head=export.head,
         config=config.to_dict(),
         tensors=len(rows),
-        bytes=sum(path.stat().st_size for path in export.folder.glob(SHARED)),
+        bytes=export.bytes,
         parameters=dict(counts),
         others={},
         dtypes={export.weights: sum(counts.values())},

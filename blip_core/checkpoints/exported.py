@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints.formats import Format
+from blip_core.checkpoints.shared_weights import SHARED
 from blip_core.engines import ENGINES, MissingFramework, get_engine
 from blip_core.files import read_json, write_json
 from blip_core.parameters.graph_parts import PARTS
@@ -38,6 +39,12 @@ class Export:
     free_size: bool
     parts: dict[str, str]
 
+    @property
+    def bytes(self) -> int:
+        """The size of its files of graphs and of the weights that they share, but of a checkpoint."""
+        files = {*self.parts.values(), SHARED}
+        return sum((self.folder / name).stat().st_size for name in files if (self.folder / name).is_file())
+
     def file(self, part: str) -> Path:
         """Return the file of a part. Raises `ValueError` if the export lacks it."""
         path = self.folder / self.parts.get(part, "?")
@@ -56,18 +63,19 @@ def require_packages(row: Format, weights: str = "") -> None:
         ENGINES[row.engine].require(what)
 
 
-def write_export(row: Format, folder: Path, head: str, dtype: str, **options: Any) -> None:
+def write_export(row: Format, folder: Path, head: str, dtype: str, **options: Any) -> Export:
     """Write the graphs of the model whose checkpoint lies in a folder, and `export.json`.
 
     `dtype` is the type of the checkpoint's weights, `options` are those of the form.
     """
     model = get_engine(row.engine).model_class(head).from_pretrained(folder, dtype="float32")
     assert row.export is not None
-    parts: dict[str, str] = row.export(model, folder, **options)
-    about = {"form": row.name, "head": head, "weights": options.get("weights") or dtype}
-    write_json(
-        folder / NAME, {"version": VERSION, **about, "free_size": options.get("free_size", False), "parts": parts}
-    )
+    parts = row.export(model, folder, **options)
+    weights, free_size = options.get("weights") or dtype, options.get("free_size", False)
+    export = Export(folder, row.name, head, weights, free_size, parts)
+    about = {name: value for name, value in vars(export).items() if name != "folder"}
+    write_json(folder / NAME, {"version": VERSION, **about})
+    return export
 
 
 def read_export(folder: Path) -> Export | None:

@@ -15,6 +15,7 @@ from blip_core.checkpoints.checkpoint import Checkpoint
 from blip_core.checkpoints.sharded import INDEX, ShardedCheckpoint, file_of_variant, is_index
 from blip_core.hub import resolve_folder
 from blip_core.lazy import Function
+from blip_core.parameters.graph_parts import PARTS
 from blip_core.parameters.heads import HEADS
 
 HUB_PATTERNS = ("*.json", "vocab.txt")
@@ -77,6 +78,11 @@ class Format:
     tied: bool = False
     upon: bool = False
 
+    @property
+    def file(self) -> str:
+        """The file of weights that `convert` writes into a folder; graphs are made from those of safetensors."""
+        return "model.safetensors" if self.export else self.files[0]
+
     def find(self, folder: Path, variant: str | None = None) -> Path | None:
         """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
         names = [name for file in self.files for name in (file, *([f"{file}{INDEX}"] * self.sharded))]
@@ -103,14 +109,26 @@ def _is_hdf5(path: Path, start: bytes) -> bool:
     return start[:8] == b"\x89HDF\r\n\x1a\n"
 
 
-def _not_by_itself(path: Path, start: bytes) -> bool:
-    # The weights of an export are a checkpoint of another format; its graphs are found by their `export.json`.
-    return False
+def _graphs(function: str, engine: str) -> dict[str, Any]:
+    """What rows of exports have in common, given the function that makes the graphs and its engine."""
+    write = _here("safetensors_file:write")
+    return {"write": write, "training_state": "left out", "export": Function(function), "engine": engine}
+
+
+def _export(name: str, function: str, engine: str, **options: Any) -> Format:
+    """An export without a file that is opened: its weights are a checkpoint of another format, or in its graphs."""
+    return Format(
+        name, (), lambda path, start: False, read=_here("safetensors_file:read"), **_graphs(function, engine),
+        **{"refused_types": ("bfloat16",), **options},
+    )  # fmt: skip
 
 
 def _here(function: str) -> Function:
     return Function(f"blip_core.checkpoints.{function}")
 
+
+LOOPING = tuple(head for part in PARTS.values() if part.loop for head in part.heads)
+"""The model classes that have a part with a whole search."""
 
 FORMATS: dict[str, Format] = {
     row.name: row
@@ -141,20 +159,26 @@ FORMATS: dict[str, Format] = {
             warn=_here("torch_writer:differences_from_original"), tied=True,
         ),
         Format(
-            "SavedModel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
-            read=_here("saved_model:read"), framework="tf",
+            "savedmodel", ("saved_model.pb",), lambda path, start: path.name == "saved_model.pb",
+            read=_here("saved_model:read"), framework="tf", **_graphs("blip_tf.export:export_saved_model", "tf"),
+            options=("max_new_tokens",), refused_types=("float16", "bfloat16"),
         ),
-        Format(
-            "onnx", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
-            write=_here("safetensors_file:write"), refused_types=("bfloat16",), training_state="left out",
-            export=Function("blip_pt.onnx_export:export_onnx"), engine="pt", options=("free_size", "weights"),
+        _export(
+            "onnx", "blip_pt.onnx_export:export_onnx", "pt", options=("free_size", "weights"),
             packages={"onnx": "onnx"}, weights={"int8": {}},
         ),
-        Format(
-            "openvino", ("model.safetensors",), _not_by_itself, read=_here("safetensors_file:read"),
-            write=_here("safetensors_file:write"), refused_types=("bfloat16",), training_state="left out",
-            export=Function("blip_pt.openvino_export:export_openvino"), engine="pt", options=("free_size", "weights"),
+        _export(
+            "openvino", "blip_pt.openvino_export:export_openvino", "pt", options=("free_size", "weights"),
             packages={"openvino": "openvino", "onnx": "openvino"}, weights={"int8": {"nncf": "int8"}},
+        ),
+        _export(
+            "onnx-caption", "blip_pt.onnx_loop:export_onnx_caption", "pt", options=("free_size", "max_new_tokens"),
+            packages={"onnx": "onnx"}, heads=LOOPING,
+        ),
+        _export("torch-export", "blip_pt.programs:export_programs", "pt", refused_types=("float16", "bfloat16")),
+        _export(
+            "litert", "blip_tf.export:export_litert", "tf", options=("weights",), weights={"int8": {}},
+            refused_types=("float16", "bfloat16"),
         ),
         Format(
             "adapter", ("adapter_model.safetensors", "adapter_model.bin"),
@@ -218,14 +242,14 @@ def _open(
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return _open_file(path, hub, base_model, upon=any(row.upon for row in rows))
+    rows = [row for row in rows if row.files]
     for row in sorted(rows, key=lambda row: not row.upon):
         folder = resolve_folder(name_or_path, patterns=row.hub_patterns(variant), **hub)
         if found := row.find(folder, variant):
             return _open_file(found, hub, base_model)
     if (folder / "export.json").is_file():
         raise FileNotFoundError(
-            f"{name_or_path} is an export whose weights are no checkpoint: run it with an engine for its graphs, or "
-            "open the model that it was made of."
+            f"{name_or_path} is an export whose weights are no checkpoint; open the model that it was made of."
         )
     names = ", ".join(file_of_variant(row.files[0], variant) for row in rows)
     raise FileNotFoundError(
@@ -258,7 +282,7 @@ def _open_base(hub: dict[str, Any], name_or_path: str | Path, revision: str | No
 
 def open_written(path: Path, format: Format) -> Checkpoint:
     """Open what this process has just written: a folder, or a file."""
-    found = format.find(path) if path.is_dir() else path
+    found = (path / format.file if format.export else format.find(path)) if path.is_dir() else path
     if found is None:
         raise FileNotFoundError(f"{path} holds no {format.files[0]}.")
     return format.read_own(found) if format.read_own else _open_file(found)

@@ -120,8 +120,7 @@ class Pretrained:
 
         def wanted(row: Format) -> bool:
             return (
-                row.export is None
-                and (options["use_safetensors"] is None or (row.name == "safetensors") == options["use_safetensors"])
+                (options["use_safetensors"] is None or (row.name == "safetensors") == options["use_safetensors"])
                 and not (options["from_pt"] and row.framework != "pt")
                 and not (options["from_tf"] and row.framework != "tf")
             )

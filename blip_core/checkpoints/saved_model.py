@@ -39,7 +39,7 @@ def read(path: Path) -> MappedCheckpoint:
         raise ValueError(f"{folder} holds no parameters of a BLIP that this package exported.")
     path = folder / "saved_model.pb"
     check_extents(path, (folder / DATA).stat().st_size, extents)
-    return MappedCheckpoint(path, "SavedModel", shown_as_pytorch(path, extents, _placed(extents)), data=folder / DATA)
+    return MappedCheckpoint(path, "savedmodel", shown_as_pytorch(path, extents, _placed(extents)), data=folder / DATA)
 
 
 def _placed(names: Iterable[str]) -> Iterator[tuple[str, str, list[str]]]:

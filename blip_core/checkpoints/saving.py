@@ -109,10 +109,10 @@ def write_model(
 
     Files of an older model are removed when the new one is whole.
     """
-    name = file_of_variant(format.files[0], variant)
+    name = file_of_variant(format.file, variant)
     stem, _, suffix = name.rpartition(".")
     shards = _split(tensors, parse_size(max_shard_size)) if format.sharded else [list(tensors)]
-    index = folder / file_of_variant(f"{format.files[0]}{INDEX}", variant)
+    index = folder / file_of_variant(f"{format.file}{INDEX}", variant)
     old = [*folder.glob(f"{stem}-*.{suffix}"), folder / name, index]
     new = [folder / name]
     if len(shards) > 1:

@@ -2,8 +2,8 @@
 
     python tests/bench/exporting.py
 
-A captioner of random weights as a SavedModel, and the encoders of a retrieval model as LiteRT files with float32 and
-with int8 weights; differences are the greatest absolute one over the greatest absolute value.
+A captioner of random weights as a SavedModel, and a retrieval model as LiteRT files with float32 and with int8 weights;
+differences are the greatest absolute one over the greatest absolute value.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from blip_core import BlipConfig
 from blip_tf import TFBlipForConditionalGeneration, TFBlipForImageTextRetrieval
+from conversion import convert
 
 PIXELS = np.random.default_rng(0).standard_normal((1, 3, 384, 384), np.float32)
 TEXT = {"input_ids": np.array([[101, 1037, 3861, 1997, 102]], np.int32), "attention_mask": np.ones((1, 5), np.int32)}
@@ -38,7 +39,8 @@ def main() -> None:
 def saved_model(folder: Path) -> None:
     """Export, load and run a captioner."""
     model = TFBlipForConditionalGeneration(BlipConfig.base())
-    clock("export", lambda: model.export(folder))
+    model.save_pretrained(folder.with_name("source"))
+    clock("export", lambda: convert(folder.with_name("source"), folder, to="savedmodel"))
     print(f"SavedModel: {sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.0f} MB")
     caption = clock("load", lambda: tf.saved_model.load(folder)).signatures["caption"]
     given = {"pixel_values": tf.constant(PIXELS), **{key: tf.constant(value) for key, value in TEXT.items()}}
@@ -50,15 +52,17 @@ def saved_model(folder: Path) -> None:
 
 
 def litert(folder: Path) -> None:
-    """Convert and run the encoders of a retrieval model."""
+    """Convert a retrieval model and run its encoders."""
     model = TFBlipForImageTextRetrieval(BlipConfig.base())
     given = {"image_features": {"pixel_values": PIXELS}, "text_features": TEXT}
     expected = {"image_features": model.get_image_features(**given["image_features"]).numpy()}
     expected["text_features"] = model.get_text_features(**given["text_features"]).numpy()
-    for quantize in (False, True):
-        path = folder / f"{quantize}.tflite"
-        clock("convert", lambda path=path, quantize=quantize: model.export_litert(path, quantize=quantize))
-        print(f"LiteRT, {'int8' if quantize else 'float32'}: {path.stat().st_size / 1e6:.0f} MB")
+    model.save_pretrained(folder / "matcher")
+    for weights in (None, "int8"):
+        made = folder / f"matcher-{weights}"
+        clock("convert", lambda made=made, how=weights: convert(folder / "matcher", made, to="litert", weights=how))
+        path = made / "model.tflite"
+        print(f"LiteRT, {weights or 'float32'}: {path.stat().st_size / 1e6:.0f} MB")
         interpreter = Interpreter(str(path), num_threads=2)
         for name, arguments in given.items():
             run = interpreter.get_signature_runner(name)

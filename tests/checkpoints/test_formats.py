@@ -60,9 +60,8 @@ def test_from_pretrained_opens_what_convert_writes(folders, package, name):
 @pytest.mark.parametrize("package", PACKAGES)
 def test_from_pretrained_opens_a_saved_model(tmp_path, folders, package):
     root, values = folders
-    source, _ = loaded("blip_tf", root / "safetensors")
-    source.export(tmp_path / "export")
-    _, weights = loaded(package, tmp_path / "export", config=root / "safetensors" / "config.json")
+    convert(root / "safetensors", tmp_path / "export", to="savedmodel")
+    _, weights = loaded(package, tmp_path / "export")
     check(weights, values)
 
 

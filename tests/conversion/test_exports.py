@@ -156,11 +156,11 @@ def test_every_part_can_be_traced(head):
 
 def test_options_that_do_not_go_together(tmp_path):
     folder = source("BlipVisionModel", "wide")
-    with pytest.raises(ValueError, match="free_size goes with onnx and openvino, not with safetensors"):
+    with pytest.raises(ValueError, match="free_size goes with onnx, openvino, onnx-caption, and not with safetensors"):
         convert(folder, tmp_path / "x", to="safetensors", free_size=True)
     with pytest.raises(ValueError, match="onnx cannot hold bfloat16"):
         convert(folder, tmp_path / "x", to="onnx", dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"weights goes with onnx and openvino, not with tf_model\.h5"):
+    with pytest.raises(ValueError, match=r"weights goes with onnx, openvino, litert, and not with tf_model\.h5"):
         convert(folder, tmp_path / "x", to="tf_model.h5", weights="int8")
     with pytest.raises(ValueError, match="weights of onnx must be one of int8; got 'int4'"):
         convert(folder, tmp_path / "x", to="onnx", weights="int4")
