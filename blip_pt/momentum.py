@@ -20,7 +20,7 @@ from blip_core.parameters.models import Parameter, training_state
 from blip_pt.base import model_name, to_torch, type_name
 from blip_pt.distributed import gather, processes, same_length
 from blip_pt.image_model import BlipImageModel
-from blip_pt.nn import Linear, wide
+from blip_pt.nn import Linear, is_tracing, wide
 from blip_pt.text import BlipTextModel
 from blip_pt.text_padding import first_states
 from blip_pt.vision import BlipVisionModel
@@ -285,8 +285,9 @@ class BlipMomentumModel(BlipImageModel):
         self.check_grounded(pictures, self.text_encoder, input_ids, attention_mask)
         groups = 1 if self.config.negative_all_rank else processes()[1]
         check_negatives(input_ids.shape[0] * processes()[1] // groups)
-        low, high = gather(image_ids).view(groups, -1).aminmax(dim=1)
-        check_negatives(None, bool((low < high).all()))  # of all processes, so that none waits for one that gave up
+        if not is_tracing():
+            low, high = gather(image_ids).view(groups, -1).aminmax(dim=1)
+            check_negatives(None, bool((low < high).all()))  # of all processes, so that none waits for one that gave up
 
 
 def pair_ids(image_ids: Tensor | None, input_ids: Tensor) -> Tensor:

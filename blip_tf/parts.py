@@ -1,6 +1,6 @@
 """The parts in which a model is exported, as functions of named tensors (see `blip_core.parameters.graph_parts`).
 
-Shapes: B texts (or pairs), L tokens, T image tokens, W width, R rows, C capacity in tokens, S encoder states.
+Shapes: B texts (or pairs), L tokens, T image tokens, W width, R rows, S encoder states.
 """
 
 from __future__ import annotations

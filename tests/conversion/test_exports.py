@@ -132,24 +132,30 @@ def test_inspection_knows_an_export(capsys, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("head", ["BlipForQuestionAnswering", "BlipForImageTextRetrieval", "BlipForNLVR"])
-def test_every_part_can_be_traced(head):
+@pytest.mark.parametrize("way", ["torch.jit.trace", "openvino.convert_model"])
+@pytest.mark.parametrize("head", [pytest.param(x, marks=[] if x == "BlipForNLVR" else pytest.mark.slow) for x in HEADS])
+def test_every_part_can_be_traced(head, way):
+    """By others' tracers, at the sizes of the inputs with which it is traced."""
     import blip_pt
     from blip_pt.onnx_export import Part
 
+    openvino = pytest.importorskip("openvino") if way.startswith("openvino") else None
     model = getattr(blip_pt, head).from_pretrained(source(head, "wide"))
     fixed = axis_sizes(head, model.config)
     for part in parts_of(head):
         if part.loop:
             continue
         given = part_inputs(part, {**fixed, **SIZES[0]}, 0)
-        given = {key: torch.from_numpy(value) for key, value in given.items()}
+        tensors = tuple(torch.from_numpy(value) for value in given.values())
         with torch.no_grad():
             module = Part(model, part).eval()
-            expected, found = (
-                module(*given.values()),
-                torch.jit.trace(module, tuple(given.values()), check_trace=False)(*given.values()),
-            )
+            expected = module(*tensors)
+            if openvino is None:
+                found = torch.jit.trace(module, tensors, check_trace=False)(*tensors)
+            else:
+                settings = {"INFERENCE_PRECISION_HINT": "f32"}
+                graph = openvino.compile_model(openvino.convert_model(module, example_input=tensors), "CPU", settings)
+                found = tuple(graph(list(given.values())).values())
         for one, other in zip(expected, found, strict=True):
             assert not one.any() or difference(one, other) < 1e-4, part.name
 

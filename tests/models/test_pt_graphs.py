@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from tests.helpers.pytorch_models import make
-from tests.helpers.random_models import difference
+from tests.helpers.pytorch_models import make, tensors
+from tests.helpers.random_models import HEADS, difference
 
 CAPTION, MATCH, ANSWER = "BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipForQuestionAnswering"
 BATCH, LENGTH = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=30)
@@ -91,3 +92,19 @@ def test_compiled_models_have_two_graphs_at_most(name):
             assert difference(module(*values), compiled(*values)) < 1e-5
     torch._dynamo.reset()
     assert len(graphs) <= 2
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.slow
+def test_each_model_compiles_as_one_graph(head, backend):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    model, given = make(head).requires_grad_(False), tensors(head)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        expected, found = model(**given), torch.compile(model, fullgraph=True, backend=backend)(**given)
+    torch._dynamo.reset()
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            assert difference(value, found[name]) < 1e-5, name
