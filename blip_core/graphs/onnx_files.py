@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ MAX_BYTES = 64 * 2**20
 """The most that a graph without its weights may have; ours have less than one MB."""
 WEIGHTS = ("model.safetensors", SHARED)
 """Where graphs may find them."""
+BYTES = {1: 4, 2: 1, 3: 1, 10: 2}
+"""Of an element, by the number of its type: those that weights have."""
 # Which fields of a message of ONNX hold messages of which kind, for the way from a model to all of its tensors.
 KINDS = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -32,11 +35,13 @@ def check_graph(path: Path) -> None:
             raise ValueError("it is too large for a graph without weights")
         ends = {file.name: file.stat().st_size for file in map(path.with_name, WEIGHTS) if file.is_file()}
         for tensor in _tensors("model", path.read_bytes()):
-            entries = dict(_entry(value) for field, value in message(tensor) if field == 13)
+            fields = list(message(tensor))
+            entries = dict(_entry(value) for field, value in fields if field == 13)
             if not entries:
                 continue
+            size = math.prod(value for field, value in fields if field == 1) * BYTES[dict(fields)[2]]
             offset, length = (int(entries.get(name, "-1")) for name in ("offset", "length"))
-            if offset < 0 or length < 0 or offset + length > ends.get(entries.get("location", ""), -1):
+            if offset < 0 or length != size or offset + length > ends.get(entries.get("location", ""), -1):
                 raise ValueError(f"it reads {entries.get('location')!r} from {offset}, {length} bytes")
     except (ValueError, IndexError, KeyError, TypeError, RecursionError, UnicodeError) as error:
         raise ValueError(f"{path} is no graph of ours ({error}); export the model again.") from None

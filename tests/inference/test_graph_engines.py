@@ -13,6 +13,7 @@ from blip_core import Captioner, Explainer, Matcher
 from blip_core.checks import InputError
 from blip_core.cli import main
 from blip_core.engines import ENGINES
+from blip_core.graphs.onnx_files import check_graph
 from blip_core.hub import SHIPPED
 from conversion import convert
 from tests.helpers.exported_models import ROOT, exported, source
@@ -256,6 +257,18 @@ def test_a_graph_reads_nothing_but_its_weights(engine, change, copy):
     captioner = ENGINES[engine].model_class(CAPTION).from_pretrained(copy)
     with pytest.raises(ValueError, match=r"image_features.onnx is no graph of ours .* export the model again"):
         captioner.vision_model(inputs(CAPTION, CONFIGS_OF["wide"])["pixel_values"])
+
+
+@pytest.mark.parametrize("dims", [[2**40], [2**62, 2**62], [2**33, 2**31], [-5], [0], []], ids=str)
+def test_weights_of_absurd_sizes(dims, copy):
+    import onnx
+
+    path = copy / "image_features.onnx"
+    graph = onnx.load_model(path, load_external_data=False)
+    graph.graph.initializer[1].dims[:] = dims
+    onnx.save_model(graph, path)
+    with pytest.raises(ValueError, match=r"image_features.onnx is no graph of ours .* export the model again"):
+        check_graph(path)
 
 
 @pytest.mark.parametrize("engine", GRAPHS)
