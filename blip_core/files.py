@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -70,8 +70,8 @@ def is_deeper(values: Any, depth: int) -> bool:
     return bool(level)
 
 
-def write_json(path: str | Path, values: dict[str, Any]) -> None:
-    """Write a JSON object with sorted keys, atomically; other processes may write the same."""
+def write_json(path: str | Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a JSON object with sorted keys, or an array, atomically; other processes may write the same."""
     with shared_path(to_path(path)) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 

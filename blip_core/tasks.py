@@ -61,7 +61,11 @@ class Task:
         metric: The metric that finds the best epoch, higher being better.
         evaluation_options: The keywords of `evaluate` beside the common ones; "generation" stands for those of
             `generate`.
+        official: The fields of an entry of the evaluation that the official form of predictions has.
+        seen: What the names of pictures begin with that the original's checkpoints of the task were trained with,
+            though data sets have them for evaluation.
         preset: A TOML file of training settings; None leaves the defaults.
+        trains: Whether a model can be trained for it, too.
     """
 
     name: str
@@ -84,7 +88,10 @@ class Task:
     evaluate: Callable[..., Any] | None = None
     metric: str = ""
     evaluation_options: tuple[str, ...] = ()
+    official: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     preset: Path | None = None
+    trains: bool = True
 
     def lacks(self, example: Any) -> str:
         """Return the name of the target if an example has none, else ""."""
@@ -125,7 +132,7 @@ for _task in (
     Task(
         name="caption",
         head="BlipForConditionalGeneration",
-        description="captions of pictures: BLEU and CIDEr",
+        description="captions of pictures: BLEU, ROUGE-L and CIDEr",
         parse=_CAPTIONED,
         inputs=Function("blip_core.datasets.text_inputs:captions"),
         max_length=40,
@@ -133,13 +140,14 @@ for _task in (
         loss_count=count_tokens,
         evaluate=Function("blip_core.evaluation:evaluate_captions"),
         metric="cider",
-        evaluation_options=("prompt", "generation"),
+        evaluation_options=("prompt", "frames", "matcher", "generation"),
+        official=("image_id", "caption"),
         preset=PRESETS / "caption.toml",
     ),
     Task(
         name="retrieval",
         head="BlipForImageTextRetrieval",
-        description="captions found by pictures and pictures by captions: recall",
+        description="captions found by pictures and pictures by captions: recall and median rank",
         parse=_CAPTIONED,
         inputs=_TEXTS,
         max_length=35,
@@ -147,7 +155,8 @@ for _task in (
         contrastive=True,
         evaluate=Function("blip_core.evaluation:evaluate_retrieval"),
         metric="mean_recall",
-        evaluation_options=("rerank",),
+        evaluation_options=("rerank", "frames", "max_words"),
+        official=("image", "text", "rank", "best"),
         preset=PRESETS / "retrieval.toml",
     ),
     Task(
@@ -163,7 +172,9 @@ for _task in (
         rows_per_example=dict.fromkeys(_ANSWERS, "answer_counts"),
         evaluate=Function("blip_core.evaluation:evaluate_answers"),
         metric="accuracy",
-        evaluation_options=("choices", "candidates", "generation"),
+        evaluation_options=("choices", "candidates", "frames", "generation"),
+        official=("question_id", "answer"),
+        seen=("COCO_train2014_", "COCO_val2014_"),
         preset=PRESETS / "vqa.toml",
     ),
     Task(
@@ -180,6 +191,19 @@ for _task in (
         evaluate=Function("blip_core.evaluation:evaluate_nlvr"),
         metric="accuracy",
         preset=PRESETS / "nlvr.toml",
+    ),
+    Task(
+        name="grounding",
+        head="BlipForImageTextRetrieval",
+        description="boxes that expressions mean, found by maps of a matching model: pointing game and box accuracy",
+        parse=Function("blip_core.datasets.entries:parse_grounding"),
+        inputs=_TEXTS,
+        target=("box", "box"),
+        max_length=35,
+        evaluate=Function("blip_core.evaluation:evaluate_grounding"),
+        metric="box_accuracy",
+        evaluation_options=("method", "layer", "detections"),
+        trains=False,
     ),
     Task(
         name="pretrain",

@@ -29,6 +29,7 @@ def add_arguments(parser: CommandParser) -> None:
         "--method", choices=METHODS, default="gradcam", help="attention weighted by its gradient, or attention alone"
     )
     parser.add_argument("--layer", type=whole(0), metavar="N", help="layer of the text encoder, from 0 (7 of 12)")
+    parser.add_argument("--boxes", action="store_true", help="say and draw a box around what each word goes by")
     parser.add_argument("--font", metavar="FILE", help="a TrueType font, for words in other scripts than Latin")
     parser.add_argument("--json", action="store_true", help="print one JSON object: the match, each word's peak")
     add_model_arguments(parser)
@@ -49,12 +50,17 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     except ValueError as error:
         parser.error(str(error).replace("layer ", "--layer ").replace("method='attention'", "--method attention"))
     found = explainer(args.image, args.text, method=args.method, layer=layer)
-    sheet = found.draw(args.font)
+    sheet = found.draw(args.font, args.boxes)
     with atomic_path(args.output) as temporary:
         sheet.save(temporary, format="PNG")
     report = Report(args.json)
-    report.result(
-        {**found.to_dict(), "output": args.output},
-        f"{args.image}: {args.text} (itm {found.itm:.3f}) -> {args.output}",
-    )
+    entry, lines = found.to_dict(), [f"{args.image}: {args.text} (itm {found.itm:.3f}) -> {args.output}"]
+    if args.boxes:
+        for row, one in zip(entry["words"], found.boxes, strict=True):
+            row |= {"box": one and one.box, "score": one and one.score}
+            said = (
+                "nowhere" if one is None else f"{', '.join(f'{side:.0f}' for side in one.box)} (score {one.score:.3f})"
+            )
+            lines.append(f"  {row['word']}: {said}")
+    report.result({**entry, "output": args.output}, *lines)
     return report.exit_code()

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blip_core.engines import Engine, get_engine
 from blip_core.hub import or_shipped, resolve_folder
@@ -17,8 +17,8 @@ from blip_core.parameters.heads import HEADS
 Model = TypeVar("Model", bound=LoadedModel)
 
 
-def load(kind: type[Model], args: argparse.Namespace, option: str = "model") -> Model:
-    """Load a model and its processor; `option` is the one that names it, for commands with several.
+def load(kind: type[Model], args: argparse.Namespace, option: str = "model", **over: Any) -> Model:
+    """Load a model and its processor; `option` is the one that names it, `over` are more keywords of `from_pretrained`.
 
     Raises `ValueError` or `OSError` where that fails; a name that leads nowhere is told before a framework is imported.
     """
@@ -35,15 +35,15 @@ def load(kind: type[Model], args: argparse.Namespace, option: str = "model") -> 
             raise ValueError(f"--device {args.device} does not work: {error}") from None
     try:
         how = {key: getattr(args, key) for key in ("device", "dtype", "revision", "background")}
-        return kind.from_pretrained(name, engine=engine.name, **how)
+        return kind.from_pretrained(name, engine=engine.name, **how, **over)
     except ValueError as error:
         ours = str(error).replace(f"The model does not fit a {kind.__name__}", f"--{option} does not fit this command")
         raise ValueError(ours) from None
 
 
-def load_head(head: str, args: argparse.Namespace) -> LoadedModel:
-    """Load a model of a head by its class's name, such as that of a task."""
-    return load(type("Model", (LoadedModel,), {"head": head}), args)
+def load_head(head: str, args: argparse.Namespace, **over: Any) -> LoadedModel:
+    """Load a model of a head by its class's name, such as that of a task; `over` as of `load`."""
+    return load(type("Model", (LoadedModel,), {"head": head}), args, **over)
 
 
 def shipped(head: str) -> str:

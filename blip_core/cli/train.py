@@ -36,7 +36,8 @@ def add_arguments(parser: CommandParser) -> None:
         "Fine-tune or pre-train a model on pictures and texts.",
         "blip train caption --data data.jsonl --output my-captioner --epochs 5",
     )
-    parser.add_argument("task", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    tasks = [task.name for task in TASKS.values() if task.trains]
+    parser.add_argument("task", choices=tasks, metavar="TASK", help=", ".join(tasks))
     parser.add_argument("--data", required=True, nargs="+", help="files or folders of any form in docs/data.md")
     parser.add_argument(
         "--model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,8 @@ def make_example(task: Task, key: str, images: tuple[Picture, ...], entry: dict[
 def parse_captions(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
     """An entry of a picture with captions."""
     texts = tuple(_text("caption", text) for text in _list_of_texts(entry, "caption", least=0))
-    return Example(key, images, texts, _identity(entry, "image_id"))
+    image_id = _identity(entry, "image_id" if "image_id" in entry else "img_id")  # the original's name in NoCaps
+    return Example(key, images, texts, image_id, group=_group(entry, "domain"))
 
 
 def parse_question(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
@@ -44,7 +46,8 @@ def parse_question(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
     else:
         weights = [count / len(answers) for count in counts.values()]
     image_id, question_id = _identity(entry, "image_id"), _identity(entry, "question_id")
-    return Example(key, images, (question,), image_id, question_id, tuple(counts), tuple(weights))
+    group = _group(entry, "answer_type")
+    return Example(key, images, (question,), image_id, question_id, tuple(counts), tuple(weights), group=group)
 
 
 def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
@@ -55,6 +58,18 @@ def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
         raise ValueError(f"label must be 'True' or 'False', got {label!r:.80}")
     sentence = _text("sentence", entry.get("sentence"))
     return Example(key, images, (sentence,), label=None if label is None else int(label))
+
+
+def parse_grounding(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """An entry of expressions in a `text`, and the `box` in the picture that they mean."""
+    texts = tuple(_text("text", text) for text in _list_of_texts(entry, "text", least=1))
+    if not texts:
+        raise ValueError("has no text")
+    box = entry.get("box")
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
+    if box is not None and not (numbers and all(map(math.isfinite, box)) and min(box[2:]) > 0):
+        raise ValueError(f"box must be x, y, width and height in pixels, got {box!r:.80}")
+    return Example(key, images, texts, _identity(entry, "image_id"), box=tuple(map(float, box or ())))
 
 
 def sidecar_entry(sidecars: dict[str, bytes]) -> dict[str, Any]:
@@ -95,6 +110,12 @@ def _identity(entry: dict[str, Any], name: str) -> str | int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
         raise ValueError(f"{name} must be a whole number or a text, got {value!r:.80}")
     return value
+
+
+def _group(entry: dict[str, Any], name: str) -> str | None:
+    """What an example is counted with, where a text says it; in own data such a field may mean anything."""
+    value = entry.get(name)
+    return value if isinstance(value, str) and value and not HALF.search(value) else None
 
 
 def _list_of_texts(entry: dict[str, Any], name: str, least: int) -> Sequence[Any]:

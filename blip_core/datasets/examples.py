@@ -122,6 +122,8 @@ class Example:
         answers: Different answers to the question.
         weights: The weight of each answer in the loss.
         label: 1 where the sentence is true, else 0.
+        box: The box of what the texts say, in pixels of the picture: x and y of its corner, width and height.
+        group: What results are reported by, too: the domain of NoCaps, the type of an answer of VQA v2.
     """
 
     key: str
@@ -132,6 +134,8 @@ class Example:
     answers: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     label: int | None = None
+    group: str | None = None
+    box: tuple[float, ...] = ()
 
 
 class StoredExamples(Sequence[Example]):

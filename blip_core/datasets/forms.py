@@ -69,6 +69,7 @@ def _row(name: str, module: str, what: str, **more: Any) -> Form:
 for _form in (
     _row("COCO captions", "published.coco", "coco", task="caption", anywhere=True),
     _row("NoCaps", "published.coco", "nocaps", task="caption", anywhere=True),
+    _row("RefCOCO", "published.coco", "refcoco", task="grounding", anywhere=True),
     _row("Karpathy's splits", "published.coco", "karpathy", task="caption", anywhere=True, has_splits=True),
     _row("VQA questions", "published.vqa_files", "questions", task="vqa", anywhere=True),
     _row("VQA annotations", "published.vqa_files", "annotations", task="vqa", anywhere=True),
@@ -80,6 +81,7 @@ for _form in (
     _row("Flickr tokens", "published.flickr", "tokens", task="caption", anywhere=True),
     _row("MSRVTT", "published.msrvtt", "msrvtt", task="caption", anywhere=True, has_splits=True),
     _row("MSRVTT test pairs", "published.msrvtt", "pairs", task="caption", anywhere=True),
+    _row("MSRVTT test clips", "published.msrvtt", "clips", task="caption", anywhere=True),
     _row("Conceptual Captions", "published.web_data", "conceptual", task="caption", anywhere=True),
     _row("img2dataset", "published.web_data", "shards", task="caption"),
     _row("image folder", "published.image_folder", "image_folder", has_splits=True),

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Batch, Batches, Dataset, Example
+from blip_core.jobs.read_ahead import in_one_line, read_batches
 from blip_core.processing.processor import BlipProcessor
+from blip_core.processing.video import sample_frames
 from blip_core.tasks import get_task
 
 Progress = Callable[[int], None]
@@ -60,7 +62,7 @@ class Evaluation:
 
     Attributes:
         task: The name of the task.
-        metrics: By name, each from 0 to 1 but for CIDEr (0 to 10).
+        metrics: By name, each from 0 to 1 but for CIDEr (0 to 10) and ranks (from 1); none where nothing is labelled.
         counted: How many examples, or pictures and texts, they are computed over.
         entries: The results one by one.
         problems: The keys of the examples that were left out, and why.
@@ -80,6 +82,7 @@ class Run:
         task: The task that the data set must be opened for.
         processor: Prepares the pictures.
         dataset: The examples; those without a target to compare with become problems.
+        unlabelled: Keep those, too: they are predicted and count in no metric.
         batch_size: How many pictures the model gets at once.
         background: The colour behind transparent pictures, as in `Batches`.
         progress: Called with the number of pictures just processed.
@@ -99,6 +102,7 @@ class Run:
         processor: BlipProcessor,
         dataset: Dataset,
         *,
+        unlabelled: bool = False,
         batch_size: int = 8,
         background: str | None = None,
         progress: Progress | None = None,
@@ -110,7 +114,7 @@ class Run:
         self.progress, self.processes = progress or (lambda count: None), processes
         self.problems, self.examples = list(dataset.problems), []
         for example in dataset:
-            if missing := get_task(task).lacks(example):
+            if not unlabelled and (missing := get_task(task).lacks(example)):
                 self.problems.append((example.key, f"has no {missing} to compare with"))
             else:
                 self.examples.append(example)
@@ -128,19 +132,52 @@ class Run:
         """Return the examples of each picture by the key of the first, see `by_picture`."""
         return {group[0].key: group for group in by_picture(self.examples)}
 
-    def batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
+    def batches(
+        self, examples: Sequence[Example], frames: int = 1, processor: BlipProcessor | None = None
+    ) -> Iterator[Batch]:
         """Yield the pictures of this process's share of the examples in batches, read ahead by threads.
 
-        Pictures that cannot be read become problems, in all processes. Raises `ValueError` where no process can read
-        any.
+        Pictures that cannot be read become problems, in all processes.
+
+        Args:
+            examples: Those whose pictures are wanted.
+            frames: With 2 or more, `pixel_values` of a batch is a list of the frames (n, 3, height, width) of each
+                video: so many, spread evenly, or all of a shorter one; a still picture is its only frame.
+            processor: Prepares the pictures instead of the run's own.
+
+        Raises:
+            ValueError: Where no process can read any.
         """
+        prepare = processor or self.processor
+
+        def pictures(dataset: Dataset) -> Iterator[Batch]:
+            how: dict[str, Any] = {"training": False, "background": self.background}
+            return Batches(dataset, prepare, self.task, self.batch_size, **how).epoch(0)
+
+        def pixels(example: Example) -> np.ndarray:
+            orientation = prepare.image_processor.apply_exif_orientation
+            found = sample_frames(example.images[0].path, frames, orientation)
+            result: np.ndarray = prepare(images=found, return_tensors="np")["pixel_values"]
+            return result
+
+        def videos(dataset: Dataset) -> Iterator[Batch]:
+            for batch in read_batches(dataset, self.batch_size, pixels):
+                for example, found in batch:
+                    if isinstance(found, Exception):
+                        dataset.report(example.key, in_one_line(found))
+                good = [(example, found) for example, found in batch if not isinstance(found, Exception)]
+                if good:
+                    inputs: dict[str, Any] = {"pixel_values": [found for _, found in good]}
+                    yield Batch(inputs, tuple(example for example, _ in good))
+
+        return self._watched(examples, videos if frames > 1 else pictures)
+
+    def _watched(self, examples: Sequence[Example], read: Callable[[Dataset], Iterator[Batch]]) -> Iterator[Batch]:
+        """Yield what `read` makes of this process's share, with progress; collects problems of all processes."""
         dataset = Dataset(self.task, examples[self.processes.own(len(examples))])
         done = 0
         if len(dataset):
-            batches = Batches(
-                dataset, self.processor, self.task, self.batch_size, training=False, background=self.background
-            )
-            for batch in batches.epoch(0):
+            for batch in read(dataset):
                 yield batch
                 self.progress(len(batch.examples))
                 done += len(batch.examples)
@@ -156,7 +193,7 @@ class Run:
         return Evaluation(self.task, metrics, counted, entries, self.problems)
 
 
-COMMON = ("batch_size", "background", "progress", "processes")
+COMMON = ("unlabelled", "batch_size", "background", "progress", "processes")
 """The keywords of `Run` that every evaluation takes."""
 
 
@@ -166,3 +203,8 @@ def by_picture(examples: Iterable[Example]) -> list[list[Example]]:
     for example in examples:
         groups.setdefault(example.images if example.image_id is None else example.image_id, []).append(example)
     return list(groups.values())
+
+
+def as_items(pixels: Any) -> Any:
+    """The pictures (B, 3, height, width) or videos of a batch as items of frames, (n, 3, height, width) each."""
+    return pixels[:, None] if isinstance(pixels, np.ndarray) else pixels

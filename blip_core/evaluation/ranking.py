@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Dataset
-from blip_core.evaluation.common import Evaluation, Processes, Run
+from blip_core.datasets.cleaning import clean_caption
+from blip_core.evaluation.common import Evaluation, Processes, Run, as_items
 from blip_core.inference import Matcher
 from blip_core.inference.loaded_model import split
 from blip_core.metrics import recalls
@@ -30,9 +31,16 @@ TEXTS = 8
 
 
 def evaluate_retrieval(
-    model: Any, processor: BlipProcessor, dataset: Dataset, *, rerank: int = 256, **common: Any
+    model: Any,
+    processor: BlipProcessor,
+    dataset: Dataset,
+    *,
+    rerank: int = 256,
+    frames: int = 1,
+    max_words: int = 30,
+    **common: Any,
 ) -> Evaluation:
-    """Find every picture's captions among all, and every caption's picture: recall@1, @5 and @10 both ways.
+    """Find every picture's captions among all, and every caption's picture: recall@1, @5 and @10 and median ranks.
 
     All are ranked by ITC similarity, then the best by the logit of a match plus the similarity, as in the original.
     Examples of the same picture count as one, with all their captions.
@@ -42,10 +50,13 @@ def evaluate_retrieval(
         processor: Its processor.
         dataset: Opened for "retrieval".
         rerank: How many of the best are re-ranked by ITM (the original: 256 on COCO, 128 on Flickr30k); 0 for none.
+        frames: How many frames stand for a video: ITC takes the mean of their projections, ITM all their tokens; 1
+            takes the one in the middle.
+        max_words: Words of a caption that count.
         **common: Keywords of `Run`; `progress` counts each picture twice if there is ITM.
 
     Returns:
-        The recalls and their mean, and for each picture and text the rank of the best right candidate.
+        The recalls, their mean and the median ranks, and the rank of the best right candidate of each picture and text.
 
     Raises:
         ValueError: For a model of another head, and where nothing can be compared.
@@ -57,15 +68,17 @@ def evaluate_retrieval(
 
     keys: list[str] = []
     parts = [np.empty((0, matcher.width), np.float32)]  # a process may have no pictures
-    for batch in run.batches([group[0] for group in groups.values()]):
-        parts.append(matcher.item_features(batch.inputs["pixel_values"][:, None], run.batch_size))
+    for batch in run.batches([group[0] for group in groups.values()], frames):
+        parts.append(matcher.item_features(as_items(batch.inputs["pixel_values"]), run.batch_size))
         keys += [example.key for example in batch.examples]
     read = [groups[key][0] for key in processes.join(keys)]
     pictures = np.concatenate(processes.join_arrays(np.concatenate(parts).astype(np.float32)))  # (N, width)
     owned = [[text for example in groups[first.key] for text in example.texts] for first in read]
     texts = [text for group in owned for text in group]
     owners = [index for index, group in enumerate(owned) for _ in group]
-    tokenized = _Texts(matcher, texts, TEXTS * run.batch_size)
+    if not texts:
+        raise ValueError("The data have no captions, and pictures alone cannot be searched by them; add captions.")
+    tokenized = _Texts(matcher, texts, TEXTS * run.batch_size, max_words)
     features = tokenized.features(processes)  # (M, width)
 
     depth = max(rerank, *LIMITS)
@@ -76,14 +89,14 @@ def evaluate_retrieval(
         text_logits: np.ndarray = np.full(own.shape, -np.inf, np.float32)
         picture_logits: np.ndarray = np.full(to_pictures[:, :rerank].shape, -np.inf, np.float32)
         indices = {first.key: index for index, first in enumerate(read)}
-        for batch in run.batches(read):
-            states = matcher.encode(batch.inputs["pixel_values"])
-            for row, example in enumerate(batch.examples):
+        for batch in run.batches(read, frames):
+            states = matcher.item_states(as_items(batch.inputs["pixel_values"]), run.batch_size)
+            for state, example in zip(states, batch.examples, strict=True):
                 index = indices[example.key]
                 places = rankers[index]
                 pairs = np.concatenate([own[index], places // picture_logits.shape[1]])
                 wanted, inverse = np.unique(pairs, return_inverse=True)  # score each pair once
-                logits = tokenized.match(states[row : row + 1], wanted)[inverse]
+                logits = tokenized.match(state, wanted)[inverse]
                 text_logits[index], picture_logits.flat[places] = np.split(logits, [own.shape[1]])
         text_logits = np.maximum.reduce(processes.join_arrays(text_logits))  # each process has the rows of its pictures
         picture_logits = np.maximum.reduce(processes.join_arrays(picture_logits))
@@ -97,18 +110,22 @@ def evaluate_retrieval(
     ways = {"image_to_text": (to_texts, right_texts), "text_to_image": (to_pictures, right_pictures)}
     metrics = {
         f"{way}_recall_{k}": value
-        for way, pair in ways.items()
-        for k, value in recalls(pair[0][:, : max(LIMITS)].tolist(), pair[1]).items()
+        for way, (ranked, right) in ways.items()
+        for k, value in _recalls(ranked, right).items()
     }
     metrics["mean_recall"] = float(np.mean(list(metrics.values())))
+    text_ranks = _ranks(to_texts, right_texts, pictures, features)
+    picture_ranks = _ranks(to_pictures, right_pictures, features, pictures)
+    metrics["image_to_text_median_rank"] = float(np.median([rank for rank in text_ranks if rank]))
+    metrics["text_to_image_median_rank"] = float(np.median([rank for rank in picture_ranks if rank]))
     names = [first.images[0].name for first in read]
     entries = [
-        {"example": first.key, "image": name, **_found(row, right, texts)}
-        for first, name, row, right in zip(read, names, to_texts, right_texts, strict=True)
+        {"example": first.key, "image": name, "rank": rank, "best": [texts[index] for index in row[: max(LIMITS)]]}
+        for first, name, row, rank in zip(read, names, to_texts, text_ranks, strict=True)
     ]
     entries += [
-        {"text": text, "image": names[owner], **_found(row, {owner}, names)}
-        for text, owner, row in zip(texts, owners, to_pictures, strict=True)
+        {"text": text, "image": names[owner], "rank": rank, "best": [names[index] for index in row[: max(LIMITS)]]}
+        for text, owner, row, rank in zip(texts, owners, to_pictures, picture_ranks, strict=True)
     ]
     return run.result(metrics, {"pictures": len(read), "texts": len(texts)}, entries)
 
@@ -116,9 +133,9 @@ def evaluate_retrieval(
 class _Texts:
     """The texts of a data set, tokenized once and given to the model `size` at a time, in batches of similar length."""
 
-    def __init__(self, matcher: Matcher, texts: Sequence[str], size: int):
+    def __init__(self, matcher: Matcher, texts: Sequence[str], size: int, max_words: int):
         task = get_task("retrieval")
-        self.tokens = matcher.tokens([task.clean(text) for text in texts], task.max_length)
+        self.tokens = matcher.tokens([clean_caption(text, max_words) for text in texts], task.max_length)
         self.lengths = self.tokens["attention_mask"].sum(axis=1)
         self.matcher, self.size = matcher, size
 
@@ -164,7 +181,24 @@ def _reorder(ranked: np.ndarray, similarities: np.ndarray, logits: np.ndarray) -
     return np.concatenate([np.take_along_axis(ranked[:, :k], order, axis=1), ranked[:, k:]], axis=1)
 
 
-def _found(ranked: np.ndarray, right: set[int], names: Sequence[str]) -> dict[str, Any]:
-    """The rank of the best right one, from 1 on or None if it is not among the candidates, and the ten best."""
-    ranks = [rank for rank, index in enumerate(ranked.tolist(), 1) if index in right]
-    return {"rank": min(ranks, default=None), "best": [names[index] for index in ranked[: max(LIMITS)]]}
+def _recalls(ranked: np.ndarray, right: Sequence[set[int]]) -> dict[int, float]:
+    """Recall over the queries that have a right candidate: pictures without captions are only in the others' way."""
+    asked = [query for query, wanted in enumerate(right) if wanted]
+    return recalls(ranked[asked, : max(LIMITS)].tolist(), [right[query] for query in asked])
+
+
+def _ranks(
+    ranked: np.ndarray, right: Sequence[set[int]], queries: np.ndarray, features: np.ndarray
+) -> list[int | None]:
+    """The rank of the best right candidate of each query, from 1 on; None where there is no right one.
+
+    One that is not among the `ranked` has the rank that its ITC similarity gives it.
+    """
+    found: list[int | None] = []
+    for row, wanted, query in zip(ranked.tolist(), right, queries, strict=True):
+        rank = next((place for place, index in enumerate(row, 1) if index in wanted), None)
+        if rank is None and wanted:
+            similarities = features @ query
+            rank = 1 + int((similarities > similarities[list(wanted)].max()).sum())
+        found.append(rank)
+    return found

@@ -5,7 +5,7 @@ Arguments and results are those of `blip_pt`, as NumPy arrays; pictures are `pix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -55,6 +55,8 @@ class GraphModel:
         dtype: str | None = None,
         device: str | None = None,
         revision: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        image_size: int | None = None,
     ) -> Self:
         """Open an export.
 
@@ -63,6 +65,7 @@ class GraphModel:
             dtype: "float32", which graphs compute in, "auto" or None.
             device: A device of the engine; its CPU unless given.
             revision: A branch, tag or commit of the Hub.
+            config, image_size: Refused: an export has its settings and sizes fixed.
 
         Raises:
             OSError: If nothing is found.
@@ -73,6 +76,9 @@ class GraphModel:
                 f"{cls.engine.title} computes in float32, got dtype {dtype!r}; the type of the weights is chosen when "
                 "a model is exported: blip convert --dtype."
             )
+        if config is not None or image_size is not None:
+            given = f"config={dict(config)}" if config is not None else f"image_size={image_size}"
+            raise ValueError(f"An export has its settings and sizes fixed, got {given}; use the checkpoint itself.")
         folder = resolve_folder(or_shipped(name_or_path), revision=revision, patterns=PATTERNS)
         export = read_export(folder)
         if export is None or export.form not in cls.engine.forms:

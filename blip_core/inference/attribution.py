@@ -58,6 +58,37 @@ def peak(heat: np.ndarray, size: tuple[int, int]) -> tuple[float, float]:
     return (float(column) + 0.5) * size[0] / heat.shape[1], (float(row) + 0.5) * size[1] / heat.shape[0]
 
 
+class Found(NamedTuple):
+    """Where a map finds something: a box, and the share of the whole map, 0 to 1, that lies in it."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+def find_box(heat: np.ndarray, size: tuple[int, int]) -> Found | None:
+    """The box (x, y, width, height), in pixels of a picture of `size`, around what a map (rows, columns) finds.
+
+    It holds the patches that hang together with the highest one, edge to edge, and are at least half as high. None
+    for a map that is the same everywhere.
+    """
+    if heat.max() <= heat.min():
+        return None
+    high = heat >= heat.max() / 2
+    first = tuple(map(int, np.unravel_index(int(heat.argmax()), heat.shape)))
+    found, ahead = {first}, [first]
+    while ahead:
+        row, column = ahead.pop()
+        for place in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            inside = 0 <= place[0] < heat.shape[0] and 0 <= place[1] < heat.shape[1]
+            if inside and place not in found and high[place]:
+                found.add(place)
+                ahead.append(place)
+    (top, left), (bottom, right) = np.min([*found], axis=0), np.max([*found], axis=0) + 1
+    width, height = size[0] / heat.shape[1], size[1] / heat.shape[0]
+    box = (float(left * width), float(top * height), float((right - left) * width), float((bottom - top) * height))
+    return Found(box, float(heat[top:bottom, left:right].sum() / heat.sum()))
+
+
 def strengths(maps: np.ndarray) -> np.ndarray:
     """How much each map (words, rows, columns) stands out, from 0 to 1, that of the strongest word."""
     ranges = maps.max(axis=(1, 2)) - maps.min(axis=(1, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,24 @@ class Explainer(Matcher):
                 yield Explanation(picture, text, itm, names, heat, strong, peaks, method, layer, image)
 
         return self._run(pictures, batch_size, work, lambda picture, error: Explanation(picture, text, error=error))
+
+    def expression_maps(
+        self, states: np.ndarray, texts: Sequence[str], grid: Sequence[int], *, method: str = "gradcam", layer: int
+    ) -> np.ndarray:
+        """Map where one encoded picture has what each of several texts says as a whole.
+
+        Args:
+            states: Image embeddings of `encode`, (1, T, W).
+            texts: The texts.
+            grid: Rows and columns of patches.
+            method, layer: As in a call; the layer is one that `check` returned.
+
+        Returns:
+            The mean of the maps of all tokens, float32 (texts, rows, columns). Source: ALBEF's evaluation on RefCOCO+.
+        """
+        inputs = {"image_embeds": states, **self.tokens(texts)}
+        maps = self._array(self._call(self.model.explain, inputs, layer=layer, method=method, grid=grid))
+        return np.asarray(maps.mean(axis=1))
 
     def read(self, picture: Any) -> np.ndarray:
         """Read and prepare a picture, as any class here; arrays must be such that maps can be drawn over them."""

@@ -64,14 +64,19 @@ def overlay(picture: Image.Image, heat: np.ndarray, strength: float = 1.0) -> Im
 
 
 def draw_maps(
-    picture: Image.Image, title: str, words: Sequence[str], maps: np.ndarray, font: str | None = None
+    picture: Image.Image,
+    title: str,
+    words: Sequence[str],
+    maps: np.ndarray,
+    font: str | None = None,
+    boxes: Sequence[Sequence[float] | None] = (),
 ) -> Image.Image:
     """Draw the picture, the mean of all maps and each word's map over the picture, with captions.
 
     `picture` is RGB of any size, `maps` (words, rows, columns) cover the whole of it. A panel's colours go from the
     least to the most of its own map; the percentage beside a word, by which they pale, compares it with the strongest
-    one. `font` is a TrueType file for scripts that Pillow's own letters lack. Raises `OSError` for a font that cannot
-    be read.
+    one. `font` is a TrueType file for scripts that Pillow's own letters lack. `boxes` (x, y, width, height), in pixels
+    of the picture, are drawn on the words' panels. Raises `OSError` for a font that cannot be read.
     """
     side = min(PANEL, math.isqrt(int(PIXELS / (len(words) + 2))))
     shrink = side / max(picture.size)
@@ -79,8 +84,12 @@ def draw_maps(
         (max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))), Image.Resampling.LANCZOS
     )
     panels = [("the picture", "", small), ("all words", "", overlay(small, maps.mean(axis=0)))]
-    for word, heat, strength in zip(words, maps, strengths(maps), strict=True):
-        panels.append((word, f"{strength:.0%}", overlay(small, heat, strength)))
+    for word, heat, strength, box in zip(words, maps, strengths(maps), boxes or [None] * len(words), strict=True):
+        panel = overlay(small, heat, strength)
+        if box is not None:
+            x, y, width, height = (side * shrink for side in box)
+            ImageDraw.Draw(panel).rectangle((x, y, x + width - 1, y + height - 1), outline=WHITE, width=2)
+        panels.append((word, f"{strength:.0%}", panel))
 
     letters = load_font(font)
     line = round(TEXT * 1.4)

@@ -59,6 +59,8 @@ class LoadedModel:
         dtype: str = "float32",
         revision: str | None = None,
         background: str | Sequence[int] | None = None,
+        config: Mapping[str, Any] | None = None,
+        image_size: int | None = None,
     ) -> Self:
         """Load a model and its processor.
 
@@ -69,6 +71,8 @@ class LoadedModel:
             dtype: The type of the weights, such as "float16"; "auto" keeps the stored one.
             revision: A branch, tag or commit of the Hub repository.
             background: The colour on which transparent pictures are put, over that of the model's image processor.
+            config: Settings over those of the checkpoint, nested for `text_config` and `vision_config`.
+            image_size: Height and width of pictures in pixels, over the checkpoint's; its positions are resized.
 
         Raises:
             OSError: Where the model cannot be found or read.
@@ -78,9 +82,14 @@ class LoadedModel:
         chosen = get_engine(engine)
         cls.check_head(name, revision)
         processor = BlipProcessor.from_pretrained(name, revision=revision)
-        if background is not None:
+        changed: dict[str, Any] = {} if background is None else {"background": background}
+        if image_size is not None:
+            changed["size"] = {"height": image_size, "width": image_size}
+        if changed:
             settings = processor.image_processor.to_dict()
-            processor.image_processor = BlipImageProcessor.from_dict(settings, background=background)
+            processor.image_processor = BlipImageProcessor.from_dict(settings, **changed)
+        over = {"config": config, "image_size": image_size}
+        over = {key: value for key, value in over.items() if value is not None}
         model_class = chosen.model_class(cls.head)
         device = device or chosen.default_device()
         chosen.check_device(device)
@@ -88,7 +97,7 @@ class LoadedModel:
             # Training may begin with random weights, but what they say of a picture means nothing.
             warnings.filterwarnings("error", message=".*initialised at random")
             try:
-                model = model_class.from_pretrained(name, dtype=dtype, device=device, revision=revision)
+                model = model_class.from_pretrained(name, dtype=dtype, device=device, revision=revision, **over)
             except UserWarning as warning:
                 raise ValueError(f"The model does not fit a {cls.__name__}: {warning}") from None
         return cls(model, processor)
@@ -133,6 +142,19 @@ class LoadedModel:
         """
         with self.engine.no_gradients(self.model):
             return self.engine.to_numpy(self._vision(np.stack(list(pixels))))
+
+    def item_states(self, items: Sequence[np.ndarray], batch_size: int = 8) -> list[np.ndarray]:
+        """Encode items, `batch_size` frames at a time; texts attend to all frames of a video in a row.
+
+        Args:
+            items: The prepared frames of each picture or video, float32 (n, 3, height, width); a picture has n = 1.
+            batch_size: How many frames the model gets at once.
+
+        Returns:
+            The image embeddings of each item, float32 (1, n x image tokens, vision width).
+        """
+        states = np.concatenate([self.encode(frames) for frames in split(np.concatenate(list(items)), batch_size)])
+        return [part.reshape(1, -1, states.shape[-1]) for part in cut(states, items)]
 
     def tokens(self, texts: Sequence[str], max_length: int | None = None) -> dict[str, np.ndarray]:
         """Tokenize texts, padded on the right to the longest: `input_ids` and `attention_mask`, int64 (texts, length).
@@ -203,3 +225,8 @@ def split(items: Any, size: int) -> Iterator[Any]:
     """Yield a sequence, or an array along its first axis, in parts of `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def cut(frames: np.ndarray, items: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+    """Cut what was made of all frames, (all frames, ...), into what belongs to each item."""
+    return np.split(frames, np.cumsum([len(item) for item in items])[:-1])

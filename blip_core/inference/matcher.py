@@ -12,7 +12,7 @@ import numpy as np
 
 from blip_core.generation.scores import softmax
 from blip_core.inference.identity import hash_weights
-from blip_core.inference.loaded_model import LoadedModel, is_one, split
+from blip_core.inference.loaded_model import LoadedModel, cut, is_one, split
 from blip_core.inference.results import Match
 from blip_core.jobs.read_ahead import read_batches
 
@@ -152,21 +152,11 @@ class Matcher(LoadedModel):
         with self.engine.no_gradients(self.model):
             states = (self._vision(frames) for frames in split(np.concatenate(list(items)), batch_size))
             projected = np.concatenate([self._array(self.model.vision_proj(part[:, 0])) for part in states])
-        means = np.stack([part.mean(axis=0) for part in _cut(projected, items)])
+        means = np.stack([part.mean(axis=0) for part in cut(projected, items)])
         result: np.ndarray = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
         return result
-
-    def item_states(self, items: Sequence[np.ndarray], batch_size: int = 8) -> list[np.ndarray]:
-        """Encode items, `batch_size` frames at a time -> the image embeddings (1, n T, W) of each, for `match`."""
-        states = np.concatenate([self.encode(frames) for frames in split(np.concatenate(list(items)), batch_size)])
-        return [part.reshape(1, -1, states.shape[-1]) for part in _cut(states, items)]
 
     def _tokens(self, texts: Texts) -> Mapping[str, np.ndarray]:
         if isinstance(texts, Mapping):
             return texts
         return self.tokens([texts] if isinstance(texts, str) else texts)
-
-
-def _cut(frames: np.ndarray, items: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-    """Cut what was made of all frames, (all frames, ...), into what belongs to each item."""
-    return np.split(frames, np.cumsum([len(item) for item in items])[:-1])

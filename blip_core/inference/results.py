@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from blip_core.inference.attribution import Found, find_box
 from blip_core.inference.heatmaps import draw_maps
 from blip_core.jobs.read_ahead import in_one_line
 
@@ -198,11 +199,23 @@ class Explanation(Result):
     image: Image.Image | None = None
     error: Exception | None = None
 
-    def draw(self, font: str | None = None) -> Image.Image:
+    @property
+    def boxes(self) -> tuple[Found | None, ...]:
+        """For each word the `box` (x, y, width, height) around the highest part of its map, in pixels, and its `score`.
+
+        The score is the share of the whole map, 0 to 1, that lies in the box; None for a map that is the same
+        everywhere.
+        """
+        assert self.image is not None
+        assert self.maps is not None
+        return tuple(find_box(heat, self.image.size) for heat in self.maps)
+
+    def draw(self, font: str | None = None, boxes: bool = False) -> Image.Image:
         """Draw the maps over the picture, a panel for each word.
 
         Args:
             font: A TrueType file, for words in scripts that Pillow's own letters lack.
+            boxes: Whether to draw the box of each word, too.
 
         Returns:
             An RGB image.
@@ -212,7 +225,8 @@ class Explanation(Result):
         """
         assert self.image is not None
         assert self.maps is not None
-        return draw_maps(self.image, f"{self.text}  (match {self.itm:.3f})", self.words, self.maps, font)
+        drawn = [found and found.box for found in self.boxes] if boxes else ()
+        return draw_maps(self.image, f"{self.text}  (match {self.itm:.3f})", self.words, self.maps, font, drawn)
 
     def _fields(self) -> dict[str, Any]:
         assert self.strengths is not None

@@ -1,4 +1,4 @@
-"""BLEU and CIDEr of captions, as pycocoevalcap computes them."""
+"""BLEU, ROUGE-L and CIDEr of captions, as pycocoevalcap computes them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ORDERS = 4
 """Sequences of one to this many words are counted."""
 SIGMA = 6.0
 """CIDEr's tolerance of other lengths, in words."""
+BETA = 1.2
+"""How many times as much as precision recall counts in ROUGE-L."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class CaptionScores:
 
     Attributes:
         bleu: BLEU-1 to BLEU-4 of all captions together, 0 to 1.
+        rouge_l: The mean of ROUGE-L of each caption, 0 to 1.
         cider: The mean of `ciders`.
         ciders: CIDEr of each caption, 0 to 10.
     """
 
     bleu: tuple[float, ...]
+    rouge_l: float
     cider: float
     ciders: tuple[float, ...]
 
@@ -46,7 +50,8 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
     words = [ptb_tokens(caption) for caption in captions]
     given = [[ptb_tokens(text) for text in texts] for texts in references]
     ciders = cider(words, given)
-    return CaptionScores(bleu(words, given), float(np.mean(ciders)), tuple(ciders))
+    rouges = rouge_l(words, given)
+    return CaptionScores(bleu(words, given), float(np.mean(rouges)), float(np.mean(ciders)), tuple(ciders))
 
 
 def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
@@ -74,6 +79,34 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tu
     precisions = np.array([(a + tiny) / (b + small) for a, b in zip(right, counted, strict=True)])
     means = np.cumprod(precisions) ** (1 / np.arange(1, ORDERS + 1))
     return tuple(float(mean * penalty) for mean in means)
+
+
+def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """Return ROUGE-L of each caption, 0 to 1: the longest sequence of words that it shares, gaps allowed.
+
+    Precision and recall are each the best that any reference gives. Source: Lin 2004, with pycocoevalcap's weight of
+    recall.
+    """
+    _check(captions, references)
+    scores = []
+    for caption, texts in zip(captions, references, strict=True):
+        caption, texts = caption or ("",), [text or ("",) for text in texts]  # as pycocoevalcap splits an empty one
+        common = [_common(caption, text) for text in texts]
+        precision = max(common) / len(caption)
+        recall = max(found / len(text) for found, text in zip(common, texts, strict=True))
+        both = precision and recall
+        scores.append((1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if both else 0.0)
+    return scores
+
+
+def _common(one: Words, other: Words) -> int:
+    """The length of the longest common subsequence."""
+    row = [0] * (len(other) + 1)
+    for word in one:
+        before = 0  # row[i - 1] of the word before
+        for i, found in enumerate(other, 1):
+            before, row[i] = row[i], before + 1 if word == found else max(row[i], row[i - 1])
+    return row[-1]
 
 
 def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:

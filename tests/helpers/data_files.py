@@ -20,6 +20,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "pretrain": {"caption": "a dog"},
     "retrieval": {"caption": "a dog"},
     "vqa": {"question": "What is it?", "question_id": 3, "answer": ["dog", "cat", "dog", "dog"], "dataset": "vqa"},
+    "grounding": {"text": "a dog", "box": [1, 2, 3.5, 4]},
     "nlvr": {"sentence": "the left one is a dog", "label": "True"},
 }
 

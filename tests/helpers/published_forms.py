@@ -106,6 +106,20 @@ def nocaps(folder: Path) -> Path:
     return dump(folder / "nocaps_val_4500_captions.json", value)
 
 
+def refcoco(folder: Path) -> Path:
+    """As MDETR publishes it: an "image" for each expression."""
+    names = [f"COCO_train2014_{number:012}.jpg" for number in (42, 73, 74)]
+    save(folder / "train2014", *names)
+    images = [
+        {"file_name": name, "height": 32, "width": 32, "id": n, "original_id": number, "caption": text,
+         "dataset_name": "refcoco+", "tokens_negative": [[0, len(text)]]}
+        for n, (name, number, text) in enumerate(zip(names, (42, 73, 74), TEXTS, strict=True))
+    ]  # fmt: skip
+    boxes = [{"area": 48, "iscrowd": 0, "image_id": n, "category_id": 1, "id": n, "bbox": [4.0, 8.0, 6.0, 8.0],
+              "original_id": 100 + n, "tokens_positive": [[0, 3]]} for n in range(3)]  # fmt: skip
+    return dump(folder / "finetune_refcoco+_val.json", {"info": [], "images": images, "annotations": boxes})
+
+
 def answers(colour: str) -> list[dict[str, Any]]:
     return [{"answer": colour, "answer_confidence": "yes", "answer_id": number} for number in range(1, 11)]
 
@@ -232,6 +246,15 @@ def msrvtt_pairs(folder: Path) -> Path:
     return folder / "MSRVTT_JSFUSION_test.csv"
 
 
+def msrvtt_clips(folder: Path) -> Path:
+    save_videos(folder / "videos")
+    lines = [
+        json.dumps({"clip_name": f"video{n}", "retrieval_key": f"ret{n}", "caption": t}) for n, t in enumerate(TEXTS)
+    ]
+    (folder / "msrvtt_test.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "msrvtt_test.jsonl"
+
+
 def conceptual(folder: Path) -> Path:
     save(folder / "training", *(f"{row}_{zlib.crc32(url.encode())}" for row, url in enumerate(URLS)))
     (folder / "Train_GCC-training.tsv").write_text("".join(f"{t}\t{u}\n" for t, u in zip(TEXTS, URLS, strict=True)))
@@ -316,6 +339,7 @@ PUBLISHED = {
     "coco, pictures named": Published("COCO captions", coco, image_root="val2014"),
     "karpathy": Published("Karpathy's splits", karpathy, options={"split": "test"}, image_root="pictures"),
     "nocaps": Published("NoCaps", nocaps),
+    "refcoco+": Published("RefCOCO", refcoco, task="grounding"),
     "vqa": Published("VQA questions", vqa, **QUESTIONS),
     "vqa, answers named": Published("VQA annotations", vqa_answers, **QUESTIONS),
     "ok-vqa": Published("VQA annotations", ok_vqa, **QUESTIONS),
@@ -327,6 +351,7 @@ PUBLISHED = {
     "tokens": Published("Flickr tokens", tokens),
     "msrvtt": Published("MSRVTT", msrvtt, options={"split": "validate"}, optional="av"),
     "msrvtt pairs": Published("MSRVTT test pairs", msrvtt_pairs, optional="av"),
+    "msrvtt clips": Published("MSRVTT test clips", msrvtt_clips, optional="av"),
     "conceptual captions": Published("Conceptual Captions", conceptual),
     "img2dataset": Published("img2dataset", img2dataset, optional="pyarrow"),
     "image folder, jsonl": Published("image folder", image_folder("jsonl"), options={"split": "train"}),

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blip_core.metrics import answer_accuracy, caption_scores, normalize_answer, recalls
+from blip_core.metrics import (
+    answer_accuracy,
+    best_box,
+    box_iou,
+    caption_scores,
+    is_inside,
+    normalize_answer,
+    recalls,
+    rouge_l,
+)
 from blip_core.metrics.ptb import ptb_tokens
 
 DATA = Path(__file__).parents[1] / "data" / "metrics"
@@ -25,7 +34,7 @@ def test_caption_scores_are_the_official_ones():
     examples = CAPTIONS["examples"]
     scores = caption_scores([e["caption"] for e in examples], [e["references"] for e in examples])
     np.testing.assert_allclose(scores.bleu, CAPTIONS["bleu"], rtol=1e-12)
-    np.testing.assert_allclose(scores.cider, CAPTIONS["cider"], rtol=1e-12)
+    np.testing.assert_allclose([scores.rouge_l, scores.cider], [CAPTIONS["rouge_l"], CAPTIONS["cider"]], rtol=1e-12)
     np.testing.assert_allclose(scores.ciders, [e["cider"] for e in examples], rtol=1e-12, atol=1e-12)
 
 
@@ -71,3 +80,25 @@ def test_recalls_count_the_best_of_several_right_ones():
     assert recalls(ranks, [{0}, {1}, {7}], (1, 10)) == {1: 1 / 3, 10: 1.0}
     with pytest.raises(ValueError, match="no queries"):
         recalls([], [])
+
+
+def test_boxes_agree_as_in_the_official_evaluation():
+    assert box_iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert box_iou((0, 0, 10, 10), (2, 3, 10, 10)) == pytest.approx(56 / 144)
+    assert box_iou((0, 0, 10, 10), (20, 0, 10, 10)) == 0
+    assert box_iou((0, 0, 10, 10), (9, 0, 10, 10)) == 0  # a column of pixels is not counted there
+    heat = np.zeros((20, 30))
+    heat[4:8, 10:14] = 1
+    whole, tight, half = (0, 0, 30, 20), (10, 4, 4, 4), (10, 4, 8, 4, 0.9)
+    assert best_box(heat, [whole, half, tight]) == tight
+    assert best_box(heat, [whole, half]) == half[:4]
+    assert is_inside((10.5, 7.5), tight)
+    assert not is_inside((9.5, 7.5), tight)
+    assert not is_inside(None, tight)
+
+
+def test_rouge_takes_the_best_precision_and_the_best_recall():
+    captions, references = [["a", "b", "c"]], [[["a", "c"], ["a", "b", "x", "y", "z", "c"]]]
+    assert rouge_l(captions, references) == [1.0]  # all of the caption in one, all of the other in the caption
+    assert rouge_l([["a", "x"]], [[["a", "b", "c"]]])[0] == pytest.approx(2.44 * 0.5 / 3 / (1 / 3 + 1.44 * 0.5))
+    assert rouge_l([["x"], []], [[["a"]], [["a"]]]) == [0.0, 0.0]

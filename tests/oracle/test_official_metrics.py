@@ -17,6 +17,7 @@ def test_pycocoevalcap_gives_the_stored_numbers():
         pytest.skip("needs Java")
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     stored = json.loads(CAPTIONS.read_text(encoding="utf-8"))
@@ -28,5 +29,6 @@ def test_pycocoevalcap_gives_the_stored_numbers():
         assert [text.split() for text in captions[i] + references[i]] == example["tokens"]
     bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
     cider, ciders = Cider().compute_score(references, captions)
-    np.testing.assert_allclose([*bleu, cider], [*stored["bleu"], stored["cider"]], rtol=1e-12)
+    rouge, _ = Rouge().compute_score(references, captions)
+    np.testing.assert_allclose([*bleu, rouge, cider], [*stored["bleu"], stored["rouge_l"], stored["cider"]], rtol=1e-12)
     np.testing.assert_allclose(ciders, [e["cider"] for e in examples.values()], rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""COCO's captions, those of NoCaps, which have the same form, and Karpathy's splits of COCO and Flickr."""
+"""COCO's captions, NoCaps and RefCOCO, which have the same form, and Karpathy's splits of COCO and Flickr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blip_core.datasets.look import Item, Look, each, field, numbered
 def is_coco(look: Look) -> bool:
     """One object with `images` that have an `id` and a `file_name`; `annotations` lack in files for testing."""
     first = look.first_of("images")
-    return {"id", "file_name"} <= first.keys() and "open_images_id" not in first
+    return {"id", "file_name"} <= first.keys() and "open_images_id" not in first and "caption" not in first
 
 
 def is_nocaps(look: Look) -> bool:
@@ -49,10 +49,28 @@ def read_coco(look: Look) -> Iterator[Item]:
 def _image(image: dict[str, Any]) -> dict[str, Any]:
     names = [image.get("file_name"), f"{image['open_images_id']}.jpg" if "open_images_id" in image else None]
     given = tuple(name for name in names if isinstance(name, str) and name)
-    return {"image": given, "image_id": image["id"], "dataset": "coco"}
+    return {"image": given, "image_id": image["id"], "dataset": "coco", "domain": image.get("domain")}
 
 
 read_nocaps = read_coco
+
+
+def is_refcoco(look: Look) -> bool:
+    """RefCOCO, RefCOCO+ and RefCOCOg as MDETR publishes them: as COCO, one expression a picture as its `caption`."""
+    return {"id", "file_name", "caption"} <= look.first_of("images").keys()
+
+
+def read_refcoco(look: Look) -> Iterator[Item]:
+    """Yield an entry for each expression, with the box of its annotation."""
+    annotations = look.list_of("annotations") or []
+    boxes = {entry.get("image_id"): entry.get("bbox") for entry in annotations if isinstance(entry, dict)}
+
+    def make(image: Any) -> dict[str, Any]:
+        name, text = field(image, "file_name", str), field(image, "caption", str)
+        identity = image.get("original_id", image.get("id"))
+        return {"image": (name,), "image_id": identity, "text": text, "box": boxes.get(image["id"]), "dataset": "coco"}
+
+    return each(numbered(look.list_of("images") or []), make)
 
 
 def is_karpathy(look: Look) -> bool:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from blip_core.datasets.look import Item, Look, each, field, numbered, text_lines
+from blip_core.datasets.plain_files import json_objects
 
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".jpg", ".png")
 """Of videos, or of pictures that were made of them, in the order in which they are looked for."""
@@ -41,6 +42,17 @@ def is_pairs(look: Look) -> bool:
 def read_pairs(look: Look) -> Iterator[Item]:
     """Yield an entry for each pair."""
     return each(islice(text_lines(look.path), 1, None), _pair)
+
+
+def is_clips(look: Look) -> bool:
+    """The original's JSON lines of the same pairs, each with a `clip_name` and a `caption`."""
+    return {"clip_name", "caption"} <= look.entry.keys() and "image" not in look.entry
+
+
+def read_clips(look: Look) -> Iterator[Item]:
+    """Yield an entry for each pair."""
+    rows = numbered(look.array()) if look.opening == "[" else json_objects(look.path)
+    return each(rows, lambda row: {**_video(field(row, "clip_name", str)), "caption": row.get("caption")})
 
 
 def _pair(line: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def read_questions(look: Look) -> Iterator[Item]:
     """Yield the questions with the answers that are found for them: in the other files, else in the one beside it."""
     questions = look.list_of("questions") or []
     asked = _numbers(questions)
-    answers: dict[Any, list[Any]] = {}
+    answers: dict[Any, tuple[list[Any], Any]] = {}
     for other in (*_others(look), *_beside(look.path, "questions", "annotations")):
         if not answers and is_annotations(other) and asked & _numbers(other.list_of("annotations")):
             answers = _answers(other)
@@ -38,12 +38,14 @@ def read_questions(look: Look) -> Iterator[Item]:
         if answers and identity not in answers:
             raise ValueError(f"the annotations have no answer to question {identity}")
         in_coco = _coco(number, split.replace("-dev", ""))
+        texts, kind_of_answer = answers.get(identity, (None, None))
         return {
             "image": in_coco if kind in ("", "mscoco") else (f"{kind}_{split}_{number:012}.png",),
             "image_id": number,
             "question": question.get("question"),
             "question_id": identity,
-            "answer": answers.get(identity),
+            "answer": texts,
+            "answer_type": kind_of_answer,
             "dataset": "vqa",
         }
 
@@ -87,14 +89,14 @@ def _numbers(entries: list[Any] | None) -> set[int | str]:
     return {number for number in numbers if isinstance(number, int | str)}
 
 
-def _answers(look: Look) -> dict[Any, list[Any]]:
-    """Texts of answers by the question's number; what is wrong with an answer is found with its question."""
+def _answers(look: Look) -> dict[Any, tuple[list[Any], Any]]:
+    """Texts and type of answers by the question's number; what is wrong with them is found with the question."""
     found = {}
     for entry in look.list_of("annotations") or []:
         if isinstance(entry, dict) and isinstance(entry.get("answers"), list):
             texts = [one.get("answer") if isinstance(one, dict) else one for one in entry["answers"]]
             if isinstance(entry.get("question_id"), int | str):
-                found[entry["question_id"]] = texts
+                found[entry["question_id"]] = texts, entry.get("answer_type")
     return found
 
 
