@@ -170,6 +170,15 @@ def check_classes(shape: Shape, texts: int | None) -> None:
         raise InputError(f"labels must be of shape ({texts},), one class of each text, got {tuple(shape)}.")
 
 
+def check_match_labels(labels: Any, use_itm_head: bool, contrastive: bool, texts: int | None) -> None:
+    """Refuse labels of pairs that are not one class of each, and those beside what gives another loss or no logits."""
+    if labels is None:
+        return
+    if contrastive or not use_itm_head:
+        raise InputError("labels are of the matching head; leave out image_ids and use_itm_head=False, or labels.")
+    check_classes(labels.shape, texts)
+
+
 def given_texts(input_ids: T | None, what: str = "texts") -> T:
     """Return texts, and refuse missing ones."""
     if input_ids is None:

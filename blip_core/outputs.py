@@ -179,7 +179,7 @@ class BlipForImageTextRetrievalOutput(ModelOutput):
     """
 
     itm_score: Tensor = output("See above.")
-    loss: Tensor = output("In training `loss_itc` + `loss_itm`, scalars.")
+    loss: Tensor = output("In training `loss_itc` + `loss_itm`, or with labels of pairs their cross-entropy, scalars.")
     loss_itc: Tensor = output("Contrastive loss.")
     loss_itm: Tensor = output("Matching loss.")
     image_embeds: Tensor = output("(batch, tokens, width).")

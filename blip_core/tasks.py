@@ -65,6 +65,7 @@ class Task:
         seen: What the names of pictures begin with that the original's checkpoints of the task were trained with,
             though data sets have them for evaluation.
         preset: A TOML file of training settings; None leaves the defaults.
+        unused: Parts of the model that its loss does not reach, which training leaves as they are.
         trains: Whether a model can be trained for it, too.
     """
 
@@ -91,6 +92,7 @@ class Task:
     official: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
     preset: Path | None = None
+    unused: tuple[str, ...] = ()
     trains: bool = True
 
     def lacks(self, example: Any) -> str:
@@ -191,6 +193,20 @@ for _task in (
         evaluate=Function("blip_core.evaluation:evaluate_nlvr"),
         metric="accuracy",
         preset=PRESETS / "nlvr.toml",
+    ),
+    Task(
+        name="match",
+        head="BlipForImageTextRetrieval",
+        description="pairs of pictures and texts that match or not: accuracy",
+        parse=Function("blip_core.datasets.entries:parse_pair"),
+        inputs=Function("blip_core.datasets.text_inputs:sentences"),
+        target=("label", "label"),
+        max_length=35,
+        needs_text=True,
+        evaluate=Function("blip_core.evaluation:evaluate_matches"),
+        metric="accuracy",
+        preset=PRESETS / "match.toml",
+        unused=("vision_proj", "text_proj", "temp"),
     ),
     Task(
         name="grounding",

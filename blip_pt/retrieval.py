@@ -16,6 +16,7 @@ from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalO
 from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import (
     check_label_features,
+    check_match_labels,
     check_mode,
     check_only_losses,
     check_templates,
@@ -66,6 +67,7 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
         image_ids: Tensor | None = None,
         alpha: float | Tensor = 0.4,
         noise: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> BlipForImageTextRetrievalOutput:
         """Score pairs of pictures and texts, or one picture with many texts; with `image_ids`, train on pairs.
 
@@ -76,15 +78,18 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
             image_ids: Whole numbers (B,) but -100, the same for pairs with the same picture: train.
             alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
             noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
+            labels: (B,), 1 for pairs that match and 0 for others: train the matching head on these alone.
 
         Returns:
             `itm_score`: logits (B, 2), index 1 for "they match", or similarities (pictures, texts); in training `loss`
-            = `loss_itc` + `loss_itm`.
+            = `loss_itc` + `loss_itm`, with labels `loss`, the mean cross-entropy of the logits.
 
         Raises:
-            ValueError: If a batch has no negatives, or the model no training state (see `start_momentum`).
+            ValueError: If labels are not classes of the texts, if a batch has no negatives, or the model no training
+                state (see `start_momentum`).
         """
         input_ids = given_texts(input_ids)
+        check_match_labels(labels, use_itm_head, image_ids is not None, input_ids.shape[0])
         if image_ids is not None:
             check_only_losses(image_embeds, use_itm_head, output_hidden_states, output_attentions)
             pixel_values, image_ids = given_pictures(pixel_values), pair_ids(image_ids, input_ids)
@@ -105,8 +110,10 @@ class BlipForImageTextRetrieval(BlipMomentumModel):
             text = self.text_encoder(input_ids, attention_mask, **outputs)
             text_features = F.normalize(self.text_proj(first_states(text.last_hidden_state, attention_mask)), dim=-1)
             score = F.normalize(self.vision_proj(embeds[:, 0]), dim=-1) @ text_features.T  # (pictures, texts)
+        loss = None if labels is None else F.cross_entropy(wide(score), labels)
         return BlipForImageTextRetrievalOutput(
             itm_score=score,
+            loss=loss,
             image_embeds=embeds,
             last_hidden_state=embeds,
             hidden_states=vision.hidden_states,

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import blip_pt
-from blip_core.parameters.heads import HEADS
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
 from blip_core.training.protocol import MicroBatch
@@ -211,7 +210,7 @@ def make_model(start: Start, settings: Settings) -> Any:
     """The model to begin with, on the CPU; parts that it lacks are initialised at random from the settings' seed."""
     torch.manual_seed(settings.seed)
     model_class: Any = getattr(blip_pt, start.head)
-    contrastive = bool(HEADS[start.head].state)
+    contrastive = start.task.contrastive
     if start.config is not None:
         model = model_class(start.config, initialize=False)
         if contrastive and not model.has_momentum:
@@ -225,6 +224,9 @@ def make_model(start: Start, settings: Settings) -> Any:
     with torch.no_grad():
         for row, value in initial_values(new, model.config, settings.seed):
             model.get_tensor(row.name).copy_(torch.from_numpy(value))
+    for name in start.task.unused:
+        if hasattr(model, name):
+            getattr(model, name).requires_grad_(False)
     return model
 
 

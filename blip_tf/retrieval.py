@@ -16,6 +16,7 @@ from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalO
 from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import (
     check_label_features,
+    check_match_labels,
     check_mode,
     check_only_losses,
     check_templates,
@@ -67,6 +68,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         image_ids: Tensor | None = None,
         alpha: float | Tensor = 0.4,
         noise: Tensor | None = None,
+        labels: Tensor | None = None,
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
         """Score pairs of pictures and texts, or one picture with many texts; with `image_ids`, train on pairs.
@@ -78,15 +80,18 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
             image_ids: Whole numbers (B,) but -100, the same for pairs with the same picture: train.
             alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
             noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
+            labels: (B,), 1 for pairs that match and 0 for others: train the matching head on these alone.
 
         Returns:
             `itm_score`: logits (B, 2), index 1 for "they match", or similarities (pictures, texts); in training `loss`
-            = `loss_itc` + `loss_itm`.
+            = `loss_itc` + `loss_itm`, with labels `loss`, the mean cross-entropy of the logits.
 
         Raises:
-            ValueError: If a batch has no negatives, or the model no training state (see `start_momentum`).
+            ValueError: If labels are not classes of the texts, if a batch has no negatives, or the model no training
+                state (see `start_momentum`).
         """
         input_ids = given_texts(input_ids)
+        check_match_labels(labels, use_itm_head, image_ids is not None, input_ids.shape[0])
         if image_ids is not None:
             check_only_losses(image_embeds, use_itm_head, output_hidden_states, output_attentions)
             pixel_values, image_ids = given_pictures(pixel_values), pair_ids(image_ids, input_ids)
@@ -110,8 +115,12 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
             image_features = normalize(self.vision_proj(embeds[:, 0]))
             text_features = normalize(self.text_proj(first_states(text.last_hidden_state, attention_mask)))
             score = tf.matmul(image_features, text_features, transpose_b=True)  # (pictures, texts)
+        loss = None
+        if labels is not None:
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(score)))
         return BlipForImageTextRetrievalOutput(
             itm_score=score,
+            loss=loss,
             image_embeds=embeds,
             last_hidden_state=embeds,
             hidden_states=vision.hidden_states,

@@ -12,7 +12,6 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 import blip_tf
-from blip_core.parameters.heads import HEADS
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
 from blip_core.training.protocol import MicroBatch, split
@@ -213,7 +212,7 @@ def make_model(start: Start, settings: Settings) -> Any:
     """The model to begin with; parts that it lacks are initialised at random from the settings' seed."""
     tf.random.set_seed(settings.seed)
     model_class: Any = getattr(blip_tf, f"TF{start.head}")
-    contrastive = bool(HEADS[start.head].state)
+    contrastive = start.task.contrastive
     policy = HALF[settings.precision]
     if start.config is not None:
         with dtype_policy(policy):
@@ -228,6 +227,9 @@ def make_model(start: Start, settings: Settings) -> Any:
             new = [row for row in model.table() if "queue" in row.name]
     for row, value in initial_values(new, model.config, settings.seed):
         model.get_parameter(row.name).assign(row.to_tensorflow(value))
+    for name in start.task.unused:
+        if hasattr(model, name):
+            getattr(model, name).trainable = False
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blip_core.datasets.cleaning import clean_caption
@@ -15,6 +15,7 @@ from blip_core.tasks import Task
 
 VISUAL_GENOME_WEIGHT = 0.2
 LABELS = {"True": 1, "False": 0}
+MATCHES = {**LABELS, "match": 1, "no match": 0}
 
 
 def make_example(task: Task, key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
@@ -52,12 +53,15 @@ def parse_question(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
 
 def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
     """An entry of NLVR: a sentence about two pictures."""
-    label = entry.get("label")
-    label = LABELS.get(label, label) if isinstance(label, str) else label
-    if label is not None and label not in (0, 1):
-        raise ValueError(f"label must be 'True' or 'False', got {label!r:.80}")
-    sentence = _text("sentence", entry.get("sentence"))
-    return Example(key, images, (sentence,), label=None if label is None else int(label))
+    label = _label(entry, LABELS, "'True' or 'False'")
+    return Example(key, images, (_text("sentence", entry.get("sentence")),), label=label)
+
+
+def parse_pair(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """An entry of a picture and a caption that match or do not."""
+    label = _label(entry, MATCHES, "'match' or 'no match'")
+    caption = _text("caption", entry.get("caption"))
+    return Example(key, images, (caption,), _identity(entry, "image_id"), label=label)
 
 
 def parse_grounding(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
@@ -103,6 +107,14 @@ def _text(name: str, value: Any, clean: Callable[[str], str] = clean_caption) ->
     if not any(letter.isprintable() and letter != " " for letter in clean(value)):  # the tokenizer drops the others
         raise ValueError(f"{name} has no words, got {value!r:.80}")
     return value
+
+
+def _label(entry: dict[str, Any], names: Mapping[str, int], said: str) -> int | None:
+    label = entry.get("label")
+    label = names.get(label, label) if isinstance(label, str) else label
+    if label is not None and label not in (0, 1):
+        raise ValueError(f"label must be {said}, got {label!r:.80}")
+    return None if label is None else int(label)
 
 
 def _identity(entry: dict[str, Any], name: str) -> str | int | None:

@@ -2,7 +2,12 @@
 
 from blip_core.evaluation.common import Evaluation, Processes, Run
 from blip_core.evaluation.grounding import evaluate_grounding
-from blip_core.evaluation.predictions import evaluate_answers, evaluate_captions, evaluate_nlvr
+from blip_core.evaluation.predictions import (
+    evaluate_answers,
+    evaluate_captions,
+    evaluate_matches,
+    evaluate_nlvr,
+)
 from blip_core.evaluation.presets import PRESETS, Preset, loading_options
 from blip_core.evaluation.ranking import evaluate_retrieval
 
@@ -15,6 +20,7 @@ __all__ = [
     "evaluate_answers",
     "evaluate_captions",
     "evaluate_grounding",
+    "evaluate_matches",
     "evaluate_nlvr",
     "evaluate_retrieval",
     "loading_options",

@@ -1,4 +1,4 @@
-"""Evaluation of captions, of answers and of NLVR."""
+"""Evaluation of captions, of answers, of NLVR and of pairs that match or not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from blip_core.datasets import Dataset, Example
 from blip_core.evaluation.common import Evaluation, Run, as_items
+from blip_core.generation.scores import softmax
 from blip_core.inference import Answerer, Captioner, Matcher
 from blip_core.inference.loaded_model import LoadedModel, split
 from blip_core.inference.pair_judge import PairJudge
@@ -234,26 +235,48 @@ def evaluate_nlvr(model: Any, processor: BlipProcessor, dataset: Dataset, **comm
     Raises:
         ValueError: For a model of another head, and where nothing can be compared.
     """
-    judge, run = PairJudge(model, processor), Run("nlvr", processor, dataset, **common)
+    judge = PairJudge(model, processor)
+    return _judged(Run("nlvr", processor, dataset, **common), "sentence", judge)
+
+
+def evaluate_matches(model: Any, processor: BlipProcessor, dataset: Dataset, **common: Any) -> Evaluation:
+    """Say of every pair whether picture and caption match (ITM), and compare with its label: `accuracy`.
+
+    Args:
+        model: A matching model of any engine.
+        processor: Its processor.
+        dataset: Opened for "match".
+        **common: Keywords of `Run`.
+
+    Returns:
+        The accuracy, and each pair with its label and the judgement.
+
+    Raises:
+        ValueError: For a model of another head, and where nothing can be compared.
+    """
+    matcher = Matcher(model, processor)
+
+    def judge(pixels: np.ndarray, tokens: dict[str, np.ndarray]) -> np.ndarray:
+        return softmax(matcher.match(matcher.encode(pixels), tokens))[:, 1]
+
+    return _judged(Run("match", processor, dataset, **common), "caption", judge)
+
+
+def _judged(run: Run, word: str, judge: Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]) -> Evaluation:
+    """Evaluate what gives the probability that each text, an entry's `word`, is true of its pictures."""
     entries: list[dict[str, Any]] = []
     for batch in run.batches(run.examples):
         tokens = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
-        entries += [
-            {
-                "example": example.key,
-                "images": [picture.name for picture in example.images],
-                "sentence": example.texts[0],
-                "label": example.label,
-                "judged": int(probability > 0.5),
-                "probability": probability,  # that it is true
-            }
-            for example, probability in zip(
-                batch.examples, judge(batch.inputs["pixel_values"], tokens).tolist(), strict=True
-            )
-        ]
+        for example, probability in zip(
+            batch.examples, judge(batch.inputs["pixel_values"], tokens).tolist(), strict=True
+        ):
+            names = [picture.name for picture in example.images]
+            entry: dict[str, Any] = {"example": example.key}
+            entry |= {"images": names} if len(names) > 1 else {"image": names[0]}
+            entry |= {word: example.texts[0], "label": example.label, "judged": int(probability > 0.5)}
+            entries.append(entry | {"probability": probability})  # that it is true
     entries = run.processes.join(entries)
     compared = [entry for entry in entries if entry["label"] is not None]
     right = [entry["judged"] == entry["label"] for entry in compared]
-    return run.result(
-        {"accuracy": float(np.mean(right))} if right else {}, _counted("sentences", compared, entries), entries
-    )
+    metrics = {"accuracy": float(np.mean(right))} if right else {}
+    return run.result(metrics, _counted(f"{word}s", compared, entries), entries)

@@ -42,7 +42,7 @@ def best_box(heat: np.ndarray, boxes: Sequence[Box]) -> Box:
     def score(box: Box) -> float:
         x, y, width, height = box[:4]
         inside = heat[int(y) : int(y + height), int(x) : int(x + width)].sum()
-        return float(inside) / (width * height) ** ALPHA
+        return float(inside / (width * height) ** ALPHA)
 
     return max(boxes, key=score)[:4]
 

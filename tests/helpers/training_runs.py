@@ -17,6 +17,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "picture", "of", "what", "colour", "is"]
 WORDS += ["it", "large", "small", "square", "both", "are", *COLOURS]
 DATA = {"caption": "pairs", "pretrain": "pairs", "retrieval": "pairs", "vqa": "questions", "nlvr": "sentences"}
+DATA["match"] = "labelled"
 QUICK: dict[str, Any] = {
     "batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "warmup_steps": 0, "augmentation": False, "workers": 0,
     "log_every": 1, "dropout": 0.0, "drop_path": 0.0,
@@ -26,7 +27,7 @@ QUICK: dict[str, Any] = {
 
 def make_world(folder: Path) -> Path:
     """Write the pictures, the files of data and, in `new`, a configuration and a vocabulary."""
-    pairs, questions, sentences = [], [], []
+    pairs, questions, sentences, labelled = [], [], [], []
     for number in range(8):
         colour, size = list(COLOURS)[number % 4], "large" if number < 4 else "small"
         side = 24 if size == "large" else 12
@@ -34,11 +35,12 @@ def make_world(folder: Path) -> Path:
         picture.paste(COLOURS[colour], (4, 4, 4 + side, 4 + side))
         picture.save(folder / f"{number}.png")
         pairs.append({"image": f"{number}.png", "caption": f"a {size} {colour} square", "image_id": number})
+        labelled.append({"image": f"{number}.png", "caption": f"a {size} square", "label": number % 2})
         answers = [colour, colour, size]
         questions.append({"image": f"{number}.png", "question": "what colour is it?", "answer": answers})
         images = [f"{number}.png", f"{(number * 5) % 8}.png"]
         sentences.append({"images": images, "sentence": f"both are {colour}", "label": str(number % 2 == 0)})
-    for name, entries in {"pairs": pairs, "questions": questions, "sentences": sentences}.items():
+    for name, entries in {"pairs": pairs, "questions": questions, "sentences": sentences, "labelled": labelled}.items():
         (folder / f"{name}.json").write_text(json.dumps(entries))
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = BlipTextConfig(vocab_size=len(WORDS), max_position_embeddings=24, bos_token_id=5, sep_token_id=3, **sizes)
