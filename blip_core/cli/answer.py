@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from blip_core.cli.arguments import add_length_arguments, add_pair_arguments, generation_options
+from blip_core.cli.arguments import add_frames_argument, add_length_arguments, add_pair_arguments, generation_options
 from blip_core.cli.lists import read_list
 from blip_core.cli.load_model import load
 from blip_core.cli.parser import CommandParser
@@ -21,6 +21,7 @@ def add_arguments(parser: CommandParser) -> None:
         'blip answer photo.jpg "how many dogs are there?" "is it day or night?"',
     )
     add_pair_arguments(parser, "QUESTION")
+    add_frames_argument(parser)
     parser.add_argument("--scores", action="store_true", help="add how sure the model is")
     add_length_arguments(parser)
     parser.add_argument(
@@ -41,11 +42,11 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         choices = read_list("--choices", args.choices)
 
     def work(pictures: list[str]) -> Iterator[Exception | list[Row]]:
-        answerer, size = load(Answerer, args), args.batch_size
+        answerer, how = load(Answerer, args), {"batch_size": args.batch_size, "frames": args.frames}
         if choices is None:
-            results = answerer(pictures, args.texts, batch_size=size, **generation)
+            results = answerer(pictures, args.texts, **how, **generation)
         else:
-            results = answerer.choose(pictures, args.texts, choices, batch_size=size)
+            results = answerer.choose(pictures, args.texts, choices, **how)
         for answers in results:
             yield answers[0].error or [as_row(answer, args.scores) for answer in answers]
 

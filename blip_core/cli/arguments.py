@@ -80,6 +80,13 @@ def add_pair_arguments(parser: argparse.ArgumentParser, texts: str) -> None:
     add_model_arguments(parser)
 
 
+def add_frames_argument(parser: argparse.ArgumentParser) -> None:
+    """How much of a video is looked at."""
+    parser.add_argument(
+        "--frames", type=whole(1), default=1, metavar="N", help="take videos, too, and look at N frames of each"
+    )
+
+
 def add_length_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """How a text is searched for: beams and length."""
     parser.add_argument("--beams", type=whole(1), metavar="N", help="beam search with N beams (1: greedy)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.cli.arguments import (
+    add_frames_argument,
     add_length_arguments,
     add_model_arguments,
     add_result_arguments,
@@ -42,6 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
         "images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns*.jpg', or - for a list on stdin"
     )
     add_result_arguments(parser, batch="pictures")
+    add_frames_argument(parser)
     parser.add_argument("--scores", action="store_true", help="add how sure the model is")
     group = parser.add_argument_group("text")
     group.add_argument("--prompt", help="what captions begin with, unless given what the model was trained with")

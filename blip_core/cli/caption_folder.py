@@ -34,7 +34,16 @@ from blip_core.stores import on_disk
 
 RUN = "caption.json"
 TEXT_OPTIONS = (
-    *("prompt", "beams", "min_tokens", "max_tokens", "no_repeat_ngram", "repetition_penalty", "length_penalty"),
+    *(
+        "prompt",
+        "frames",
+        "beams",
+        "min_tokens",
+        "max_tokens",
+        "no_repeat_ngram",
+        "repetition_penalty",
+        "length_penalty",
+    ),
     *(
         "num_captions",
         "bad_words",
@@ -66,7 +75,9 @@ class Writer:
     def __call__(self, paths: Sequence[str]) -> Iterator[list[Entry]]:
         """An entry for each picture, batch by batch; it has `error` where the picture cannot be read."""
         args = self.args
-        found = self.captioner(paths, prompt=args.prompt, batch_size=args.batch_size, seed=args.seed, **self.options)
+        found = self.captioner(
+            paths, prompt=args.prompt, batch_size=args.batch_size, seed=args.seed, frames=args.frames, **self.options
+        )
         while batch := list(islice(found, args.batch_size)):
             yield [{"image": caption.picture, **self._entry(caption)} for caption in batch]
 

@@ -12,7 +12,7 @@ import numpy as np
 from blip_core.datasets import Batch, Batches, Dataset, Example
 from blip_core.jobs.read_ahead import in_one_line, read_batches
 from blip_core.processing.processor import BlipProcessor
-from blip_core.processing.video import sample_frames
+from blip_core.processing.video import read_frames
 from blip_core.tasks import get_task
 
 Progress = Callable[[int], None]
@@ -155,10 +155,7 @@ class Run:
             return Batches(dataset, prepare, self.task, self.batch_size, **how).epoch(0)
 
         def pixels(example: Example) -> np.ndarray:
-            orientation = prepare.image_processor.apply_exif_orientation
-            found = sample_frames(example.images[0].path, frames, orientation)
-            result: np.ndarray = prepare(images=found, return_tensors="np")["pixel_values"]
-            return result
+            return read_frames(prepare, example.images[0].path, frames)
 
         def videos(dataset: Dataset) -> Iterator[Batch]:
             for batch in read_batches(dataset, self.batch_size, pixels):

@@ -28,13 +28,17 @@ class Answerer(TextWriter):
 
     head = "BlipForQuestionAnswering"
 
-    def __call__(self, pictures: Any, questions: str | Sequence[str], *, batch_size: int = 8, **options: Any) -> Any:
+    def __call__(
+        self, pictures: Any, questions: str | Sequence[str], *, batch_size: int = 8, frames: int = 1, **options: Any
+    ) -> Any:
         """Answer one question or several about one picture or many, each picture being encoded once.
 
         Args:
             pictures: One picture in any form that the processor takes, or any iterable of pictures.
             questions: One question, or a list of questions, all of which are asked about each picture.
             batch_size: How many pictures are read ahead, and how many questions the model gets at once.
+            frames: With 2 or more, pictures may be paths of videos: a question is about so many frames of each, spread
+                evenly, whose tokens it attends to in a row. Source: the paper's zero-shot transfer to videos.
             **options: Those of `generate`, such as `num_beams` or `max_new_tokens`.
 
         Returns:
@@ -52,10 +56,16 @@ class Answerer(TextWriter):
             for asked, tokens in parts:
                 yield from self.write(states, asked, tokens, picture, **options)
 
-        return self._answers(pictures, questions, batch_size, answer)
+        return self._answers(pictures, questions, batch_size, answer, frames)
 
     def choose(
-        self, pictures: Any, questions: str | Sequence[str], choices: Sequence[str], *, batch_size: int = 8
+        self,
+        pictures: Any,
+        questions: str | Sequence[str],
+        choices: Sequence[str],
+        *,
+        batch_size: int = 8,
+        frames: int = 1,
     ) -> Any:
         """Answer with the likeliest of some choices, all of which are scored exactly.
 
@@ -63,7 +73,7 @@ class Answerer(TextWriter):
             pictures: As in a call.
             questions: As in a call.
             choices: The answers to choose from.
-            batch_size: As in a call.
+            batch_size, frames: As in a call.
 
         Returns:
             What a call returns. `choices` of each answer has all of them with their probabilities: the softmax of the
@@ -80,7 +90,7 @@ class Answerer(TextWriter):
             for asked, tokens in parts:
                 yield from self.pick(states, asked, listed, tokens, encoded, picture)
 
-        return self._answers(pictures, questions, batch_size, answer)
+        return self._answers(pictures, questions, batch_size, answer, frames)
 
     def rank(
         self,
@@ -160,13 +170,13 @@ class Answerer(TextWriter):
             raise ValueError("A question is missing or empty; ask at least one, in words.")
         return [(part, self.tokens(part)) for part in split(asked, size)]
 
-    def _answers(self, pictures: Any, questions: str | Sequence[str], batch_size: int, answer: Any) -> Any:
+    def _answers(self, pictures: Any, questions: str | Sequence[str], batch_size: int, answer: Any, frames: int) -> Any:
         single = isinstance(questions, str)
 
-        def work(some: list[Any], pixels: np.ndarray) -> Iterator[Any]:
-            states = self.encode(pixels)
-            for row, picture in enumerate(some):
-                found = list(answer(states[row : row + 1], picture))
+        def work(some: list[Any], pixels: Any) -> Iterator[Any]:
+            encoded = self.encode(pixels)[:, None] if frames == 1 else self.item_states(pixels, batch_size)
+            for states, picture in zip(encoded, some, strict=True):
+                found = list(answer(states, picture))
                 yield found[0] if single else found
 
         def failed(picture: Any, error: Exception) -> Any:
@@ -174,4 +184,4 @@ class Answerer(TextWriter):
             found = [Answer(picture, question=question, error=error) for question in asked]
             return found[0] if single else found
 
-        return self._run(pictures, batch_size, work, failed)
+        return self._run(pictures, batch_size, work, failed, frames)

@@ -28,7 +28,14 @@ class Captioner(TextWriter):
     head = "BlipForConditionalGeneration"
 
     def __call__(
-        self, pictures: Any, *, prompt: str | None = None, batch_size: int = 8, keep_prompt: bool = True, **options: Any
+        self,
+        pictures: Any,
+        *,
+        prompt: str | None = None,
+        batch_size: int = 8,
+        keep_prompt: bool = True,
+        frames: int = 1,
+        **options: Any,
     ) -> Any:
         """Caption one picture or many.
 
@@ -38,6 +45,8 @@ class Captioner(TextWriter):
             prompt: What captions begin with; what the model was trained with unless given.
             batch_size: How many pictures the model gets at once.
             keep_prompt: Whether a given `prompt` is part of the text.
+            frames: With 2 or more, pictures may be paths of videos: the caption is of so many frames of each, spread
+                evenly, whose tokens the decoder attends to in a row.
             **options: Those of `generate`, such as `num_beams`, `max_new_tokens`, `do_sample` or `seed`.
 
         Returns:
@@ -49,12 +58,15 @@ class Captioner(TextWriter):
             ValueError: For options that cannot work.
         """
         prepared = self.options(prompt, keep_prompt, **options)
-        return self._run(
-            pictures,
-            batch_size,
-            lambda some, pixels: self.write({"pixel_values": pixels}, some, **prepared),
-            lambda picture, error: Caption(picture, error=error),
-        )
+
+        def work(some: list[Any], pixels: Any) -> list[Caption]:
+            if frames == 1:
+                return self.write({"pixel_values": pixels}, some, **prepared)
+            states = self.item_states(pixels, batch_size)  # of videos that may differ in length
+            each = zip(states, some, strict=True)
+            return [self.write({"image_embeds": state}, [video], **prepared)[0] for state, video in each]
+
+        return self._run(pictures, batch_size, work, lambda picture, error: Caption(picture, error=error), frames)
 
     def options(self, prompt: str | None, keep_prompt: bool = True, **options: Any) -> dict[str, Any]:
         """Return the keywords of `write` for a prompt, None being the one that the model was trained with."""

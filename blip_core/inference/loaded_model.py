@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -20,6 +20,7 @@ from blip_core.parameters.heads import HEADS
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.picture_files import is_source
 from blip_core.processing.processor import BlipProcessor
+from blip_core.processing.video import read_frames
 from blip_core.validators import whole_number
 
 Output = TypeVar("Output")
@@ -184,31 +185,36 @@ class LoadedModel:
         self,
         pictures: Any,
         batch_size: int,
-        work: Callable[[list[Any], np.ndarray], Iterable[Output]],
+        work: Callable[[list[Any], Any], Iterable[Output]],
         failed: Callable[[Any, Exception], Output],
+        frames: int = 1,
     ) -> Any:
         """Work on one picture and return its result, or on many and return an iterator of theirs, in order.
 
-        `work` gets some pictures and their pixels, `failed` a picture that cannot be read and why. Threads read the
-        next batch while the model works on one. A single picture that cannot be read raises.
+        `work` gets some pictures and their pixels (B, 3, height, width), or with 2 `frames` and more a list of the
+        frames (n, 3, height, width) of each; `failed` a picture that cannot be read and why. Threads read the next
+        batch while the model works on one. A single picture that cannot be read raises.
         """
         whole_number("batch_size", batch_size, 1)
+        whole_number("frames", frames, 1)
+        read = self.read if frames == 1 else partial(read_frames, self.processor, frames=frames)
+        join: Callable[[list[np.ndarray]], Any] = np.stack if frames == 1 else list
         if is_one(pictures):
-            return next(iter(work([pictures], self.read(pictures)[None])))
-        return self._results(pictures, batch_size, work, failed)
+            return next(iter(work([pictures], join([read(pictures)]))))
+        return self._results(pictures, batch_size, work, failed, read, join)
 
     def _results(
         self,
         pictures: Iterable[Any],
         batch_size: int,
-        work: Callable[[list[Any], np.ndarray], Iterable[Output]],
+        work: Callable[[list[Any], Any], Iterable[Output]],
         failed: Callable[[Any, Exception], Output],
+        read: Callable[[Any], np.ndarray],
+        join: Callable[[list[np.ndarray]], Any],
     ) -> Iterator[Output]:
-        for batch in read_batches(pictures, batch_size, self.read):
+        for batch in read_batches(pictures, batch_size, read):
             good = [(picture, pixels) for picture, pixels in batch if not isinstance(pixels, Exception)]
-            done = iter(
-                work([picture for picture, _ in good], np.stack([pixels for _, pixels in good])) if good else ()
-            )
+            done = iter(work([picture for picture, _ in good], join([pixels for _, pixels in good])) if good else ())
             for picture, pixels in batch:
                 yield failed(picture, pixels) if isinstance(pixels, Exception) else next(done)
 

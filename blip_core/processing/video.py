@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from blip_core.processing.picture_files import is_picture_name, load_image, open_image
@@ -53,6 +54,28 @@ def sample_frames(
     if is_video_file(name):
         return video_frames(name, frames)
     return animation_frames(name, frames) or [load_image(name, apply_exif_orientation)]
+
+
+def read_frames(processor: Any, video: Any, frames: int = FRAMES) -> np.ndarray:
+    """Read and prepare frames of a video.
+
+    Args:
+        processor: The `BlipProcessor` of a model.
+        video: The path of a video, or one picture in any form that the processor takes, which is its only frame.
+        frames: As of `sample_frames`.
+
+    Returns:
+        The frames, float32 (n, 3, height, width).
+
+    Raises:
+        OSError: For a file that cannot be read.
+        ValueError: As of `sample_frames`.
+    """
+    on_disk = isinstance(video, str | os.PathLike) and os.path.exists(video)
+    orientation = processor.image_processor.apply_exif_orientation
+    found = sample_frames(video, frames, orientation) if on_disk else [video]
+    result: np.ndarray = processor(images=found, return_tensors="np")["pixel_values"]
+    return result
 
 
 def frame_files(folder: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from blip_core.inference.matcher import Matcher
 from blip_core.jobs.read_ahead import read_batches
-from blip_core.processing.video import FRAMES, sample_frames
+from blip_core.processing.video import FRAMES, read_frames
 
 Encoded = tuple[np.ndarray, int]
 """A feature, (width,), and the number of frames of its video; 0 for a picture."""
@@ -28,11 +28,7 @@ class FolderEncoder:
 
     def read(self, name: str | os.PathLike[str]) -> np.ndarray:
         """Read and prepare a picture or frames of a video, float32 (n, 3, height, width); raises as `sample_frames`."""
-        processor = self.matcher.processor
-        orientation = processor.image_processor.apply_exif_orientation
-        frames = sample_frames(os.path.join(self.folder, name), self.frames, orientation)
-        result: np.ndarray = processor(images=frames, return_tensors="np")["pixel_values"]
-        return result
+        return read_frames(self.matcher.processor, os.path.join(self.folder, name), self.frames)
 
     def features(self, names: Iterable[str]) -> Iterator[list[tuple[str, Encoded | Exception]]]:
         """Yield, batch by batch, each name with its feature or its error."""
