@@ -2,7 +2,7 @@
 
 from blip_core.metrics.answers import answer_accuracy, normalize_answer
 from blip_core.metrics.captions import CaptionScores, bleu, caption_scores, cider, rouge_l
-from blip_core.metrics.grounding import best_box, box_iou, is_inside
+from blip_core.metrics.boxes import best_box, box_iou, is_inside
 from blip_core.metrics.ptb import ptb_tokens
 from blip_core.metrics.recall import recalls
 
