@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from blip_core.config import BlipTextConfig, BlipVisionConfig
+from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 
 Shape = Sequence[int | None]
 Texts = Sequence[Sequence[int]]
@@ -177,6 +177,19 @@ def check_match_labels(labels: Any, use_itm_head: bool, contrastive: bool, texts
     if contrastive or not use_itm_head:
         raise InputError("labels are of the matching head; leave out image_ids and use_itm_head=False, or labels.")
     check_classes(labels.shape, texts)
+
+
+def check_captions(caption_ids: Any, use_itm_head: bool, contrastive: bool, config: BlipConfig) -> None:
+    """Refuse captions beside what does not read them, and in models whose pictures have states of another width."""
+    if caption_ids is None:
+        return
+    if contrastive or not use_itm_head:
+        raise InputError("Captions are for the matching head; leave out image_ids and use_itm_head=False, or captions.")
+    widths = config.vision_config.hidden_size, config.text_config.hidden_size
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"Captions go with pictures of states of their width {widths[1]}; this model's have {widths[0]}."
+        )
 
 
 def given_texts(input_ids: T | None, what: str = "texts") -> T:

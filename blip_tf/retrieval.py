@@ -15,10 +15,12 @@ from tensorflow import Tensor
 from blip_core import BlipConfig, BlipFeaturesOutput, BlipForImageTextRetrievalOutput
 from blip_core.calls import called_as_in_transformers, takes_tensors
 from blip_core.checks import (
+    check_captions,
     check_label_features,
     check_match_labels,
     check_mode,
     check_only_losses,
+    check_pair_batch,
     check_templates,
     chosen_layer,
     given_labels,
@@ -30,7 +32,7 @@ from blip_core.parameters.initial_values import TEMPERATURE
 from blip_tf.distributed import raw
 from blip_tf.explaining import attention_maps
 from blip_tf.momentum import PairBatch, TFBlipMomentumModel, pair_ids
-from blip_tf.nn import normalize, wide
+from blip_tf.nn import normalize, sizes, wide
 from blip_tf.text_padding import first_states
 
 
@@ -69,6 +71,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         alpha: float | Tensor = 0.4,
         noise: Tensor | None = None,
         labels: Tensor | None = None,
+        caption_ids: Tensor | None = None,
+        caption_attention_mask: Tensor | None = None,
         training: bool = False,
     ) -> BlipForImageTextRetrievalOutput:
         """Score pairs of pictures and texts, or one picture with many texts; with `image_ids`, train on pairs.
@@ -81,6 +85,8 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
             alpha: The share, 0 to 1, of the momentum encoders' similarities in the targets.
             noise: Random numbers (2, B) in [0, 1) that choose the hard negatives, see `negative_noise`.
             labels: (B,), 1 for pairs that match and 0 for others: train the matching head on these alone.
+            caption_ids, caption_attention_mask: Captions (pictures, length) of the pictures, and their mask: the
+                matching head reads texts grounded in both, as in visual dialogue (see `with_caption`).
 
         Returns:
             `itm_score`: logits (B, 2), index 1 for "they match", or similarities (pictures, texts); in training `loss`
@@ -92,6 +98,7 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         """
         input_ids = given_texts(input_ids)
         check_match_labels(labels, use_itm_head, image_ids is not None, input_ids.shape[0])
+        check_captions(caption_ids, use_itm_head, image_ids is not None, self.config)
         if image_ids is not None:
             check_only_losses(image_embeds, use_itm_head, output_hidden_states, output_attentions)
             pixel_values, image_ids = given_pictures(pixel_values), pair_ids(image_ids, input_ids)
@@ -107,8 +114,12 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         embeds = vision.last_hidden_state
         if use_itm_head:
-            ids = self.grounded_ids(input_ids, attention_mask)
-            text = self.text_encoder(ids, attention_mask, encoder_hidden_states=embeds, **outputs)
+            ids, states, states_mask = self.grounded_ids(input_ids, attention_mask), embeds, None
+            if caption_ids is not None:
+                states, states_mask = self.with_caption(embeds, caption_ids, caption_attention_mask, training)
+            text = self.text_encoder(
+                ids, attention_mask, encoder_hidden_states=states, encoder_attention_mask=states_mask, **outputs
+            )
             score = self.itm_head(first_states(text.last_hidden_state, attention_mask))  # (B, 2)
         else:
             text = self.text_encoder(input_ids, attention_mask, **outputs)
@@ -131,6 +142,30 @@ class TFBlipForImageTextRetrieval(TFBlipMomentumModel):
             text_attentions=text.attentions,
             cross_attentions=text.cross_attentions,
         )
+
+    def with_caption(
+        self, embeds: Tensor, caption_ids: Tensor, caption_attention_mask: Tensor | None, training: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Put the states of captions, encoded by themselves, behind those of their pictures.
+
+        Source: BLIP section 5.5, visual dialogue.
+
+        Args:
+            embeds: The pictures' (P, T, width).
+            caption_ids: Captions (P, C).
+            caption_attention_mask: (P, C), 1 for tokens and 0 for padding; all count unless given.
+
+        Returns:
+            States (P, T + C, width) for cross-attention, and their mask (P, T + C).
+
+        Raises:
+            ValueError: If there is not one caption of each picture.
+        """
+        check_pair_batch(embeds.shape[0], caption_ids.shape[0], None)
+        caption = self.text_encoder(caption_ids, caption_attention_mask, training=training).last_hidden_state
+        mask = tf.ones_like(caption_ids) if caption_attention_mask is None else caption_attention_mask
+        whole = tf.ones(sizes(embeds)[:2], mask.dtype)
+        return tf.concat([embeds, tf.cast(caption, embeds.dtype)], axis=1), tf.concat([whole, mask], axis=1)
 
     @takes_tensors
     def explain(
