@@ -11,8 +11,8 @@ from blip_core.cli import main
 from blip_core.evaluation.presets import PRESETS, get_preset, loading_options, original_settings
 from blip_core.processing.vocabulary import read_vocabulary
 from blip_core.tasks import TASKS
-from tests.helpers.frameworks import FRAMEWORKS, INSTALLED, original
-from tests.helpers.published_forms import coco, vqa
+from tests.helpers.frameworks import FRAMEWORKS, INSTALLED, original, require
+from tests.helpers.published_forms import coco, msrvtt_clips, vqa
 
 EMOJI = Path(__file__).parents[1] / "data" / "emoji"
 PICTURES = ("1f98a.png", "1f355.png", "1f697.png", "1f433.png")
@@ -145,6 +145,20 @@ def test_both_forms_of_a_checkpoint_give_equal_predictions(forms, tmp_path, capf
         f"blip: as the original evaluates, --preset {name} sets what the checkpoint lacks ([ENC] (token 199), Layer"
         f"Norm eps 1e-06, label smoothing 0.1) and gives it pictures of {size} pixels",
     ]
+
+
+def test_videos_are_ranked_by_eight_frames(forms, tmp_path, capfd):
+    """Text-to-video, in the form of the original's data."""
+    require("av")
+    path = msrvtt_clips(tmp_path / "msrvtt")
+    common = ["evaluate", "retrieval", "--preset", "msrvtt", "--data", str(path), "--engine", INSTALLED[0], "--json"]
+    found = []
+    for form in ("original", "hugging_face"):
+        assert main([*common, "--model", str(forms / f"retrieval_{form}")]) == 0
+        found.append(json.loads(capfd.readouterr().out))
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert (found[0]["counted"], found[0]["preset"]) == ({"pictures": 3, "texts": 3}, "msrvtt")
+    assert 1 <= found[0]["metrics"]["text_to_image_median_rank"] <= 3
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
