@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
     "nocaps": Preset(
         "caption", 384, "CIDEr 109.1, SPICE 14.7; validation: CIDEr 109.6, ViT-L 113.2",
         "captioning, base with CapFilt-L (fine-tuned on COCO)", "NoCaps",
-        {**_CAPTION, "repetition_penalty": 1.1},  # in the program, eval_nocaps.py, not in the configuration file
+        {**_CAPTION, "repetition_penalty": 1.1},  # in the program alone, not in the configuration file
     ),
     "coco-retrieval": Preset(
         "retrieval", 384, "R@1 82.0 for texts, 64.5 for pictures (an independent run: 82.5 and 64.8)",
