@@ -48,7 +48,7 @@ def test_words_that_find_their_colours_are_grounded(world, tmp_path, capfd, fram
     assert red["box"] == again["box"] == pytest.approx([48, 0, 32, 32])
     assert green["box"] == pytest.approx([0, 64, 16, 16])
     assert (red["iou"], green["iou"], blue["iou"]) == pytest.approx((1, 1, 0))
-    assert 0.4 < again["score"] < red["score"] < 1
+    assert 0.4 < red["score"] < again["score"] < 1
     assert red["detection"] == [48, 0, 32, 32]
     assert blue["detection"] == [32, 32, 16, 16]
 
