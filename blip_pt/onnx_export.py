@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from blip_core.checkpoints.safetensors_file import read
@@ -67,8 +67,8 @@ def export_onnx(model: Any, folder: Path, *, free_size: bool = False, weights: s
         model: The model; with `free_size` it is changed and must not be used any more.
         folder: Where to write.
         free_size: Whether the graphs take pictures of any size.
-        weights: "int8" rounds the weights of products. They and all others are then in `weights.bin`, and
-            `model.safetensors` is removed.
+        weights: "int8" or "int8-dynamic" rounds the weights of products. They and all others are then in
+            `weights.bin`, and `model.safetensors` is removed.
 
     Returns:
         The file of each part.
@@ -83,7 +83,7 @@ def export_onnx(model: Any, folder: Path, *, free_size: bool = False, weights: s
             if not part.loop:
                 graph = traced(Part(model, part), example_inputs(part, sizes), free_axes(part.inputs, sizes))
                 name_tensors(graph, part, outputs_of(part, head), sizes)
-                share_weights(graph, model, stored, rounded)
+                share_weights(graph, model, stored, weights, rounded)
                 written[part.name] = f"{part.name}.onnx"
                 onnx.save_model(graph, folder / written[part.name])
     if weights:
@@ -157,10 +157,12 @@ def name_tensors(graph: onnx.ModelProto, part: GraphPart, outputs: Mapping[str, 
     del found.value_info[:]
 
 
-def share_weights(graph: onnx.ModelProto, model: Any, path: Path, rounded: Place | None = None) -> None:
+def share_weights(
+    graph: onnx.ModelProto, model: Any, path: Path, weights: str = "", rounded: Place | None = None
+) -> None:
     """Make the weights of a graph point into a file of safetensors; those in half precision are converted first.
 
-    With `rounded`, products take weights of 8 bits, and all weights are stored there.
+    With `rounded`, products take weights of 8 bits, in the way that `weights` names, and all are stored there.
     """
     stored, found = read(path), graph.graph
     rows = {id(model.get_tensor(row.name)): row.stored_as[0] for row in model.table()}
@@ -168,8 +170,12 @@ def share_weights(graph: onnx.ModelProto, model: Any, path: Path, rounded: Place
     casts = []
     if rounded is not None:
         matrices = {value.name: named[value.name].detach().numpy() for value in found.input if value.name in named}
-        for name, array in round_products(found, matrices).items():
-            found.initializer.append(external(name, array.shape, array.dtype, SHARED, rounded(array.data)))
+        for name, array in round_products(found, matrices, weights).items():
+            found.initializer.append(
+                numpy_helper.from_array(array, name)  # ONNX Runtime must know some before it reads the weights
+                if array.size == 1
+                else external(name, array.shape, array.dtype, SHARED, rounded(array.data))
+            )
         graph.opset_import.add(domain="com.microsoft", version=1)
     used = {name for node in found.node for name in node.input}
     for value in [value for value in found.input if value.name in named]:

@@ -113,7 +113,8 @@ def convert(
         overwrite: Replace a destination that exists.
         dry_run: Write nothing, and return what would be written and what is missing.
         free_size: Let an export take pictures of any size.
-        weights: "int8" rounds the weights of an export to 8 bits.
+        weights: "int8" rounds the weights of an export to 8 bits, "int8-dynamic" (ONNX) also what they are
+            multiplied by, in a way that is faster and less exact.
         max_new_tokens: The most tokens, at least 1, that an export with a whole search generates; 20 unless given.
 
     Returns:

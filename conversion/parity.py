@@ -29,7 +29,7 @@ TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 
 GRADIENT_TOLERANCE = 1e-4
 
-GRAPH_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25}
+GRAPH_TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "int8": 0.25, "int8-dynamic": 0.25}
 """The same for exported graphs, by the type of their weights; all compute in float32."""
 
 MOST = 0.25

@@ -165,7 +165,7 @@ FORMATS: dict[str, Format] = {
         ),
         _export(
             "onnx", "blip_pt.onnx_export:export_onnx", "pt", options=("free_size", "weights"),
-            packages={"onnx": "onnx"}, weights={"int8": {}},
+            packages={"onnx": "onnx"}, weights={"int8": {}, "int8-dynamic": {}},
         ),
         _export(
             "openvino", "blip_pt.openvino_export:export_openvino", "pt", options=("free_size", "weights"),

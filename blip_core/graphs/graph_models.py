@@ -94,7 +94,15 @@ class GraphModel:
     def run(self, part: str, **inputs: Any) -> dict[str, Array]:
         """Run a part on named arrays, whatever their types of numbers; return its outputs by name."""
         if part not in self._graphs:
-            self._graphs[part] = type(self).open_graph(self.export.file(part), self.device)
+            try:
+                self._graphs[part] = type(self).open_graph(self.export.file(part), self.device)
+            except ValueError as error:
+                if not self.export.weights.startswith("int8"):
+                    raise
+                known = f"which not every processor and version of {self.engine.title} knows"
+                raise ValueError(
+                    f"{str(error).removesuffix('.')}, or without --weights {self.export.weights}, {known}."
+                ) from None
         kinds = {name: np.int32 if name in INTEGERS else np.float32 for name in inputs}
         found = self._graphs[part]({name: np.asarray(array, kinds[name], "C") for name, array in inputs.items()})
         outputs = outputs_of(PARTS[part], self.export.head)

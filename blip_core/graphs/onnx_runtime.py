@@ -31,13 +31,16 @@ class OnnxGraph:
         options.intra_op_num_threads, options.log_severity_level = threads(), 3
         name, _, number = device.partition(":")
         provider = providers()[name]
-        own = {"device_id": number} if number else {}
+        wanted = [(provider, {"device_id": number} if number else {}), (f"CPU{ENDING}", {})]
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(provider, own), (f"CPU{ENDING}", {})][: 1 if name == "cpu" else 2]
-            )
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=wanted[: 1 + (name != "cpu")])
         except Exception as error:  # ONNX Runtime has kinds of its own
             raise ValueError(f"{path} cannot be run ({first_line(error)}); export the model again.") from None
+        if provider not in self.session.get_providers():  # it goes on without one whose libraries are missing
+            raise ValueError(
+                f"device {device!r} is in this build of ONNX Runtime but does not start, as where its driver or "
+                "libraries are missing; install them, or take device 'cpu'."
+            )
         self.path, self.outputs = path, [output.name for output in self.session.get_outputs()]
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -64,7 +67,8 @@ def default_device() -> str:
 
 def check_device(name: str) -> None:
     """Raise `ValueError` for a device that ONNX Runtime does not have here."""
-    if name.partition(":")[0] not in providers():
+    kind, colon, number = name.partition(":")
+    if kind not in providers() or (colon and (kind == "cpu" or not number.isdecimal())):
         raise ValueError(f"device {name!r} does not work in ONNX Runtime here; it has {', '.join(providers())}.")
 
 

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 
 from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.exported import read_export
 from blip_core.checkpoints.loading import find_head
 from blip_core.engines import engine_of, get_engine
-from blip_core.hub import or_shipped
+from blip_core.hub import or_shipped, resolve_folder
 from blip_core.inference.identity import identity
 from blip_core.jobs.read_ahead import read_batches
 from blip_core.parameters.heads import HEADS
@@ -112,7 +113,12 @@ class LoadedModel:
         head = HEADS[cls.head]
         if str(path := or_shipped(name, head.shipped)) == str(or_shipped(None, head.shipped)):
             return
-        stored = find_head(open_checkpoint(path, revision=revision))
+        try:
+            stored = find_head(open_checkpoint(path, revision=revision))
+        except FileNotFoundError:  # of some exports, graphs have all the weights
+            if (export := read_export(resolve_folder(path, revision=revision, patterns=["export.json"]))) is None:
+                raise
+            stored = export.head
         if stored not in (None, head.name, head.cut_from):
             use = HEADS[stored].use
             raise ValueError(f"The model does not fit a {cls.__name__}: {path} holds a {stored}; use {use}.")

@@ -16,7 +16,7 @@ ort.env.wasm.wasmPaths = {
 
 const VERSION = 1; // of `export.json`
 /** Where the weights of all parts are; rounded ones lie by themselves. */
-const weightsFile = (about) => (about.weights === "int8" ? "weights.bin" : "model.safetensors");
+const weightsFile = (about) => (about.weights.startsWith("int8") ? "weights.bin" : "model.safetensors");
 /** What a model can do, and the parts that it needs for it; `itc` is the similarity beside a match. */
 const NEEDS = {
   caption: ["image_features", "begin", "step"],

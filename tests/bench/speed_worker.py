@@ -134,17 +134,17 @@ class _FirstOutput:
 
 
 class Graphs:
-    """Ours over an export; `library` is the engine, and its own form of export lies beside the checkpoint."""
+    """Ours over an export beside the checkpoint; `library` is the engine, and behind it the type of its weights."""
 
     def __init__(self, library: str, threads: int, device: str):
         from blip_core.engines import get_engine
 
-        self.engine = get_engine(library)
+        self.export, self.engine = library, get_engine(library.partition("-")[0])
         assert self.engine.backend  # imports it
 
     def load(self, head: str) -> Any:
         model = self.engine.model_class(HEADS[head])
-        return model.from_pretrained(CACHE / f"{head}-{self.engine.name}")
+        return model.from_pretrained(CACHE / f"{head}-{self.export}")
 
     def tensor(self, array: np.ndarray) -> Any:
         return array
@@ -175,6 +175,9 @@ class Notebook(Graphs):
 SYSTEMS: dict[str, tuple[type, str]] = {
     "ours-onnx": (Graphs, "onnx"),
     "ours-openvino": (Graphs, "openvino"),
+    "ours-onnx-int8": (Graphs, "onnx-int8"),
+    "ours-onnx-int8-dynamic": (Graphs, "onnx-int8-dynamic"),
+    "ours-openvino-int8": (Graphs, "openvino-int8"),
     "notebook": (Notebook, ""),
     "ours-pt": (Torch, "blip_pt"),
     "ours-bfloat16": (Bfloat16, "blip_pt"),

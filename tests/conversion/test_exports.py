@@ -168,7 +168,7 @@ def test_options_that_do_not_go_together(tmp_path):
         convert(folder, tmp_path / "x", to="onnx", dtype="bfloat16")
     with pytest.raises(ValueError, match=r"weights goes with onnx, openvino, litert, and not with tf_model\.h5"):
         convert(folder, tmp_path / "x", to="tf_model.h5", weights="int8")
-    with pytest.raises(ValueError, match="weights of onnx must be one of int8; got 'int4'"):
+    with pytest.raises(ValueError, match="weights of onnx must be one of int8, int8-dynamic; got 'int4'"):
         convert(folder, tmp_path / "x", to="onnx", weights="int4")
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileExistsError, match="overwrite"):
@@ -176,13 +176,13 @@ def test_options_that_do_not_go_together(tmp_path):
     convert(folder, exported("onnx", "BlipVisionModel", "wide"), to="onnx", overwrite=True)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "weights"), [("onnx", "int8"), ("onnx", "int8-dynamic"), ("openvino", "int8")])
 @pytest.mark.parametrize(("head", "name"), [("BlipForQuestionAnswering", "wide"), ("BlipForNLVR", "deep")])
-def test_weights_of_8_bits(head, name, form):
+def test_weights_of_8_bits(head, name, form, weights):
     """Each part is near the float32 one, in a fraction of the size, and what parts share is stored once."""
     if form == "openvino":
         pytest.importorskip("nncf")
-    whole, folder = exported(form, head, name), exported(form, head, name, weights="int8")
+    whole, folder = exported(form, head, name), exported(form, head, name, weights=weights)
     assert not (folder / "model.safetensors").exists()
     assert not list(folder.glob("*.onnx" if form == "openvino" else "*.xml"))
     files = {
@@ -202,7 +202,7 @@ def test_weights_of_8_bits(head, name, form):
             assert not array.any() or difference(array, output) < 0.1, (part.name, key)
     report = inspect_checkpoint(folder)
     assert report.complete
-    assert (report.format, report.head, report.export["weights"]) == (form, head, "int8")
+    assert (report.format, report.head, report.export["weights"]) == (form, head, weights)
     assert report.total == inspect_checkpoint(source(head, name)).total
 
 

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from blip_core import Captioner, Explainer, Matcher
+from blip_core import Answerer, Captioner, Explainer, Matcher
 from blip_core.checks import InputError
 from blip_core.cli import main
 from blip_core.engines import ENGINES
@@ -143,20 +143,21 @@ def test_openvino_runs_exports_to_onnx():
 
 
 @cache
-def shipped():
+def shipped(form="onnx", weights=None):
     """The model in the package as an export, its pictures' weights in half precision."""
-    convert(SHIPPED, ROOT / "shipped", to="onnx")
-    return ROOT / "shipped"
+    convert(SHIPPED, ROOT / f"shipped-{form}-{weights}", to=form, weights=weights)
+    return ROOT / f"shipped-{form}-{weights}"
 
 
 @pytest.mark.parametrize("engine", GRAPHS)
 def test_commands_without_any_framework(engine, tmp_path):
     """The command line captions and matches where neither PyTorch nor TensorFlow can be imported."""
     (tmp_path / "labels.txt").write_text("car\nfox\n")
+    folder = shipped(engine)  # each in its own form
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'tensorflow', 'keras', 'onnx')))\n"
         "from blip_core.cli import main\n"
-        f"how = ['--model', {str(shipped())!r}, '--engine', {engine!r}]\n"
+        f"how = ['--model', {str(folder)!r}, '--engine', {engine!r}]\n"
         "fox = 'tests/data/emoji/1f98a.png'\n"
         "assert main(['caption', fox, '--beams', '3', *how]) == 0\n"
         "assert main(['match', fox, 'red car', 'fox', '--framework', *how[3:], *how[:2]]) == 0\n"
@@ -302,6 +303,97 @@ def test_pictures_and_texts_that_do_not_fit(engine):
         matcher.get_text_features(np.full((1, 4), 90))
     with pytest.raises(InputError, match="3 pictures do not go with 2 texts"):
         matcher(**given | {"pixel_values": np.zeros((3, 3, 32, 32), np.float32)})
+
+
+@pytest.mark.parametrize("engine", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_weights_of_8_bits_in_use(engine, monkeypatch):
+    """The shipped model names the fox, and a processor that cannot run such weights is told what to do."""
+    if engine == "openvino":
+        pytest.importorskip("nncf")
+    captioner = Captioner.from_pretrained(shipped(engine, "int8"), engine=engine)
+    assert "fox" in captioner("tests/data/emoji/1f98a.png").text
+    assert captioner.identity != Captioner.from_pretrained(shipped(), engine=engine).identity
+    with pytest.raises(ValueError, match=r"The model does not fit an? Answerer: .* use Captioner"):
+        Answerer.from_pretrained(exported(engine, CAPTION, "wide", weights="int8"), engine=engine)
+
+    def fails(path, device):
+        raise ValueError(f"{path} cannot be run (no such instruction); export the model again.")
+
+    monkeypatch.setattr(type(captioner.model), "open_graph", staticmethod(fails))
+    with pytest.raises(
+        ValueError, match=r"export the model again, or without --weights int8, which not every proc.*\.$"
+    ):
+        Captioner.from_pretrained(shipped(engine, "int8"), engine=engine)("tests/data/emoji/1f98a.png")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('offset="0"', 'offset="99999999"'),
+        ('offset="0"', 'offset="-8"'),
+        ('offset="0"', f'offset="{2**64}"'),
+        ('element_type="f32" shape="', f'element_type="f32" shape="{2**32},{2**32},'),
+        ("<net", '<!DOCTYPE x [<!ENTITY y SYSTEM "/etc/passwd">]><net'),
+        ("</net>", ""),
+        ('type="Const"', 'type="Strange"'),
+    ],
+)
+def test_a_graph_of_openvino_reads_nothing_but_its_weights(tmp_path, old, new):
+    folder = shutil.copytree(exported("openvino", CAPTION, "wide"), tmp_path / "copy")
+    path = folder / "image_features.xml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    captioner = ENGINES["openvino"].model_class(CAPTION).from_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=r"image_features.xml (is no graph of ours|cannot be run) .*export the model again"
+    ):
+        captioner.vision_model(inputs(CAPTION, CONFIGS_OF["wide"])["pixel_values"])
+
+
+def test_providers_of_onnx_runtime_by_their_names(monkeypatch):
+    """A build with more providers gives them the graphs, with the processor for what they cannot do."""
+    import onnxruntime
+
+    class Session:
+        started = True
+
+        def __init__(self, path, options, providers):
+            asked.append((options.intra_op_num_threads, providers))
+            self.providers = [name for name, _ in providers][not self.started :]
+
+        def get_providers(self):
+            return self.providers
+
+        def get_outputs(self):
+            return []
+
+    asked, ending = [], "ExecutionProvider"
+    names = [f"{name}{ending}" for name in ("CUDA", "Dml", "CoreML", "CPU")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    engine, folder = ENGINES["onnx"], exported("onnx", CAPTION, "wide")
+    assert engine.default_device() == "cuda"
+    for device, own in (("cuda:1", {"device_id": "1"}), ("dml", {}), ("coreml", {}), ("cpu", {})):
+        engine.check_device(device)
+        engine.backend.OnnxGraph(folder / "step.onnx", device)
+        name = names[["cuda", "dml", "coreml", "cpu"].index(device.partition(":")[0])]
+        assert asked[-1] == (3, [(name, own), (names[-1], {})][: 1 + (device != "cpu")])
+    for device in ("cpu:1", "cuda:x", "cuda:", "rocm"):
+        with pytest.raises(ValueError, match=r"does not work in ONNX Runtime here; it has cuda, dml, coreml, cpu\."):
+            engine.check_device(device)
+    Session.started = False
+    with pytest.raises(ValueError, match="device 'dml' is in this build of ONNX Runtime but does not start"):
+        engine.backend.OnnxGraph(folder / "step.onnx", "dml")
+
+
+def test_openvino_takes_the_threads_that_it_is_given(monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    backend = ENGINES["openvino"].backend
+    graph = backend.OpenVINOGraph(exported("openvino", CAPTION, "wide") / "step.xml", "cpu").graph
+    assert graph.get_property("INFERENCE_NUM_THREADS") == 1
+    assert graph.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
 
 
 def test_threads_are_those_that_are_asked_for(monkeypatch):
