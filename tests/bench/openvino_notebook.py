@@ -7,12 +7,13 @@ not.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SEPARATOR = 102
+SEPARATOR, HEADS, WIDTH = 102, 12, 64
 
 
 def convert(checkpoint: Path, folder: Path, head: str) -> None:
@@ -51,15 +52,39 @@ def _first(torch: Any, inner: Any, *names: str) -> Any:
             self.inner = inner
 
         def forward(self, *given: Any) -> Any:
-            return self.inner(**dict(zip(names, given, strict=True)), return_dict=False)[0]
+            named = {
+                name: _additive(value) if "mask" in name else value for name, value in zip(names, given, strict=True)
+            }
+            return self.inner(**named, return_dict=False)[0]
 
     return First()
+
+
+def _additive(mask: Any) -> Any:
+    """A mask (B, S) as what is added to scores (B, 1, 1, S); transformers takes it as it is."""
+    return (1.0 - mask[:, None, None].float()) * -1e9
 
 
 def _decoder(torch: Any, inner: Any) -> Any:
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-    named = "cache" if "cache" in inner.forward.__code__.co_varnames else "past_key_values"
+    named = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
+
+    class Past(DynamicCache):
+        """Keys and values of earlier tokens, which new ones are put behind; none of a picture's."""
+
+        def __init__(self, past: Any = ()):
+            super().__init__()
+            self.past, self.new = past, []
+
+        def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> Any:
+            if not self.past:
+                return key, value
+            self.new += [torch.cat([self.past[2 * layer], key], 2), torch.cat([self.past[2 * layer + 1], value], 2)]
+            return tuple(self.new[-2:])
+
+        def get_seq_length(self, *_: Any) -> Any:
+            return self.past[0].shape[2] if self.past else 0
 
     class Decoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -67,14 +92,13 @@ def _decoder(torch: Any, inner: Any) -> Any:
             self.inner = inner
 
         def forward(self, ids: Any, mask: Any, states: Any, seen: Any, *past: Any) -> Any:
-            own = DynamicCache()
-            for layer in range(len(past) // 2):
-                own.update(past[2 * layer], past[2 * layer + 1], layer)
+            own = Past(past)
             logits = self.inner(
-                input_ids=ids, attention_mask=mask, encoder_hidden_states=states, encoder_attention_mask=seen,
-                use_cache=True, return_dict=True, **{named: EncoderDecoderCache(own, DynamicCache())},
+                input_ids=ids, attention_mask=_additive(mask), encoder_hidden_states=states,
+                encoder_attention_mask=_additive(seen), use_cache=True, return_dict=True,
+                **{named: EncoderDecoderCache(own, Past())},
             ).logits  # fmt: skip
-            return logits[:, -1], *[tensor for layer in own.layers for tensor in (layer.keys, layer.values)]
+            return logits[:, -1], *own.new
 
     return Decoder()
 
@@ -90,8 +114,6 @@ class Notebook:
             "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32",
         }  # fmt: skip
         self.parts = {path.stem: core.compile_model(path, "CPU", settings) for path in folder.glob("*.xml")}
-        shape = self.parts["decoder"].inputs[4].partial_shape
-        self.empty = (int(shape[1].to_string()), 0, int(shape[3].to_string()))
 
     def run(self, part: str, *given: Any) -> list[Any]:
         """Run a part; its outputs in order."""
@@ -113,7 +135,7 @@ class Notebook:
         count = len(states)
         states, seen = states.repeat(num_beams, axis=0), np.repeat(seen, num_beams, axis=0)
         tokens = np.full((count * num_beams, 1), 30522)
-        past = [np.zeros((len(tokens), *self.empty), np.float32)] * (len(self.parts["decoder"].inputs) - 4)
+        past = [np.zeros((len(tokens), HEADS, 0, WIDTH), np.float32)] * (len(self.parts["decoder"].inputs) - 4)
         scores = np.tile(np.r_[0.0, [-1e9] * (num_beams - 1)], count)
         for _ in range(max_new_tokens):
             mask = np.ones(tokens.shape, np.int64)
