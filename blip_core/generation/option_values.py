@@ -21,7 +21,7 @@ DETAILS = "with return_dict_in_generate"
 
 ELSEWHERE: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,), "diversity_penalty": (0.0,), "penalty_alpha": (), "constraints": (),
-    "guidance_scale": (1, 1.0), "stop_strings": (), "use_cache": (True,), "synced_gpus": (False,),
+    "guidance_scale": (1, 1.0), "stop_strings": (), "use_cache": (True, False), "synced_gpus": (False,),
     "use_model_defaults": (), "remove_invalid_values": (False,), "encoder_no_repeat_ngram_size": (0,),
     "low_memory": (False,), "dola_layers": (), "prompt_lookup_num_tokens": (), "assistant_model": (),
     "assistant_tokenizer": (), "tokenizer": (), "negative_prompt_ids": (), "negative_prompt_attention_mask": (),

@@ -7,6 +7,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from blip_core.generation import GenerationConfig
+from blip_core.generation.generation_hooks import Hooks
 from blip_core.inference.loaded_model import LoadedModel
 
 
@@ -25,9 +27,9 @@ class TextWriter(LoadedModel):
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse keywords of `generate` that cannot work, before a picture is read."""
-        config = options.get("generation_config") or self.model.generation_config
+        config = GenerationConfig.of(options.get("generation_config"), self.model.generation_config)
         names = {name: value for name, value in options.items() if name not in ("generation_config", "seed", "stream")}
-        config.updated(**{"num_return_sequences": 1, **names})
+        config.updated(**{"num_return_sequences": 1, **Hooks.taken_from(names)[1]})
 
     def _generate(self, inputs: dict[str, np.ndarray], whole: bool = False, **options: Any) -> list[Written]:
         """Generate texts and return what each row says: the new text, or the `whole` with its prompt, and scores."""

@@ -104,10 +104,10 @@ def test_details_alone_have_no_effect(name):
 
 
 def test_options_of_other_packages():
-    config = GenerationConfig().updated(use_cache=True, synced_gpus=False, num_beam_groups=1, assistant_model=None)
+    config = GenerationConfig().updated(use_cache=False, synced_gpus=False, num_beam_groups=1, assistant_model=None)
     assert config == GenerationConfig()
-    with pytest.raises(ValueError, match=r"penalty_alpha=0\.6, use_cache=False: generate of this package does not"):
-        GenerationConfig().updated(use_cache=False, penalty_alpha=0.6)
+    with pytest.raises(ValueError, match=r"low_memory=True, penalty_alpha=0\.6: generate of this package does not"):
+        GenerationConfig().updated(low_memory=True, penalty_alpha=0.6)
 
 
 def test_a_configuration_of_another_package_is_understood():

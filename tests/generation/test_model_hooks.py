@@ -101,5 +101,7 @@ def test_a_configuration_as_keyword(captioner):
     model, pixels, _ = captioner
     found = model.generate(pixels, generation_config={"max_new_tokens": 3, "eos_token_id": None}, use_cache=True)
     assert found.shape[1] <= 4
-    with pytest.raises(ValueError, match="use_cache=False"):
-        model.generate(pixels, use_cache=False)
+    again = model.generate(pixels, max_new_tokens=3, eos_token_id=None, use_cache=False)
+    assert np.array_equal(numpy(again), numpy(found))
+    with pytest.raises(ValueError, match="low_memory=True"):
+        model.generate(pixels, low_memory=True)

@@ -66,6 +66,20 @@ def test_many_pictures_come_in_order_with_what_is_wrong(load, pictures, kind, en
                 assert close(use(path, **CALLS[kind]).to_dict(), entry)
 
 
+@engines
+@pytest.mark.parametrize("kind", [Captioner, Answerer])
+def test_hooks_and_configurations_of_generation(load, pictures, kind, engine):
+    use, seen = load(kind, engine), []
+    hooks = {"logits_processor": [lambda ids, scores: seen.append(ids.shape[1]) or scores]}
+    assert use(pictures[0], **CALLS[kind], **hooks).text == use(pictures[0], **CALLS[kind]).text
+    assert 1 <= len(seen) <= 5
+    options = {**CALLS[kind], "generation_config": {"max_new_tokens": 1}}
+    del options["max_new_tokens"]
+    assert len(use(pictures[0], **options).tokens) == 1
+    with pytest.raises(ValueError, match="streamer must have the methods put and end"):
+        use(pictures[0], **CALLS[kind], streamer=print)
+
+
 @pytest.mark.skipif(len(INSTALLED) < 2, reason="needs two engines")
 @kinds
 def test_engines_agree_in_results_and_identity(load, pictures, kind):

@@ -35,6 +35,29 @@ def test_outputs_loss_gradients(pair, config, name):
     assert_gradients(ours, theirs)
 
 
+TUPLES = ("BlipModel", "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval")
+
+
+@pytest.mark.parametrize("details", [{}, OUTPUTS], ids=["plain", "with states"])
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("name", TUPLES)
+def test_tuples_have_the_same_order(tmp_path, name, labels, details):
+    ours, theirs = make_pair(name, CONFIGS["square"], tmp_path)
+    batch = inputs(CONFIGS["square"], padded=False)
+    if labels or name == "BlipForQuestionAnswering":
+        batch |= {"return_loss": True} if name == "BlipModel" else {"labels": batch["input_ids"]}
+    if name == "BlipForQuestionAnswering":
+        batch["decoder_input_ids"] = batch["labels"] if labels else batch.pop("labels")
+    if name == "BlipForImageTextRetrieval":
+        batch.pop("labels", None)
+        batch["use_itm_head"] = labels
+    for call in ({"return_dict": False}, {}):
+        a, b = ours(**batch, **details, **call), theirs(**batch, **details, **call)
+        a, b = (found if call else found.to_tuple() for found in (a, b))
+        assert len(a) >= len(b)
+        assert_close(a[: len(b)], b, name)
+
+
 def test_question_answering(tmp_path):
     """transformers needs vision and text of one width, and no padding in the questions (see docs/transformers.md)."""
     config = CONFIGS["square"]
