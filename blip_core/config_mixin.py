@@ -22,8 +22,31 @@ from blip_core.hub.sharing import Shared
 C = TypeVar("C", bound="ConfigMixin")
 
 
+class AsJson(Shared):
+    """What is written as a JSON object."""
+
+    if TYPE_CHECKING:
+
+        def to_dict(self) -> dict[str, Any]: ...
+
+    def to_json_string(self) -> str:
+        """Return `to_dict()` as indented JSON with sorted keys."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | Path) -> None:
+        """Write `to_dict()` into a JSON file; an existing one is replaced atomically.
+
+        Args:
+            json_file_path: The file.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        write_json(Path(json_file_path), self.to_dict())
+
+
 @dataclass(kw_only=True)
-class ConfigMixin(Shared):
+class ConfigMixin(AsJson):
     """A dataclass that is stored as a JSON file in the Hugging Face layout.
 
     Other keys of a file are kept in `extra`, can be read as attributes, and are written back; so are attributes that
@@ -86,21 +109,6 @@ class ConfigMixin(Shared):
         own = {k: v.to_dict() if isinstance(v, ConfigMixin) else v for k, v in self.settings().items()}
         return {**copy.deepcopy(self.extra), **own, **self.constants}
 
-    def to_json_string(self) -> str:
-        """Return `to_dict()` as indented JSON with sorted keys."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-    def to_json_file(self, json_file_path: str | Path) -> None:
-        """Write `to_dict()` into a JSON file; an existing one is replaced atomically.
-
-        Args:
-            json_file_path: The file.
-
-        Raises:
-            OSError: The file cannot be written.
-        """
-        write_json(Path(json_file_path), self.to_dict())
-
     @classmethod
     def from_json_file(cls, json_file: str | Path) -> Self:
         """Read a JSON file of any name; errors as of `from_dict`, and `OSError` where it cannot be read."""
@@ -159,18 +167,23 @@ class ConfigMixin(Shared):
         """Return the names of all settings."""
         return [row.name for row in fields(cls) if row.init]
 
-    def save_pretrained(self, folder: str | Path, **keywords: Any) -> None:
+    def save_pretrained(self, folder: str | Path, **keywords: Any) -> Any:
         """Write the JSON file; an existing one is replaced atomically.
 
         Args:
             folder: Created if needed.
             **keywords: `push_to_hub=True` uploads it, too, with further keywords as of `push_to_hub`.
 
+        Returns:
+            A list of the file's path.
+
         Raises:
             OSError: The file cannot be written.
         """
-        write_json(Path(folder) / self.file_names[0], self.to_dict())
+        path = Path(folder) / self.file_names[0]
+        write_json(path, self.to_dict())
         self.pushed(folder, keywords)
+        return [str(path)]
 
     @classmethod
     def _section(cls, file: Path, values: dict[str, Any]) -> dict[str, Any] | None:

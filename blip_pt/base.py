@@ -84,6 +84,8 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
     @torch.no_grad()
     def initialize(self) -> None:
         """Initialise all weights at random; reproducible by `torch.manual_seed`."""
+        if getattr(self.config, "gradient_checkpointing", False):  # a setting of old configurations
+            self.gradient_checkpointing_enable()
         if LOADING.get() is type(self) or self.device.type == "meta":
             return
         noise = np.random.default_rng(int(torch.randint(2**62, ())))
@@ -200,6 +202,9 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
         Example:
             model = BlipForConditionalGeneration.from_pretrained()
         """
+        place: Any = torch.get_default_device()
+        if place.type == "meta":
+            raise RuntimeError("from_pretrained needs a device with memory, got meta; leave torch.device('meta') out.")
         places = {"name_or_path": name_or_path, "dtype": dtype, "device": device, "revision": revision}
         source = Pretrained(
             "pt",
@@ -207,11 +212,11 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             model_name(cls),
             config=config,
             image_size=image_size,
-            seed=int(torch.randint(2**62, ())),
+            seed=int(torch.randint(2**62, (), device="cpu")),
             to_numpy=to_numpy,
             **joined(places, keywords),
         )
-        wanted = torch_dtype(source.dtype)
+        wanted, place = torch_dtype(source.dtype), source.device or place
         model = cls.unfilled(source.config, **source.arguments)
         if source.has_state:
             with model.device:
@@ -221,7 +226,7 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             module, _, name = parameter.name.rpartition(".")
             old = model.get_tensor(parameter.name)
             kind = wanted if old.requires_grad else old.dtype  # the state of training keeps its precision
-            tensor = to_torch(converted(array, kind)).to(device=source.device or "cpu")
+            tensor = to_torch(converted(array, kind)).to(device=place)
             if isinstance(old, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
             setattr(model.get_submodule(module), name, tensor)
@@ -229,7 +234,7 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
         model.tie_weights()
         for name, weight in model.named_parameters():
             if name not in loaded:  # a layer of a class of its own
-                weight.data = weight.data.to(device=source.device or "cpu", dtype=wanted)
+                weight.data = weight.data.to(device=place, dtype=wanted)
         return cast(Self, source.finish(model.eval()))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB", **keywords: Any) -> None:

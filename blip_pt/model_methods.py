@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,14 @@ class ModelMethods(nn.Module):
         super().__init_subclass__(**options)
         if row := HEADS.get(cls.__name__.removeprefix("TF")):
             cls.config_class = row.config
+
+    @classmethod
+    def _from_config(cls, config: AnyConfig, dtype: Any = None, attn_implementation: str | None = None) -> Any:
+        """Make a model, as programs for transformers do where they choose its type or attention."""
+        model: Any = cls(copy.deepcopy(config))
+        if attn_implementation is not None:
+            model.set_attn_implementation(attn_implementation)
+        return model if dtype is None else model.to(dtype)
 
     def _every_layer(self) -> list[Any]:
         """The modules, with those in modules."""
@@ -131,6 +140,7 @@ class ModelMethods(nn.Module):
             if isinstance(part, ModelMethods):
                 getattr(part.config, "text_config", part.config).vocab_size = count
         self.tie_weights()
+        self.vocab_size = count
         return self.get_input_embeddings()
 
     def enable_input_require_grads(self) -> None:

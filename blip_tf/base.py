@@ -80,6 +80,8 @@ class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
 
     def initialize(self) -> None:
         """Initialise all weights at random; reproducible by `tf.random.set_seed`."""
+        if getattr(self.config, "gradient_checkpointing", False):  # a setting of old configurations
+            self.gradient_checkpointing_enable()
         if LOADING.get() is type(self):
             return
         noise = np.random.default_rng(random_seed())

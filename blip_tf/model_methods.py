@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,11 @@ class ModelMethods(keras.Model):
         super().__init_subclass__(**options)
         if row := HEADS.get(cls.__name__.removeprefix("TF")):
             cls.config_class = row.config
+
+    @classmethod
+    def _from_config(cls, config: AnyConfig) -> Any:
+        """Make a model, as programs for transformers do."""
+        return cls(copy.deepcopy(config))
 
     def _every_layer(self) -> list[Any]:
         """The layers, with those in layers."""
@@ -131,6 +137,7 @@ class ModelMethods(keras.Model):
         for part in layers:
             if hasattr(part, "decoding_graphs"):  # they hold the weights that they were traced with
                 part.decoding_graphs = type(part.decoding_graphs)(part)
+        self.vocab_size = count
         return self.get_input_embeddings()
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:

@@ -21,6 +21,9 @@ from blip_core.parameters.heads import HEADS
 HUB_PATTERNS = ("*.json", "vocab.txt")
 """The files beside the weights that are wanted from a Hub repository."""
 
+TRAINER_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.*", "rng_state*.pth", "trainer_state.json", "scaler.pt")
+"""Files that other people's trainers write beside the weights to go on later; patterns."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -87,12 +90,17 @@ class Format:
         """Return the file of this format in a folder, or the index of its shards; None if there is neither."""
         names = [name for file in self.files for name in (file, *([f"{file}{INDEX}"] * self.sharded))]
         paths = (path for name in names for path in sorted(folder.glob(file_of_variant(name, variant))))
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if path.is_file() and not is_trainer_state(path)), None)
 
     def hub_patterns(self, variant: str | None = None) -> list[str]:
         """Return which files of a Hub repository it needs."""
         files = [file_of_variant(file, variant) for file in self.files]
         return [*HUB_PATTERNS, *files, *(f"{file.rpartition('.')[0]}-*" for file in files if self.sharded)]
+
+
+def is_trainer_state(path: Path) -> bool:
+    """Say whether a file holds the state of a trainer, and no weights."""
+    return any(path.match(pattern) for pattern in TRAINER_STATE)
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:
@@ -250,6 +258,11 @@ def _open(
     if (folder / "export.json").is_file():
         raise FileNotFoundError(
             f"{name_or_path} is an export whose weights are no checkpoint; open the model that it was made of."
+        )
+    if state := sorted(path.name for path in folder.iterdir() if is_trainer_state(path)):
+        raise FileNotFoundError(
+            f"{name_or_path} holds the state of a trainer ({', '.join(state)}) and no weights; give a checkpoint that "
+            "was saved with its model, or the folder of the model itself."
         )
     names = ", ".join(file_of_variant(row.files[0], variant) for row in rows)
     raise FileNotFoundError(

@@ -135,6 +135,8 @@ class Pretrained:
     def finish(self, model: Any) -> Any:
         """Give a loaded model its options of generation and its name; return it, with what did not match if asked."""
         model.generation_config = self._generation_config()
+        if getattr(self.config, "gradient_checkpointing", False):  # a setting of old configurations
+            model.gradient_checkpointing_enable()
         unnamed = self.options["state_dict"] is not None and self.options["name_or_path"] is None
         model.name_or_path = "" if unnamed else str(self.name)
         return (model, self._loading_info()) if self.options["output_loading_info"] else model

@@ -132,6 +132,7 @@ KEYWORDS = (
     Keyword("state_dict", SAVE, "weights by name, in place of the model's"),
     Keyword("is_main_process", SAVE, "False: write nothing, as another process does", flag, True),
     Keyword("save_function", SAVE, "called with tensors by name and a path, if safe_serialization is False"),
+    Keyword("legacy_serialization", SAVE, "no effect: processors write all forms of their settings, old and new"),
     Keyword("save_peft_format", SAVE, "no effect: adapters are saved by PEFT"),
     Keyword("push_to_hub", SAVE, "upload the folder, too, to repo_id or a repository of its name", flag, False),
     Keyword("repo_id", PUSH, "the repository, such as \"me/my-captioner\"", partial(text, optional=True)),

@@ -16,7 +16,7 @@ class Shared:
 
     if TYPE_CHECKING:
 
-        def save_pretrained(self, folder: str | Path, **keywords: Any) -> None: ...
+        def save_pretrained(self, folder: str | Path, **keywords: Any) -> Any: ...
 
     def model_card(self, name: str, tags: Sequence[str] = ()) -> str | None:
         """Return the page of a new repository; None where there is nothing to say.

@@ -7,10 +7,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
-from blip_core.files import write_json
+from blip_core.config_mixin import AsJson
 from blip_core.hub import or_shipped, resolve_settings
 from blip_core.hub.keywords import ALL, HUB, SETTINGS, check_rest, read_keywords
-from blip_core.hub.sharing import Shared
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.inputs import BlipInputs
 from blip_core.processing.padding import SIDES, pad_inputs
@@ -25,7 +24,7 @@ TEXT_OPTIONS = frozenset(signature(TextEncoder.__call__).parameters) - {"self", 
 """The options of a call that are for texts; all others are for pictures."""
 
 
-class BlipProcessor(Shared):
+class BlipProcessor(AsJson):
     """Prepare pictures and texts for any BLIP model, and turn its tokens back into text.
 
     Args:
@@ -43,6 +42,7 @@ class BlipProcessor(Shared):
     attributes = ("image_processor", "tokenizer")
     image_processor_class = "BlipImageProcessor"
     tokenizer_class = ("BertTokenizer", "BertTokenizerFast")
+    chat_template = None
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None):
         for name, value, method in (
@@ -215,6 +215,7 @@ class BlipProcessor(Shared):
             ValueError: A file is damaged, or holds settings that cannot work.
         """
         given = read_keywords({"name_or_path": name_or_path, "revision": revision, **keywords}, ALL, SETTINGS)
+        parts = {name: given.rest.pop(name) for name in cls.attributes if given.rest.get(name) is not None}
         ours, texts = BlipImageProcessor.setting_names(), BlipTokenizer.setting_names()
         check_rest(given.rest, [*ours, *texts, *NORMALIZER], "setting of a processor or keyword", ALL, SETTINGS, HUB)
         files = {*BlipImageProcessor.file_names, *VOCABULARY_FILES, *BlipTokenizer.file_names}
@@ -223,10 +224,11 @@ class BlipProcessor(Shared):
         pictures = {name: value for name, value in given.rest.items() if name in ours}
         texts_given = {name: value for name, value in given.rest.items() if name not in ours}
         return cls(
-            BlipImageProcessor.from_pretrained(folder, **pictures), BlipTokenizer.from_pretrained(folder, **texts_given)
+            parts.get("image_processor") or BlipImageProcessor.from_pretrained(folder, **pictures),
+            parts.get("tokenizer") or BlipTokenizer.from_pretrained(folder, **texts_given),
         )
 
-    def save_pretrained(self, folder: str | Path, **keywords: Any) -> None:
+    def save_pretrained(self, folder: str | Path, **keywords: Any) -> list[str]:
         """Write the files of both in the Hugging Face layout, each atomically.
 
         `processor_config.json` repeats the image processor's for transformers 5.
@@ -235,14 +237,25 @@ class BlipProcessor(Shared):
             folder: Created if needed.
             **keywords: `push_to_hub=True` uploads them, too, with further keywords as of `push_to_hub`.
 
+        Returns:
+            A list of the path of `processor_config.json`.
+
         Raises:
             OSError: A file cannot be written.
         """
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        values = {"image_processor": self.image_processor.to_dict(), "processor_class": "BlipProcessor"}
-        write_json(Path(folder) / "processor_config.json", values)
+        path = Path(folder) / "processor_config.json"
+        self.to_json_file(path)
         self.pushed(folder, keywords)
+        return [str(path)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `processor_config.json` holds: the settings of the image processor."""
+        return {"image_processor": self.image_processor.to_dict(), "processor_class": "BlipProcessor"}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.image_processor!r}, {self.tokenizer!r})"
 
 
 def _joined(*options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class BlipTokenizer(TextEncoder, ConfigMixin):
     @classmethod
     def setting_names(cls) -> list[str]:
         """Return the names of all settings and tokens that `from_pretrained` can replace."""
-        return [*super().setting_names(), *(f"{kind}_token" for kind in BERT_TOKENS)]
+        return [*super().setting_names(), *(f"{kind}_token" for kind in (*BERT_TOKENS, "eos"))]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
@@ -239,18 +239,20 @@ class BlipTokenizer(TextEncoder, ConfigMixin):
             temporary.write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
         return (str(path),)
 
-    def save_pretrained(self, folder: str | Path, **keywords: Any) -> None:
+    def save_pretrained(self, folder: str | Path, **keywords: Any) -> tuple[str, ...]:
         """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json`, each atomically.
 
         Args:
             folder: Created if needed.
             **keywords: `push_to_hub=True` uploads them, too, with further keywords as of `push_to_hub`.
 
+        Returns:
+            The paths of the files.
+
         Raises:
             OSError: A file cannot be written.
         """
-        folder = Path(folder)
-        with atomic_path(folder / "tokenizer.json") as temporary:
+        path = Path(folder) / "tokenizer.json"
+        with atomic_path(path) as temporary:
             temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
-        self.save_vocabulary(folder)
-        super().save_pretrained(folder)
+        return (str(path), *self.save_vocabulary(folder), *super().save_pretrained(folder, **keywords))

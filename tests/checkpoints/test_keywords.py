@@ -305,6 +305,10 @@ def test_processors_and_folders_are_pushed(folder, tmp_path, hub):
     assert hub.calls[-1][1] == "me/cats"
     BlipConfig().save_pretrained(tmp_path / "config", push_to_hub=True, repo_id="me/config")
     assert hub.uploaded.keys() == {"config.json"}
+    processor.tokenizer.save_pretrained(tmp_path / "words", push_to_hub=True, repo_id="me/words")
+    assert hub.uploaded.keys() == {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+    with pytest.raises(TypeError, match="'push_to_hup' is no keyword of save_pretrained"):
+        processor.tokenizer.save_pretrained(tmp_path / "words", push_to_hup=True)
     calls = len(hub.calls)
     processor.save_pretrained(tmp_path / "cats")
     assert len(hub.calls) == calls

@@ -332,6 +332,23 @@ def test_a_missing_configuration_is_named(folder):
     assert load(folder, config=CONFIG).config == CONFIG
 
 
+def test_a_folder_of_a_trainer_without_weights_is_told(model, folder, tmp_path):
+    checkpoint = tmp_path / "checkpoint-20"
+    checkpoint.mkdir()
+    for name in ("optimizer.pt", "rng_state.pth", "rng_state_1.pth"):
+        torch.save({"state": {}, "random": np.random.default_rng(0).bytes(3)}, checkpoint / name)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    state = "optimizer.pt, rng_state.pth, rng_state_1.pth, trainer_state.json"
+    with pytest.raises(FileNotFoundError, match=rf"checkpoint-20 holds the state of a trainer \({state}\) and no weig"):
+        BlipForConditionalGeneration.from_pretrained(checkpoint)
+    torch.save(model.state_dict(), checkpoint / "model.pth")
+    (checkpoint / "config.json").write_bytes((folder / "config.json").read_bytes())
+    again = BlipForConditionalGeneration.from_pretrained(checkpoint)
+    assert torch.equal(
+        again.get_parameter("vision_model.post_layernorm.weight"), model.vision_model.post_layernorm.weight
+    )
+
+
 def test_a_folder_of_a_trainer_takes_the_configuration_from_the_folder_above(model, folder):
     checkpoint = folder / "checkpoint-20"
     checkpoint.mkdir()

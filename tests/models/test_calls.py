@@ -144,7 +144,7 @@ def test_new_words(backend, head, tmp_path):
     assert np.allclose(numpy(again(**values).logits), numpy(after), atol=1e-6)
     assert again.name_or_path == str(tmp_path)
     model.resize_token_embeddings(pad_to_multiple_of=16)
-    assert model.get_input_embeddings().weight.shape[0] == 96
+    assert model.get_input_embeddings().weight.shape[0] == model.vocab_size == 96
     model.generate(pixel_values=values["pixel_values"], input_ids=values["input_ids"], max_new_tokens=2)
     with pytest.raises(ValueError, match="new_num_tokens must be None or a whole number above 0, got 0"):
         model.resize_token_embeddings(0)
@@ -185,7 +185,21 @@ def test_made_without_memory():
     torch = pytest.importorskip("torch")
     with torch.device("meta"):
         model = Backend("pt").make(CAPTIONER)
+        with pytest.raises(RuntimeError, match="from_pretrained needs a device with memory, got meta"):
+            type(model).from_pretrained()
     assert model.device.type == "meta"
+
+
+def test_a_setting_of_old_configurations_recomputes_activations(backend, tmp_path):
+    config = copy.deepcopy(CONFIG)
+    config.gradient_checkpointing = True
+    model = backend.make(CAPTIONER, config)
+    assert model.is_gradient_checkpointing
+    model.save_pretrained(tmp_path)
+    assert type(model).from_pretrained(tmp_path).is_gradient_checkpointing
+    made = type(model)._from_config(CONFIG)
+    assert not made.is_gradient_checkpointing
+    assert made.config is not CONFIG
 
 
 def test_ways_of_attention():

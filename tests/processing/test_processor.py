@@ -199,6 +199,22 @@ def test_copies_and_files_give_the_same(processor, tmp_path):
     np.testing.assert_array_equal(copy.deepcopy(again).input_ids, expected.input_ids)
 
 
+def test_written_files_are_returned_and_parts_can_be_given(processor, tmp_path):
+    assert processor.save_pretrained(tmp_path, legacy_serialization=False) == [str(tmp_path / "processor_config.json")]
+    assert json.loads(processor.to_json_string())["image_processor"]["size"] == {"height": 24, "width": 32}
+    assert json.loads((tmp_path / "processor_config.json").read_text()) == processor.to_dict()
+    written = [*processor.image_processor.save_pretrained(tmp_path), *processor.tokenizer.save_pretrained(tmp_path)]
+    names = ["preprocessor_config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"]
+    assert written == [str(tmp_path / name) for name in names]
+    again = BlipProcessor.from_pretrained(tmp_path, image_processor=processor.image_processor)
+    assert again.image_processor is processor.image_processor
+    assert BlipProcessor.from_pretrained(tmp_path, tokenizer=processor.tokenizer).tokenizer is processor.tokenizer
+    assert "size={'height': 24, 'width': 32}" in repr(again)
+    assert BlipProcessor.from_pretrained(tmp_path, eos_token="[SEP]").tokenizer.eos_token_id == 102
+    with pytest.raises(ValueError, match="tokenizer must be a BlipTokenizer, got str"):
+        BlipProcessor.from_pretrained(tmp_path, tokenizer="words")
+
+
 def test_folders_that_hold_little(tmp_path):
     for processor in (BlipProcessor(), BlipProcessor.from_pretrained(tmp_path)):
         assert processor(cat(), "a cat", return_tensors="np").pixel_values.shape == (1, 3, 384, 384)

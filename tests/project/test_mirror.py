@@ -109,6 +109,7 @@ OTHER_BODIES = {
     "base.py BlipPreTrainedModel.device": OWN_STATE,
     "base.py BlipPreTrainedModel.tie_weights": OWN_STATE,
     "model_methods.py ModelMethods._every_layer": OWN_STATE,
+    "model_methods.py ModelMethods._from_config": "PyTorch has two ways of attention",
     "model_methods.py ModelMethods.gradient_checkpointing_enable": "the options are PyTorch's",
     "captioning.py BlipForConditionalGeneration.__init__": "TensorFlow warns wherever it knows the values",
     "contrastive.py BlipModel.get_image_features": BY_NAME,
