@@ -36,8 +36,9 @@ format: $(VENV)/ready
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-oracle: $(ORACLE)/ready
+oracle: $(ORACLE)/ready $(NEWEST)/ready
 	$(ORACLE)/bin/python -m pytest -q -m oracle tests/oracle
+	$(NEWEST)/bin/python -m pytest -q -m oracle tests/oracle/test_newest_transformers.py
 
 docs: $(VENV)-docs/ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build
@@ -104,6 +105,7 @@ $(ORACLE)/ready: pyproject.toml
 $(NEWEST)/ready:
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision transformers openvino
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[pt,test]"
 	touch $@
 
 clean:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import transformers
 
@@ -43,6 +46,25 @@ CONFIGS = {
         },
         "projection_dim": 9, "image_text_hidden_size": 11,
     },
+}  # fmt: skip
+PROGRAM_HEADS = {
+    "caption": "BlipForConditionalGeneration",
+    "vqa": "BlipForQuestionAnswering",
+    "itm": "BlipForImageTextRetrieval",
+    "plain": "BlipModel",
+}
+# Folders of Trainer hold weights alone, of which as many heads are assumed as base models have.
+PROGRAM_CONFIG = {
+    "text_config": {
+        "vocab_size": 30524, "hidden_size": 24, "encoder_hidden_size": 24, "intermediate_size": 40,
+        "num_hidden_layers": 2, "num_attention_heads": 12, "max_position_embeddings": 40, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
+    "vision_config": {
+        "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 12, "image_size": 32,
+        "patch_size": 8, "num_channels": 3,
+    },
+    "projection_dim": 10, "image_text_hidden_size": 12,
 }  # fmt: skip
 OUTPUTS = {"output_hidden_states": True, "output_attentions": True}
 
@@ -115,3 +137,25 @@ def assert_gradients(ours: torch.nn.Module, theirs: torch.nn.Module, tolerance: 
         # The bias of keys moves all scores alike: its gradient is zero but for rounding, of no scale of its own.
         scale = largest if row.name.endswith("key.bias") else float(grad.abs().max())
         assert difference < tolerance * max(scale, 1e-3 * largest), (row.name, difference, scale)
+
+
+def check_same(found: Any, expected: Any, where: str) -> None:
+    """Tensors and numbers within 1e-4 of the largest, texts and whole numbers alike."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            check_same(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), (where, found, expected)
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            check_same(one, other, f"{where}[{index}]")
+    elif hasattr(expected, "shape") or isinstance(expected, float):
+        one, other = (
+            torch.as_tensor(value if torch.is_tensor(value) else np.asarray(value)) for value in (found, expected)
+        )
+        one, other = one.detach().double(), other.detach().double()
+        assert one.shape == other.shape, (where, one, other)
+        largest = float(other.abs().max()) if other.numel() else 0.0
+        assert float((one - other).abs().max()) <= 1e-4 * largest, (where, found, expected)
+    else:
+        assert found == expected, where
