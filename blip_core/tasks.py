@@ -64,6 +64,9 @@ class Task:
         official: The fields of an entry of the evaluation that the official form of predictions has.
         seen: What the names of pictures begin with that the original's checkpoints of the task were trained with,
             though data sets have them for evaluation.
+        said: The field of an evaluation's entries that holds what the model said of an example, or what it said first;
+            "" where it says nothing.
+        use: A command that uses what was trained, with `{model}` for its folder.
         preset: A TOML file of training settings; None leaves the defaults.
         unused: Parts of the model that its loss does not reach, which training leaves as they are.
         trains: Whether a model can be trained for it, too.
@@ -91,6 +94,8 @@ class Task:
     evaluation_options: tuple[str, ...] = ()
     official: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
+    said: str = ""
+    use: str = "blip inspect {model}"
     preset: Path | None = None
     unused: tuple[str, ...] = ()
     trains: bool = True
@@ -144,6 +149,8 @@ for _task in (
         metric="cider",
         evaluation_options=("prompt", "frames", "matcher", "generation"),
         official=("image_id", "caption"),
+        said="caption",
+        use="blip caption picture.jpg --model {model}",
         preset=PRESETS / "caption.toml",
     ),
     Task(
@@ -159,6 +166,8 @@ for _task in (
         metric="mean_recall",
         evaluation_options=("rerank", "frames", "max_words"),
         official=("image", "text", "rank", "best"),
+        said="best",
+        use="blip match picture.jpg 'a text' 'another' --model {model}",
         preset=PRESETS / "retrieval.toml",
     ),
     Task(
@@ -177,6 +186,8 @@ for _task in (
         evaluation_options=("choices", "candidates", "frames", "generation"),
         official=("question_id", "answer"),
         seen=("COCO_train2014_", "COCO_val2014_"),
+        said="answer",
+        use="blip answer picture.jpg 'a question?' --model {model}",
         preset=PRESETS / "vqa.toml",
     ),
     Task(
@@ -192,6 +203,8 @@ for _task in (
         swap=Function("blip_core.datasets.cleaning:swap_sides"),
         evaluate=Function("blip_core.evaluation:evaluate_nlvr"),
         metric="accuracy",
+        said="judged",
+        use="blip evaluate nlvr --data pairs.json --model {model}",
         preset=PRESETS / "nlvr.toml",
     ),
     Task(
@@ -231,6 +244,7 @@ for _task in (
         image_ids="given",
         crop_scale=(0.2, 1.0),
         contrastive=True,
+        use="blip caption picture.jpg --model {model}",
         preset=PRESETS / "pretrain.toml",
     ),
 ):

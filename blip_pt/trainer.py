@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 import blip_pt
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
+from blip_core.training.freezing import is_frozen
 from blip_core.training.protocol import MicroBatch
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
@@ -46,8 +47,9 @@ class Trainer:
         self.model = make_model(start, settings).to(self.device)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        if settings.freeze_vision:
-            self.model.vision_model.requires_grad_(False)
+        for row in self.model.table():
+            if is_frozen(row, settings.freeze):
+                self.model.get_tensor(row.name).requires_grad_(False)
         sharded = settings.parallel == "fsdp" and self.processes > 1
         self.sharded = Sharded(self.model, self.device) if sharded else None
         self.parallel: Any = self.sharded or self.model

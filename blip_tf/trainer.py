@@ -14,6 +14,7 @@ from tensorflow import Tensor
 import blip_tf
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
+from blip_core.training.freezing import is_frozen
 from blip_core.training.protocol import MicroBatch, split
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
@@ -45,8 +46,9 @@ class Trainer:
             self.model = make_model(start, settings)
             if settings.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
-            if settings.freeze_vision:
-                self.model.vision_model.trainable = False
+            for row in self.model.table():
+                if is_frozen(row, settings.freeze):
+                    self.model.get_parameter(row.name).trainable = False
             wanted = {id(weight) for weight in self.model.trainable_weights}
             rows = [(row, self.model.get_parameter(row.name)) for row in self.model.table()]
             self.trained = [(row, weight) for row, weight in rows if id(weight) in wanted]

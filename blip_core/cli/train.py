@@ -54,13 +54,24 @@ def add_arguments(parser: CommandParser) -> None:
     again.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     again.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
     group = parser.add_argument_group("settings", "All of them are listed in docs/training.md.")
-    group.add_argument("--config", metavar="FILE.toml", help="settings over the task's preset")
+    group.add_argument(
+        "--recipe",
+        "--preset",
+        default="auto",
+        metavar="NAME",
+        help="auto: by the size of data and model; or a preset of the paper, such as that of the task's name (auto)",
+    )
+    group.add_argument("--config", metavar="FILE.toml", help="settings over those of the recipe")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over those of the file"
     )
     for name, (metavar, kind, text) in OWN.items():
         group.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=kind, help=text)
-    group.add_argument("--freeze-vision", action="store_true", default=None, help="leave the vision encoder as it is")
+    group.add_argument(
+        "--freeze",
+        metavar="PART",
+        help="vision: leave the vision encoder as it is; vision:N: its first N blocks; none (by the recipe)",
+    )
     group.add_argument(
         "--gradient-checkpointing", action="store_true", default=None, help="less memory for more computing"
     )
@@ -69,12 +80,13 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
     """Train; returns the exit code: 0, or 128 and the number of the signal that stopped the run."""
     from blip_core.training import read_settings, train
-    from blip_core.training.settings import parse_setting
+    from blip_core.training.settings import given_settings, merged_settings, parse_setting
 
-    own = {name: getattr(args, name) for name in (*OWN, "freeze_vision", "gradient_checkpointing")}
+    own = {name: getattr(args, name) for name in (*OWN, "freeze", "gradient_checkpointing")}
     try:
         given = [*map(parse_setting, args.set), {name: value for name, value in own.items() if value is not None}]
-        settings = read_settings(args.task, args.config, given)
+        options = merged_settings(given_settings(args.config, given))
+        read_settings(args.task, None, [options], args.recipe)  # refuses what cannot work before a framework is loaded
     except ValueError as error:
         parser.error(str(error))
     engine = get_engine(args.engine)
@@ -91,9 +103,10 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         image_root=args.image_root,
         split=args.split,
         validation_split=args.validation_split,
+        recipe=args.recipe,
         resume=args.resume,
         overwrite=args.overwrite,
-        settings=settings,
+        **options,
     )
     if result.rank == 0:
         where = "stopped; the same command with --resume goes on" if result.stopped else "done"

@@ -73,7 +73,8 @@ class Batches:
         world_size: How many processes train together. Their batches of `batch_size` are those that one process has
             with `batch_size * world_size`.
         drop_last: Whether to leave out an incomplete last batch; unless given, in training. Otherwise it is short, or
-            in training on several ranks filled with examples from the beginning.
+            in training on several ranks, and where pairs of a batch are compared, filled with examples from the
+            beginning.
 
     Raises:
         ValueError: For an argument that cannot work, and if there are not enough examples.
@@ -144,7 +145,7 @@ class Batches:
         given = self.task.image_ids == "given" and any(example.image_id is not None for example in dataset)
         if given or self.task.image_ids == "always":
             for example in dataset:
-                self.image_numbers.setdefault(_picture_of(example), len(self.image_numbers))
+                self.image_numbers.setdefault(picture_of(example), len(self.image_numbers))
 
     def _left_out(self, example: Example) -> bool:
         missing = self.task.lacks(example)
@@ -186,7 +187,7 @@ class Batches:
         if not self.training:
             return np.arange(len(self.examples))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
-        if self.world_size > 1 and not self.drop_last:
+        if (self.world_size > 1 or self.task.contrastive) and not self.drop_last:
             order = np.resize(order, self.steps_per_epoch * self.batch_size * self.world_size)
         return order
 
@@ -214,7 +215,7 @@ class Batches:
         if self.with_targets or self.task.needs_text:
             inputs |= self.task.inputs(examples, texts, self.tokenize, self.prompt, self.with_targets)
         if self.image_numbers:
-            numbers = [self.image_numbers[_picture_of(example)] for example in examples]
+            numbers = [self.image_numbers[picture_of(example)] for example in examples]
             inputs["image_ids"] = np.array(numbers, np.int64)
         yield Batch(inputs, examples)
 
@@ -263,7 +264,8 @@ class Batches:
         return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def _picture_of(example: Example) -> Any:
+def picture_of(example: Example) -> Any:
+    """Return what examples of the same picture share."""
     return example.images[0] if example.image_id is None else example.image_id
 
 

@@ -1,16 +1,99 @@
-"""What a run measures on validation data."""
+"""What a run measures on validation data, and which examples it holds out for that where none are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from blip_core.datasets import Batches, Dataset
+from blip_core.datasets import Batches, Dataset, Example
+from blip_core.datasets.batches import picture_of
+from blip_core.tasks import Task, get_task
 from blip_core.training.protocol import Trainer, make_micro_batch
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
+
+MANY = 10_000
+"""Examples above which words are not compared, as most of them will be common."""
+MOST = 1000
+"""The most pictures that are held out, and the most training examples that are measured with them."""
+FEW = 10
+"""Of fewer examples a loss says little, so that what is learned is measured, too."""
+
+
+class Part(Sequence[Example]):
+    """Some of the examples of a data set, by their indices, read when they are asked for."""
+
+    def __init__(self, whole: Dataset, indices: Sequence[int]):
+        self.whole, self.indices = whole, np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = self.indices[index]
+        return [self.whole[int(i)] for i in chosen] if isinstance(index, slice) else self.whole[int(chosen)]
+
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Divide a data set into what is learned, and a share of the pictures that is held out with all of their texts.
+
+    Held out are pictures of which every word stands in texts of other pictures, too: what stands in one alone could not
+    be learned any more, and nothing could be measured by it. So nothing is held out where every picture has a word of
+    its own. Which pictures these are follows from the seed.
+
+    Args:
+        dataset: Opened for the task.
+        share: From 0 to 0.5 of the pictures; at least one, or two where pairs are compared, at most 1,000.
+        seed: Chooses them.
+
+    Returns:
+        What is learned, and what is held out, which may be empty.
+    """
+    task = get_task(dataset.task)
+    pictures: dict[Any, list[int]] = {}
+    words: dict[Any, set[str]] = {}
+    for index, example in enumerate(dataset):
+        if not task.lacks(example):
+            key = picture_of(example)
+            pictures.setdefault(key, []).append(index)
+            if len(dataset) <= MANY:
+                words.setdefault(key, set()).update(*(task.clean(text).split() for text in _learned(example, task)))
+    least = 1 + task.contrastive
+    wanted = min(max(round(share * len(pictures)), least), len(pictures) - least, MOST) if share else 0
+    uses = Counter(word for found in words.values() for word in found)
+    chosen: list[int] = []
+    for key in sorted(pictures, key=lambda key: _chance(seed, dataset[pictures[key][0]].key)):
+        if wanted > 0 and all(uses[word] > 1 for word in words.get(key, ())):
+            uses.subtract(words.get(key, ()))
+            chosen += pictures[key]
+            wanted -= 1
+    held = set(chosen)
+    learned = [index for index in range(len(dataset)) if index not in held]
+    whole = Dataset(dataset.task, Part(dataset, learned), dataset.problems, dataset.forms, dataset.splits)
+    return whole, Dataset(dataset.task, Part(dataset, sorted(chosen)))
+
+
+def together(dataset: Dataset, held_out: Dataset | None, seed: int) -> Dataset:
+    """Return what is held out and up to 1,000 examples that are learned: what is measured where little is held out."""
+    task = get_task(dataset.task)
+    learned = [index for index, example in enumerate(dataset) if not task.lacks(example)]
+    if len(learned) > MOST:
+        learned = sorted(np.random.default_rng(seed).choice(learned, MOST, replace=False).tolist())
+    return Dataset(dataset.task, [*(held_out or ()), *Part(dataset, learned)])
+
+
+def _learned(example: Example, task: Task) -> Sequence[str]:
+    """The texts that a model learns to say; none where it learns something else."""
+    texts = getattr(example, task.target[0])
+    return texts if isinstance(texts, tuple) else ()
+
+
+def _chance(seed: int, key: str) -> bytes:
+    return hashlib.blake2b(f"{seed} held out {key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class Validation:
@@ -35,7 +118,7 @@ class Validation:
 
     def __call__(self) -> dict[str, float]:
         """Return the losses and metrics, over all processes."""
-        return self._losses() | (self._metrics(self.evaluate) if self.evaluate else {})
+        return self.losses() | (self._metrics(self.evaluate) if self.evaluate else {})
 
     def better(self, metrics: dict[str, float], best: float | None) -> bool:
         """Tell whether these metrics are better than the best so far."""
@@ -55,7 +138,8 @@ class Validation:
         metrics: dict[str, float] = found.metrics
         return metrics
 
-    def _losses(self) -> dict[str, float]:
+    def losses(self) -> dict[str, float]:
+        """Return the mean losses, over all processes."""
         sums: dict[str, float] = {"count": 0.0}
         for number, batch in enumerate(self.batches.epoch(0)):
             ids = batch.inputs.get("image_ids") if self.start.task.contrastive else None

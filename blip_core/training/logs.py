@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
@@ -24,6 +25,7 @@ class Log:
 
     `log.jsonl` has an object per line: `{"step", "epoch", "loss", ..., "learning_rate", "images_per_second"}` of
     training, the mean over the steps since the last line, and `{"step", "epoch", "validation": {...}}` after an epoch.
+    `log.csv` has the same as a table, written at each validation and at the end.
     """
 
     def __init__(self, folder: Path, step: int, steps: int, every: int):
@@ -74,6 +76,7 @@ class Log:
         """Write the metrics of the validation data after an epoch."""
         self._write({"step": step, "epoch": epoch, "validation": metrics})
         self._events.scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
+        write_csv(self._path)
         self.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         self._since = time.monotonic()
 
@@ -87,6 +90,7 @@ class Log:
         with errors_named(self._file.name):  # what a full disk did not take is written once more
             self._file.close()
         self._events.close()
+        write_csv(self._path)
 
     def _write(self, entry: dict[str, Any]) -> None:
         with errors_named(self._file.name):
@@ -111,6 +115,20 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(log: Path) -> None:
+    """Write the lines of a log as a table beside it; validations have columns of their own."""
+    rows = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        found = {f"validation_{name}": value for name, value in entry.pop("validation", {}).items()}
+        rows.append({**entry, **found})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_path(log.with_suffix(".csv")) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -43,6 +43,8 @@ class Loop:
         self.trainer, self.start, self.settings, self.batches = trainer, start, settings, batches
         self.folder, self.position, self.validate = folder, position, validate
         self.steps_per_epoch = batches.steps_per_epoch // settings.accumulation
+        if not settings.drop_last:
+            self.steps_per_epoch = -(-batches.steps_per_epoch // settings.accumulation)  # the last step may have less
         if not self.steps_per_epoch:
             raise ValueError(
                 f"{len(batches.examples)} examples make {batches.steps_per_epoch} batches, less than the "
@@ -58,14 +60,20 @@ class Loop:
         Raises `ValueError` where the loss is not finite; the last checkpoint was saved before that.
         """
         self.log, self.skipped = log, 0
+        if self.validate is not None and self.settings.patience and self.position.step == 0:
+            metrics = self.validate.losses()
+            self.position.first = metrics["loss"]
+            log.validation(0, 0, metrics)
         with stopping() as stopped:
-            while self.position.step < self.steps:
+            while self.position.step < self.steps and not self._worse():
                 epoch, done = divmod(self.position.step, self.steps_per_epoch)
                 batches = self.batches.epoch(epoch, start=done * self.settings.accumulation)
                 for _ in range(done, min(self.steps_per_epoch, done + self.steps - self.position.step)):
                     self._step(epoch, [batch.inputs for batch in islice(batches, self.settings.accumulation)])
                     step = self.position.step
-                    at_end = step % self.steps_per_epoch == 0 or step == self.steps
+                    at_end = step == self.steps or (
+                        step % self.steps_per_epoch == 0 and (epoch + 1) % self.settings.validate_every == 0
+                    )
                     if at_end:
                         self._end_epoch(epoch)
                     stop = self._agreed(bool(stopped))
@@ -77,6 +85,16 @@ class Loop:
                         return stopped[0] if stopped else signal.SIGTERM
                 batches.close()  # type: ignore[attr-defined]  # a generator, whose threads read ahead
         return None
+
+    def _worse(self) -> bool:
+        """Tell whether validation was not better for so long that the run ends, saying so."""
+        if not self.settings.patience or self.position.worse < self.settings.patience:
+            return False
+        self.log.say(
+            f"stopped after {self.position.step} of {self.steps} steps, as the loss was not lower any more; the model "
+            f"of epoch {self.position.best_epoch} stays"
+        )
+        return True
 
     def _rate(self, step: int) -> float:
         return learning_rate(self.settings, step, self.steps_per_epoch)
@@ -127,6 +145,7 @@ class Loop:
             if not math.isfinite(metrics[self.validate.by]):
                 raise self._not_finite({"loss": metrics["loss"]}, self.position.step - 1, epoch)
             better = self.validate.better(metrics, self.position.best)
+            self.position.worse = 0 if better else self.position.worse + 1
             if better:
                 self.position.best, self.position.best_epoch = metrics[self.validate.by], epoch + 1
         if better:

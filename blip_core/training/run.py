@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,18 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Batches, Dataset, open_dataset
-from blip_core.engines import get_engine
+from blip_core.engines import Engine, get_engine
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.jobs.writer_lock import one_writer
-from blip_core.training.held_out import Validation
+from blip_core.training.before_after import BeforeAfter, tell
+from blip_core.training.held_out import FEW, Validation, hold_out, together
 from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
 from blip_core.training.protocol import Trainer, make_trainer
+from blip_core.training.recipe import automatic_settings, describe
+from blip_core.training.result_page import write_page
 from blip_core.training.run_folder import RUN, Position, RunFolder, read_optimizer
-from blip_core.training.settings import Settings, read_settings
+from blip_core.training.settings import AUTO, Settings, given_settings, merged_settings, preset_values
 from blip_core.training.start import Start, find_start
 
 Source = str | Path
+SHARE = {"held_out": 0.1}
+"""What the recipe auto holds out unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ def train(
     image_root: Any = None,
     split: str | None = None,
     validation_split: str | None = None,
+    recipe: str = AUTO,
     config: Source | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -65,6 +73,9 @@ def train(
 
     After each epoch the output folder gets a checkpoint and, if it is the best so far on the validation data, the model
     to use. SIGTERM and SIGINT save a checkpoint and stop. The framework's global random generator is seeded.
+
+    By default settings follow from the size of the data and of the model, and a tenth of the pictures is held out to
+    find the best epoch (docs/training.md has the rule).
 
     Args:
         task: A name in `blip_core.tasks.TASKS`: "caption", "vqa", "retrieval", "nlvr" or "pretrain".
@@ -79,10 +90,11 @@ def train(
         image_root: Where the pictures lie that files name, as for `open_dataset`.
         split: The split of the data to train on, as for `open_dataset`.
         validation_split: The split of the validation data.
-        config: A TOML file of settings, which go over those of the task's preset.
+        recipe: "auto", or the name of a preset with the paper's values, such as "caption".
+        config: A TOML file of settings, which go over those of the recipe.
         resume: Continue the run in the output folder, or begin one if there is none.
         overwrite: Replace the run in the output folder.
-        settings: All settings, in place of `config` and `options`.
+        settings: All settings, in place of `recipe`, `config` and `options`.
         **options: Single settings, over those of `config`; docs/training.md lists all.
 
     Returns:
@@ -96,14 +108,28 @@ def train(
         >>> from blip_core.hub import SHIPPED
         >>> entry = '{"image": "tests/data/emoji/1f98a.png", "caption": "a fox"}'
         >>> _ = Path("captions.jsonl").write_text(entry)
-        >>> train("caption", "captions.jsonl", SHIPPED, "my-captioner", epochs=1, batch_size=1).step
+        >>> train("caption", "captions.jsonl", SHIPPED, "my-captioner", recipe="caption", epochs=1, batch_size=1).step
         1
     """
     if settings is not None and (options or config is not None):
         raise ValueError("Give all settings, or a config and single ones, not both.")
     chosen_engine = get_engine(engine)
-    chosen = settings or read_settings(task, config, [options])
+    given = given_settings(config, [options])
     folder = RunFolder(output)
+    stored = folder.stored(resume=resume, overwrite=overwrite)
+    automatic = settings is None and recipe == AUTO
+    rules = [preset_values(task, recipe), SHARE] if automatic else [preset_values(task, recipe)]
+    if automatic and stored is not None:
+        rules = [stored]  # so that the run goes on as it began
+    chosen = settings or Settings(**merged_settings([*rules, *given]))
+    dataset = open_dataset(data, task, image_root, split)
+    held_out = None if validation is None else open_dataset(validation, task, image_root, validation_split)
+    if held_out is None and chosen.held_out:
+        dataset, held_out = hold_out(dataset, chosen.held_out, chosen.seed)
+    if automatic and stored is None:
+        start = find_start(task, model, tokenizer, chosen, revision)
+        rules.append(automatic_settings(start, dataset, chosen, merged_settings(given)))
+        chosen = Settings(**merged_settings([*rules, *given]))
     run = {
         "task": task,
         "engine": chosen_engine.name,
@@ -126,8 +152,9 @@ def train(
         start, position = find_start(task, model, tokenizer, chosen, revision), Position()
     else:
         start, position = find_start(task, last[0], None, chosen), last[1]
-    dataset = open_dataset(data, task, image_root, split)
-    held_out = None if validation is None else open_dataset(validation, task, image_root, validation_split)
+    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
+        for line in describe(chosen_engine, start, chosen, dataset, held_out):
+            print(f"blip: {line}", file=sys.stderr)
     trainer = make_trainer(chosen_engine, start, chosen)
     try:
         # A captioner stores the prompt its captions begin with; a model made from one for another task must not.
@@ -135,12 +162,13 @@ def train(
         trainer.model.generation_config = trainer.model.generation_config.updated(prompt_ids=begin)
         if last is not None:
             trainer.load_optimizer_state(read_optimizer(last[0]))
-        return _run(trainer, start, chosen, dataset, held_out, folder, position, run)
+        return _run(chosen_engine, trainer, start, chosen, dataset, held_out, folder, position, run)
     finally:
         trainer.close()
 
 
 def _run(
+    engine: Engine,
     trainer: Trainer,
     start: Start,
     settings: Settings,
@@ -168,9 +196,14 @@ def _run(
         training=True,
         seed=settings.seed,
         augment=settings.augment(start.task.name),
+        drop_last=settings.drop_last,
         **options,
     )
-    validate = Validation(trainer, start, settings, held_out, **options) if held_out is not None else None
+    devices = trainer.processes * trainer.replicas
+    measured = held_out
+    if settings.patience and (held_out is None or len(held_out) < max(FEW, devices)):
+        measured = together(dataset, held_out, settings.seed)
+    validate = Validation(trainer, start, settings, measured, **options) if measured else None
     loop = Loop(trainer, start, settings, batches, folder, position, validate)
     with ExitStack() as stack:
         if trainer.rank == 0:
@@ -182,11 +215,24 @@ def _run(
                 folder.clear(run)
             log = Log(folder.path, position.step, loop.steps, settings.log_every)
         stack.callback(log.close)
+        asked = BeforeAfter(start, settings, measured or dataset, folder.path)
+        if measured and position.step == 0 and (model := trainer.inference_model()) and trainer.rank == 0:
+            asked.ask_before(model)
         known = _report(log, "data", dataset, 0)
         if held_out is not None:
             _report(log, "validation", held_out, 0)
         stopped = loop.run(log)
         _report(log, "data", dataset, known)
+        if measured and stopped is None and trainer.rank == 0:
+            model_class = engine.model_class(start.head)  # the best model, as it was saved
+            model = model_class.from_pretrained(folder.path, device=settings.device or engine.default_device())
+            best = position.best if validate is not None and validate.by == "loss" else None
+            said = asked.ask_after(model)
+            lines = tell(said, position.first, best)
+            page = write_page(folder.path, f"{start.task.name}: {folder.path.name}", lines, said)
+            for line in (*lines, f"the pictures and the curves: {page}"):
+                log.say(line)
+            log.say(f"to use it: {start.task.use.format(model=folder.path)}")
     return TrainingResult(folder.path, position.step, position.best_epoch, stopped, trainer.rank)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from blip_core.parameters.heads import HEADS
 from blip_core.stores import on_disk
 from blip_core.training.logs import LOG
 from blip_core.training.protocol import Trainer
-from blip_core.training.settings import FREE
+from blip_core.training.settings import FREE, Settings
 from blip_core.training.start import Start
 
 RUN, STATE, OPTIMIZER, CHECKPOINTS = "run.json", "state.json", "optimizer.safetensors", "checkpoints"
@@ -35,13 +35,16 @@ RUN, STATE, OPTIMIZER, CHECKPOINTS = "run.json", "state.json", "optimizer.safete
 class Position:
     """How far a run is: `step` steps are done, and `best` is the best validation so far, of epoch `best_epoch`.
 
-    `batch` is how many examples a step has, over all devices.
+    `batch` is how many examples a step has, over all devices; `first` the loss of the validation data before the first
+    step, where it was measured; `worse` how many validations there were since the best.
     """
 
     step: int = 0
     batch: int | None = None
     best: float | None = None
     best_epoch: int | None = None
+    first: float | None = None
+    worse: int = 0
 
 
 class RunFolder:
@@ -56,15 +59,23 @@ class RunFolder:
         Raises `ValueError` for a folder that holds a run, unless told to resume or overwrite it; for a run that was
         started with other facts, naming the difference; and for a folder of other files.
         """
+        stored = self.stored(resume=resume, overwrite=overwrite)
+        over = stored is None and overwrite and (self.path / RUN).exists()
+        return not over and find_run(self.path, RUN, run, free=FREE)
+
+    def stored(self, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """Return the settings of the run to resume, None where there is none; raises as `begin` for what is there."""
         if resume and overwrite:
             raise ValueError("Choose one of resume and overwrite.")
-        exists = (self.path / RUN).exists()
-        if exists and not resume and not overwrite:
+        if not (self.path / RUN).exists() or overwrite:
+            return None
+        if not resume:
             raise ValueError(
                 f"{self.path} already holds a run; resume it, overwrite it (--resume, --overwrite), or name another "
                 "folder."
             )
-        return not (exists and overwrite) and find_run(self.path, RUN, run, free=FREE)
+        facts, names = read_json(self.path / RUN), {row.name for row in fields(Settings)}
+        return {name: value for name, value in facts.items() if name in names}
 
     def clear(self, run: Mapping[str, Any]) -> None:
         """Remove what an earlier run wrote, and record the facts of this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Augmentation
-from blip_core.tasks import get_task
+from blip_core.tasks import PRESETS, get_task
 from blip_core.validators import check_settings, choice, flag, number, require, setting, text, whole_number
 
+AUTO = "auto"
+"""The recipe whose settings follow from the data and the model, see `blip_core.training.recipe`."""
 MODEL = "model"
 """The value of an optional setting that leaves it to the model."""
 MAX_RATE = 1e30
@@ -31,6 +34,13 @@ def _augmentation(name: str, value: Any) -> Any:
     return value
 
 
+def _frozen(name: str, value: Any) -> str:
+    """Validate "none", "vision" or "vision:BLOCKS"."""
+    good = isinstance(value, str) and re.fullmatch(r"none|vision(:\d{1,3})?", value)
+    require(good, name, value, "none, vision or vision:N with a number of blocks")
+    return str(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to train; docs/training.md says what each setting means. None leaves it to the model or the task.
@@ -47,6 +57,7 @@ class Settings:
     max_steps: int = setting(0, whole_number)
     batch_size: int = setting(32, whole_number, least=1)
     accumulation: int = setting(1, whole_number, least=1)
+    drop_last: bool = setting(True, flag)
     seed: int = setting(42, whole_number)
 
     learning_rate: float = setting(1e-5, number, above=0, most=MAX_RATE)
@@ -65,7 +76,7 @@ class Settings:
     clip_norm: float = setting(0.0, number, least=0)
     precision: str = setting("float32", choice, choices=("float32", "bfloat16", "float16"))
     gradient_checkpointing: bool = setting(False, flag)
-    freeze_vision: bool = setting(False, flag)
+    freeze: str = setting("none", _frozen)
     parallel: str = setting("ddp", choice, choices=("ddp", "fsdp"))
     device: str | None = setting(None, text, optional=True)
 
@@ -89,7 +100,10 @@ class Settings:
     log_every: int = setting(10, whole_number, least=1)
     save_every: int = setting(0, whole_number)
     keep: int = setting(2, whole_number, least=1)
+    held_out: float = setting(0.0, number, least=0, most=0.5)
     validate_by: str = setting("metric", choice, choices=("metric", "loss"))
+    validate_every: int = setting(1, whole_number, least=1)
+    patience: int = setting(0, whole_number)
 
     def __post_init__(self) -> None:
         for row in fields(self):
@@ -128,21 +142,51 @@ class Settings:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def read_settings(task: str, config: str | Path | None = None, overrides: Sequence[Mapping[str, Any]] = ()) -> Settings:
-    """Return the settings of a task's preset, overridden by a TOML file and then by each of `overrides`.
+def read_settings(
+    task: str,
+    config: str | Path | None = None,
+    overrides: Sequence[Mapping[str, Any]] = (),
+    recipe: str | None = None,
+) -> Settings:
+    """Return the settings of a preset, overridden by a TOML file and then by each of `overrides`.
 
     Args:
         task: A name in `blip_core.tasks.TASKS`.
         config: A TOML file with any of the settings.
         overrides: Settings by name, the last one winning; tables such as `augmentation` are merged.
+        recipe: The preset, a name in `recipes(task)`; the task's own unless given, and for "auto".
 
     Raises:
-        ValueError: For an unknown task or setting, a value that cannot work, and a file that is not TOML.
+        ValueError: For an unknown task, recipe or setting, a value that cannot work, and a file that is not TOML.
         OSError: For a file that is missing.
     """
+    return Settings(**merged_settings([preset_values(task, recipe), *given_settings(config, overrides)]))
+
+
+def recipes(task: str) -> list[str]:
+    """Return the names of the presets for a task, the task's own one first."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml") if path.stem.partition("-")[0] == task)
+
+
+def preset_values(task: str, recipe: str | None = None) -> dict[str, Any]:
+    """Return the values of a preset as its file holds them; raises as `read_settings`."""
     preset = get_task(task).preset
-    values = _read_toml(preset) if preset else {}
-    for source in ([] if config is None else [_read_toml(Path(config))]) + list(overrides):
+    if recipe not in (None, AUTO, task):
+        if recipe not in recipes(task):
+            raise ValueError(f"recipe must be one of {', '.join([AUTO, *recipes(task)])} for {task}, got {recipe!r}.")
+        preset = PRESETS / f"{recipe}.toml"
+    return _read_toml(preset) if preset else {}
+
+
+def given_settings(config: str | Path | None, overrides: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return what goes over a preset, in order: values of a TOML file, `overrides`; raises as `read_settings`."""
+    return [*([] if config is None else [_read_toml(Path(config))]), *overrides]
+
+
+def merged_settings(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return settings by name, the last of the sources winning; tables are merged. Raises as `read_settings`."""
+    values: dict[str, Any] = {}
+    for source in sources:
         known = {row.name for row in fields(Settings)}
         if unknown := source.keys() - known:
             raise ValueError(
@@ -152,7 +196,7 @@ def read_settings(task: str, config: str | Path | None = None, overrides: Sequen
         for name, value in source.items():
             old = values.get(name)
             values[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return Settings(**values)
+    return values
 
 
 def parse_setting(text: str) -> dict[str, Any]:

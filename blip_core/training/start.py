@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.checkpoints import open_checkpoint
-from blip_core.checkpoints.loading import read_config, with_image_size
+from blip_core.checkpoints.loading import config_path, read_config, with_image_size
+from blip_core.checkpoints.processor_files import read_generation_config
 from blip_core.config import BlipConfig
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import Task, get_task
+from blip_core.training.freezing import check_freeze
 from blip_core.training.settings import Settings
 
 SIZES = ("base", "large")
@@ -19,18 +21,28 @@ SIZES = ("base", "large")
 
 @dataclass(frozen=True)
 class Start:
-    """A model to begin with: `config` of a new one with random weights, or None for `revision` of what `name` says."""
+    """A model to begin with: `config` of a new one with random weights, or None for `revision` of what `name` says.
+
+    `found` is the configuration of either, `prompt` what the model says that its captions begin with, if it does.
+    """
 
     task: Task
     name: str
     config: BlipConfig | None
     processor: BlipProcessor
+    found: BlipConfig
     revision: str | None = None
+    prompt: str | None = None
 
     @property
     def head(self) -> str:
         """The name of the model class, without `TF`."""
         return self.task.head
+
+    def sized(self, settings: Settings) -> BlipConfig:
+        """Return the configuration with the size of the pictures that the settings ask for."""
+        size = settings.image_size
+        return self.found if size is None else with_image_size(self.found, size)  # type: ignore[return-value]
 
     def load(self, model_class: Any, settings: Settings, **options: Any) -> Any:
         """Load the model by `from_pretrained`, with what the settings override in its configuration."""
@@ -59,9 +71,13 @@ def find_start(
         where = tokenizer or path.parent
     else:
         where = tokenizer or model
+    prompt_ids = None
     if config is None:
-        found = read_config(get_task(task).head, open_checkpoint(model, revision=revision), None)
+        checkpoint = open_checkpoint(model, revision=revision)
+        found = read_config(get_task(task).head, checkpoint, None)
         assert isinstance(found, BlipConfig)
+        folders = [config_path(checkpoint).parent, *checkpoint.folders]
+        prompt_ids = read_generation_config(folders, found).prompt_ids
     else:
         found = config = _override(config, settings)
     processor = BlipProcessor()
@@ -74,7 +90,9 @@ def find_start(
         old.to_dict(), size=size, do_resize=True, background=ground
     )
     _check_vocabulary(processor, found, str(where or "the package's own"))
-    return Start(get_task(task), str(model), config, processor, revision)
+    check_freeze(settings.freeze, found.vision_config.num_hidden_layers)
+    prompt = None if prompt_ids is None else processor.tokenizer.decode(prompt_ids)
+    return Start(get_task(task), str(model), config, processor, found, revision, prompt)
 
 
 def _override(config: BlipConfig, settings: Settings) -> BlipConfig:

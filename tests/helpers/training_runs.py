@@ -55,7 +55,13 @@ def of(world: Path, task: str, output: str, **more: Any) -> dict[str, Any]:
     """The arguments of a quick run from random weights."""
     require(more.get("engine") or INSTALLED[0])
     data = world / f"{DATA[task]}.json"
-    given = {"task": task, "data": data, "model": world / "new" / "config.json", "output": world / output}
+    given = {
+        "task": task,
+        "recipe": task,
+        "data": data,
+        "model": world / "new" / "config.json",
+        "output": world / output,
+    }
     return {**given, **QUICK, **more}
 
 

@@ -136,7 +136,7 @@ def test_packing_refuses_two_vision_encoders(tmp_path):
     config = CONFIGS_OF["wide"]
     trained(tmp_path / "large", "BlipForPreTraining", config)
     trained(tmp_path / "questions", "BlipForQuestionAnswering", config)
-    with pytest.raises(ValueError, match="freeze_vision"):
+    with pytest.raises(ValueError, match="freeze"):
         pack.main(tmp_path, tmp_path / "package")
     assert not (tmp_path / "package").exists()
 

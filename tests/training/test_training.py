@@ -230,7 +230,7 @@ def test_answers_do_not_begin_with_the_prompt_of_captions(world):
 
 def test_the_best_of_the_validations_is_the_model_to_use(world, monkeypatch):
     scores = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(Validation, "_losses", lambda self: {"loss": next(scores)})
+    monkeypatch.setattr(Validation, "losses", lambda self: {"loss": next(scores)})
     run = of(world, "caption", "best", engine="pt", epochs=3, keep=3, validate_by="loss")
     assert train(**run, validation=world / "pairs.json").best_epoch == 2
     best = weights(run["output"])
@@ -325,7 +325,14 @@ def test_what_cannot_work_is_refused_in_one_sentence(world, change, message):
     files = ("data", "validation", "output", "tokenizer", "model")
     paths = {name: world / value for name, value in change.items() if name in files}
     with pytest.raises((ValueError, OSError), match=message):
-        train(**{**of(world, "caption", "refused", engine="pt"), **change, **paths})
+        train(
+            **{
+                **of(world, "caption", "refused", engine="pt"),
+                "recipe": change.get("task", "caption"),
+                **change,
+                **paths,
+            }
+        )
     assert not (world / "refused").exists()
 
 
@@ -335,8 +342,9 @@ def test_a_folder_with_a_run_is_refused_unless_told_what_to_do(world):
     with pytest.raises(ValueError, match=r"already holds a run; resume it, overwrite it"):
         train(**run)
     with pytest.raises(ValueError, match=r"holds another run: epochs was 2, is 3; task was 'caption', is 'pretrain'"):
-        train(**{**run, "task": "pretrain", "epochs": 3, "prompt": "a picture of ", "label_smoothing": 0.1}
-              | {"schedule": "cosine", "min_learning_rate": 0.0, "warmup_learning_rate": 0.0, "alpha_epochs": 2.0},
+        train(**{**run, "task": "pretrain", "recipe": "pretrain", "epochs": 3, "prompt": "a picture of "}
+              | {"label_smoothing": 0.1, "schedule": "cosine", "min_learning_rate": 0.0, "warmup_learning_rate": 0.0}
+              | {"alpha_epochs": 2.0},
               resume=True)  # fmt: skip
     assert train(**run, overwrite=True).step == 4
 

@@ -36,7 +36,18 @@ def main(folder: Path) -> None:
         options = ["--data", folder / data, "--model", folder / model, "--output", folder / stage]
         options += ["--config", HERE / f"{stage}.toml"]
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", PROCESSES[stage]]
-        command += ["-m", "blip_core.cli", "train", task, *map(str, options), "--engine", "pt", "--resume"]
+        command += [
+            "-m",
+            "blip_core.cli",
+            "train",
+            task,
+            "--recipe",
+            task,
+            *map(str, options),
+            "--engine",
+            "pt",
+            "--resume",
+        ]
         subprocess.run(command, check=True)
     pack.main(folder)
     measure.main(folder)

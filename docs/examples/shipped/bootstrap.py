@@ -140,7 +140,7 @@ def train(output: Path, task: str, model: Path, data: Captions, pictures: int, s
     if not (output / "checkpoints" / f"step-{pictures // BATCH // PROCESSES.get(output.name, 1):08}").exists():
         write_pairs(file := output.with_suffix(".jsonl"), data, pictures, seed)
         options += ("--config", Path(__file__).with_suffix(".toml"), "--batch-size", BATCH, "--seed", seed, "--resume")
-        blip(output, "train", task, "--data", file, "--model", model, *options)
+        blip(output, "train", task, "--recipe", task, "--data", file, "--model", model, *options)
 
 
 def table(results: Sequence[Mapping[str, Mapping[str, float]]]) -> str:

@@ -32,7 +32,7 @@ def main(folder: Path, package: Path = SHIPPED) -> None:
     vision = {name: array for name, array in pretrained.items() if name.startswith(VISION)}
     for name, array in vision.items():
         if not np.array_equal(array, questions[name]):
-            raise ValueError(f"{name} was trained for questions, too; train them with freeze_vision.")
+            raise ValueError(f"{name} was trained for questions, too; train them with freeze='vision'.")
     shutil.rmtree(package, ignore_errors=True)
     package.mkdir(parents=True)
     files = {

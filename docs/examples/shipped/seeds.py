@@ -53,7 +53,7 @@ def train(folder: Path, run: Path, framework: str, seed: int) -> None:
     options = {"--data": run.parent / "train.json", "--image-root": folder, "--model": SHIPPED, "--output": run}
     options |= {"--engine": framework, "--seed": seed}
     settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
-    blip("train", "caption", *options_of(options), *settings, "--resume")
+    blip("train", "caption", "--recipe", "caption", *options_of(options), *settings, "--resume")
 
 
 def measure(folder: Path, model: Path, output: Path) -> np.ndarray:

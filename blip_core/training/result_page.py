@@ -1,0 +1,122 @@
+"""The page at the end of a run: what the model said before and says now, with the pictures, and the loss curves."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from blip_core.datasets import Picture
+from blip_core.files import atomic_path
+from blip_core.processing.thumbnails import thumbnail
+from blip_core.training.before_after import Said
+from blip_core.training.logs import LOG
+
+PAGE_NAME = "report.html"
+WIDTH, HEIGHT, MARGIN = 960, 240, 50
+COLOURS = {"training": "#3b6fb6", "validation": "#c0702a"}
+
+
+def write_page(folder: Path, title: str, lines: Sequence[str], said: Sequence[Said]) -> Path:
+    """Write a self-contained page on a run into its folder and return its path.
+
+    Args:
+        folder: The folder, with the run's log.
+        title: Its heading.
+        lines: What is said of the whole run, in sentences.
+        said: Pictures, and what the model said of them.
+    """
+    page = PAGE.format(
+        title=html.escape(title),
+        lines="".join(f"<p>{html.escape(line)}</p>" for line in lines),
+        chart=draw_curves(read_curves(folder / LOG)),
+        cards="".join(map(_card, said)) or "<p>none</p>",
+    )
+    path = folder / PAGE_NAME
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return path
+
+
+def read_curves(log: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return steps and losses of training and of validation from a log."""
+    curves: dict[str, list[tuple[int, float]]] = {"training": [], "validation": []}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        name = "validation" if "validation" in entry else "training"
+        loss = entry.get("validation", entry).get("loss")
+        if loss is not None:
+            curves[name].append((entry["step"], loss))
+    return curves
+
+
+def draw_curves(curves: dict[str, list[tuple[int, float]]]) -> str:
+    """Draw curves of a loss over steps as SVG."""
+    points = [point for curve in curves.values() for point in curve]
+    if not points:
+        return ""
+    last, top = max(max(step for step, _ in points), 1), max(max(loss for _, loss in points), 1e-9)
+
+    def place(step: int, loss: float) -> str:
+        x = MARGIN + step / last * (WIDTH - 2 * MARGIN)
+        return f"{x:.1f},{HEIGHT - MARGIN - loss / top * (HEIGHT - 2 * MARGIN):.1f}"
+
+    parts = []
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[name]
+        parts.append(f"<polyline fill='none' stroke='{colour}' stroke-width='2' points='")
+        parts.append(" ".join(place(*point) for point in curve) + "'/>")
+        parts.append(
+            f"<text x='{WIDTH - MARGIN}' y='{20 + 18 * number}' text-anchor='end' fill='{colour}'>{name}</text>"
+        )
+    axis = f"<text x='{MARGIN}' y='20'>loss, up to {top:.3g}</text>"
+    axis += f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - 20}' text-anchor='end'>step {last}</text>"
+    frame = f"<path d='M{MARGIN} {MARGIN}V{HEIGHT - MARGIN}H{WIDTH - MARGIN}' fill='none' stroke='#bbb'/>"
+    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='loss'>{frame}{axis}{''.join(parts)}</svg>"
+
+
+def _card(said: Said) -> str:
+    pictures = "".join(map(_picture, said.example.images))
+    asked = "" if said.truths == said.example.texts else f"<p>{html.escape(' | '.join(said.example.texts))}</p>"
+    rows = (("before", said.before), ("now", said.after))
+    told = "".join(
+        f"<tr class='{'right' if said.right(text) else 'wrong'}'>"
+        f"<th>{name}</th><td>{html.escape(text or '-')}</td></tr>"
+        for name, text in rows
+    )
+    truth = f"<tr><th>truth</th><td>{html.escape(' | '.join(said.truths))}</td></tr>"
+    key = html.escape(said.example.key, quote=True)
+    return f"<figure title='{key}'><div class='pictures'>{pictures}</div>{asked}<table>{told}{truth}</table></figure>"
+
+
+def _picture(picture: Picture) -> str:
+    try:
+        return f"<img src='{thumbnail(picture.load(), picture.name)}' alt=''>"
+    except (OSError, ValueError) as error:
+        return f"<p>{html.escape(str(error))}</p>"
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 24px auto; padding: 0 16px }}
+h1 {{ font-size: 24px }} h2 {{ font-size: 18px; margin: 32px 0 12px }} svg {{ width: 100% }}
+.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 16px }}
+figure {{ margin: 0; padding: 10px; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere }}
+.pictures {{ min-height: 128px; display: flex; gap: 8px; align-items: center; justify-content: center }}
+.pictures img {{ max-width: 100%; max-height: 128px }}
+th {{ font-weight: normal; color: #666; text-align: left; vertical-align: top; padding-right: 12px }}
+.right td {{ color: #186a3b; font-weight: 600 }} .wrong td {{ color: #a33 }}
+</style>
+<h1>{title}</h1>
+{lines}
+<h2>Loss</h2>
+{chart}
+<h2>Before and now</h2>
+<div class="cards">{cards}</div>
+</html>
+"""
