@@ -53,6 +53,20 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias, activation)
 
 
+class LoraLinear(nn.Module):
+    """A `Linear` that stays as it is, and a change of low rank that is trained: x W^T + b + scale * (x A^T) B^T."""
+
+    def __init__(self, layer: Linear, rank: int, scale: float):
+        super().__init__()
+        self.weight, self.bias, self.scale = layer.weight, layer.bias, scale
+        out, into = layer.weight.shape
+        self.lora_A = Linear(into, rank, bias=False)
+        self.lora_B = Linear(rank, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias) + self.scale * self.lora_B(self.lora_A(x))
+
+
 class QuantizedLinear(nn.Module):
     """A `Linear` with int8 weights, a scale for each output. x (..., in) is rounded to int8 as well, row by row."""
 

@@ -20,11 +20,13 @@ import blip_pt
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
 from blip_core.training.freezing import is_frozen
+from blip_core.training.lora import SCALE, changed_layers, lora_rows, lora_values
 from blip_core.training.protocol import MicroBatch
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_pt.base import to_numpy
 from blip_pt.distributed import Sharded, full, gather, processes
+from blip_pt.nn import LoraLinear
 
 HALF = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,11 +46,13 @@ class Trainer:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.rank, self.processes = processes()
         self.replicas = 1
-        self.model = make_model(start, settings).to(self.device)
+        self.model = make_model(start, settings)
+        self.lora = add_lora(self.model, start, settings)
+        self.model.to(self.device)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         for row in self.model.table():
-            if is_frozen(row, settings.freeze):
+            if settings.lora or is_frozen(row, settings.freeze):
                 self.model.get_tensor(row.name).requires_grad_(False)
         sharded = settings.parallel == "fsdp" and self.processes > 1
         self.sharded = Sharded(self.model, self.device) if sharded else None
@@ -58,7 +62,7 @@ class Trainer:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers")  # its new name is newer than torch 2.6
                 self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
-        rows = [(row, self.model.get_tensor(row.name)) for row in self.model.table()]
+        rows = [(row, self.model.get_tensor(row.name)) for row in (*self.model.table(), *self.lora)]
         self.trained = [(row, weight) for row, weight in rows if weight.requires_grad]
         decayed: list[Tensor] = []
         others: list[Tensor] = []
@@ -134,8 +138,9 @@ class Trainer:
         if self.sharded is None:
             return self.model
         model = getattr(blip_pt, self.start.head)(self.model.config, initialize=False)
+        add_lora(model, self.start, self.settings)
         with torch.no_grad():
-            for row in model.table():
+            for row in (*model.table(), *self.lora):
                 model.get_tensor(row.name).copy_(full(self.model.get_tensor(row.name)))
         model.generation_config = self.model.generation_config
         return model.to(self.device).eval()
@@ -230,6 +235,21 @@ def make_model(start: Start, settings: Settings) -> Any:
         if hasattr(model, name):
             getattr(model, name).requires_grad_(False)
     return model
+
+
+def add_lora(model: Any, start: Start, settings: Settings) -> list[Parameter]:
+    """Give linear layers the factors that `settings.lora` asks for, and return their rows."""
+    rows = lora_rows(model.table(), settings.lora, settings.freeze)
+    layers = [model.get_submodule(name) for name in changed_layers(rows)]
+    new = {id(layer): LoraLinear(layer, settings.lora, SCALE) for layer in layers}
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):  # encoder and decoder of pre-training share some
+            if id(layer) in new:
+                setattr(parent, name, new[id(layer)])
+    with torch.no_grad():
+        for row, value in lora_values(rows, model.config, settings.seed, start.adapter):
+            model.get_tensor(row.name).copy_(torch.from_numpy(value))
+    return rows
 
 
 def _losses(output: Mapping[str, Any]) -> dict[str, float]:

@@ -69,6 +69,20 @@ class Linear(Layer):
         return linear(x, self.weight, self.bias, activation)
 
 
+class LoraLinear(Layer):
+    """A `Linear` that stays as it is, and a change of low rank that is trained: x W + b + scale * (x A) B."""
+
+    def __init__(self, layer: Linear, rank: int, scale: float):
+        super().__init__()
+        self.weight, self.bias, self.scale = layer.weight, layer.bias, scale
+        into, out = layer.weight.shape
+        self.lora_A = Linear(into, rank, bias=False)
+        self.lora_B = Linear(rank, out, bias=False)
+
+    def call(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias) + self.scale * self.lora_B(self.lora_A(x))
+
+
 class TiedLinear(Layer):
     """x (..., in) -> (..., out) by a weight (out, in) and a bias that belong to other layers, which save them."""
 

@@ -15,6 +15,7 @@ import blip_tf
 from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
 from blip_core.training.freezing import is_frozen
+from blip_core.training.lora import SCALE, changed_layers, lora_rows, lora_values
 from blip_core.training.protocol import MicroBatch, split
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
@@ -22,7 +23,7 @@ from blip_tf.adamw import AdamW
 from blip_tf.base import tf_device, to_numpy
 from blip_tf.distributed import gather, processes, raw
 from blip_tf.keras_model import dtype_policy
-from blip_tf.nn import dropout_seed
+from blip_tf.nn import Linear, LoraLinear, dropout_seed
 
 HALF = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -44,13 +45,14 @@ class Trainer:
         self.processes = whole // self.replicas
         with self.strategy.scope(), tf.device(tf_device(settings.device) if self.replicas == 1 else None):
             self.model = make_model(start, settings)
+            self.lora = add_lora(self.model, start, settings)
             if settings.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
             for row in self.model.table():
-                if is_frozen(row, settings.freeze):
+                if settings.lora or is_frozen(row, settings.freeze):
                     self.model.get_parameter(row.name).trainable = False
             wanted = {id(weight) for weight in self.model.trainable_weights}
-            rows = [(row, self.model.get_parameter(row.name)) for row in self.model.table()]
+            rows = [(row, self.model.get_parameter(row.name)) for row in (*self.model.table(), *self.lora)]
             self.trained = [(row, weight) for row, weight in rows if id(weight) in wanted]
             self.optimizer = AdamW([weight for _, weight in self.trained], settings)
         self._graphs = {
@@ -83,7 +85,8 @@ class Trainer:
             return self.model
         with dtype_policy(HALF[self.settings.precision]):
             model = getattr(blip_tf, f"TF{self.start.head}")(self.model.config, initialize=False)
-        for row in model.table():
+            add_lora(model, self.start, self.settings)
+        for row in (*model.table(), *self.lora):
             model.get_parameter(row.name).assign(to_numpy(self.model.get_parameter(row.name)))
         model.generation_config = self.model.generation_config
         return model
@@ -233,6 +236,23 @@ def make_model(start: Start, settings: Settings) -> Any:
         if hasattr(model, name):
             getattr(model, name).trainable = False
     return model
+
+
+def add_lora(model: Any, start: Start, settings: Settings) -> list[Parameter]:
+    """Give linear layers the factors that `settings.lora` asks for, and return their rows."""
+    rows = lora_rows(model.table(), settings.lora, settings.freeze)
+    weights = {id(model.get_parameter(f"{name}.weight")) for name in changed_layers(rows)}
+    new: dict[int, LoraLinear] = {}
+    with dtype_policy(HALF[settings.precision]):
+        for parent in model._flatten_layers():
+            for name, layer in list(vars(parent).items()):  # encoder and decoder of pre-training share some
+                if type(layer) is Linear and id(layer.weight) in weights:
+                    if id(layer) not in new:
+                        new[id(layer)] = LoraLinear(layer, settings.lora, SCALE)
+                    setattr(parent, name, new[id(layer)])
+    for row, value in lora_values(rows, model.config, settings.seed, start.adapter):
+        model.get_parameter(row.name).assign(row.to_tensorflow(value))
+    return rows
 
 
 def _losses(output: Mapping[str, Any]) -> dict[str, Tensor]:

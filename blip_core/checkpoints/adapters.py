@@ -1,5 +1,7 @@
 """LoRA adapters as PEFT writes them: small changes to a base model, which is found, and merged while it is read.
 
+Those of `blip train --lora` are written here, too, so that PEFT and we read them.
+
 A tensor of the base becomes W + scale * B A when it is read; neither a framework nor PEFT is needed. The names in an
 adapter are the published ones. What cannot be merged exactly is refused by name.
 """
@@ -16,12 +18,14 @@ import numpy as np
 
 from blip_core.checkpoints import safetensors_file, torch_reader
 from blip_core.checkpoints.checkpoint import Checkpoint
-from blip_core.files import read_json
+from blip_core.checkpoints.safetensors_file import write_arrays
+from blip_core.files import atomic_path, read_json, write_json
 from blip_core.hub import ADAPTER, base_of_adapter
 from blip_core.parameters.matching import other_names
 from blip_core.parameters.table import TIED_PROJECTION, WORDS
 from blip_core.validators import is_number, is_whole
 
+PREFIX, WEIGHTS = "base_model.model.", "adapter_model.safetensors"
 WORDS_OF_DECODER = f"bert.{WORDS.name}"
 REMEDY = "merge it with PEFT (merge_and_unload), save the model, and load that"
 KINDS = {
@@ -132,6 +136,31 @@ def read(
         raise ValueError(f"{told} of {base[0]}: {error}") from None
 
 
+def write(
+    folder: Path, factors: Mapping[str, np.ndarray], rank: int, scale: float, base: str, revision: str | None
+) -> None:
+    """Write the folder of an adapter.
+
+    Args:
+        folder: Where to write; made where it is missing.
+        factors: Values by published names, such as `text_encoder...query.lora_A.weight`.
+        rank: Of all factors.
+        scale: What their product is multiplied with.
+        base: The name of the base model, or its path.
+        revision: That of its Hub repository.
+    """
+    modules = sorted({name.partition(".lora_")[0] for name in factors})
+    settings = {
+        "peft_type": "LORA", "task_type": None, "r": rank, "lora_alpha": scale * rank, "target_modules": modules,
+        "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True,
+        "base_model_name_or_path": base, "revision": revision,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        write_arrays(temporary, {PREFIX + name: np.ascontiguousarray(value) for name, value in factors.items()})
+    write_json(folder / ADAPTER, settings)
+
+
 def _check(config: Path, settings: Mapping[str, Any]) -> None:
     """Refuse adapters of other kinds, by name, and settings that cannot be."""
     kind = str(settings.get("peft_type"))
@@ -162,7 +191,7 @@ def _changes(
     changes: dict[str, Change] = {}
     strange = set()
     for name in weights:
-        place = name.removeprefix("base_model.model.")
+        place = name.removeprefix(PREFIX)
         factor = FACTOR.fullmatch(place)
         if factor is None and ".lora_" in place:
             raise ValueError(f"it holds {name}, which plain LoRA does not have; {REMEDY}.")

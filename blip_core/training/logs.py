@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from blip_core.files import atomic_path, errors_named
 from blip_core.training.events import EventFile
+from blip_core.training.trackers import Trackers
 
 LOG = "log.jsonl"
 PAUSE = 10.0  # seconds between lines where there is no terminal for a bar
@@ -28,8 +30,8 @@ class Log:
     `log.csv` has the same as a table, written at each validation and at the end.
     """
 
-    def __init__(self, folder: Path, step: int, steps: int, every: int):
-        self.every = every
+    def __init__(self, folder: Path, step: int, steps: int, every: int, trackers: Trackers):
+        self.every, self._trackers = every, trackers
         self._path = folder / LOG
         _drop_after(self._path, step)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
@@ -61,7 +63,7 @@ class Log:
         means = {name: value / self._count for name, value in self._sums.items()}
         means |= {"learning_rate": rate, "images_per_second": self._images / max(now - self._since, 1e-9)}
         self._write({"step": step, "epoch": epoch, **means})
-        self._events.scalars(step, {f"train/{name}": value for name, value in means.items()})
+        self._scalars(step, {f"train/{name}": value for name, value in means.items()})
         said = {"loss": f"{means['loss']:.4f}", "lr": f"{rate:.2e}", "img/s": f"{means['images_per_second']:.1f}"}
         self._bar.set_postfix(said, refresh=False)
         if self._bar.disable and now - self._said >= PAUSE:
@@ -75,7 +77,7 @@ class Log:
     def validation(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Write the metrics of the validation data after an epoch."""
         self._write({"step": step, "epoch": epoch, "validation": metrics})
-        self._events.scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
+        self._scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
         write_csv(self._path)
         self.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         self._since = time.monotonic()
@@ -91,6 +93,11 @@ class Log:
             self._file.close()
         self._events.close()
         write_csv(self._path)
+        self._trackers.close()
+
+    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._events.scalars(step, values)
+        self._trackers.scalars(step, values)
 
     def _write(self, entry: dict[str, Any]) -> None:
         with errors_named(self._file.name):

@@ -63,11 +63,13 @@ def make_micro_batch(
 class Trainer(Protocol):
     """A model in training, with its optimizer, in one engine.
 
-    `rank` is the number of this process, `processes` how many train together, and `replicas` how many devices each of
-    them has. All processes must call the same methods in the same order.
+    `lora` are the rows of the factors that are trained in place of the weights, if the settings ask for some. `rank` is
+    the number of this process, `processes` how many train together, and `replicas` how many devices each of them has.
+    All processes must call the same methods in the same order.
     """
 
     model: Any
+    lora: list[Parameter]
     rank: int
     processes: int
     replicas: int

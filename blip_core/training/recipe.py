@@ -22,6 +22,7 @@ from blip_core.parameters.heads import HEADS
 from blip_core.parameters.models import parameters, training_state
 from blip_core.tasks import Task
 from blip_core.training.freezing import is_frozen
+from blip_core.training.lora import lora_rows
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 
@@ -50,6 +51,10 @@ GENTLE = {"crop_scale": (0.8, 1.0), "rand_augment": ()}
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 """Words of captions that are wrong in a mirror."""
 BASE_WIDTH, MOST_RATE = 768, 3e-4
+LORA_RATE = 5
+"""How many times the learning rate of factors is that of whole weights."""
+REPLAY, FEW = 4, 50
+"""Mixed pictures for each example, where there are so few."""
 CHECKS, PATIENCE = 10, 2
 """How often a run is measured, and how many measures in a row may be worse."""
 WARM_UP, MOST_WARM_UP = 0.1, 500
@@ -83,7 +88,9 @@ def work_of(task: Task, config: BlipConfig, settings: Settings) -> Work:
     head, vision, text = HEADS[task.head], config.vision_config, config.text_config
     rows = parameters(task.head, config) + (training_state(task.head, config) if head.state else [])
     weights = sum(math.prod(row.shape) for row in rows)
-    trained = sum(math.prod(row.shape) for row in rows if not row.part.state and not is_frozen(row, settings.freeze))
+    learned = [row for row in rows if not row.part.state and not is_frozen(row, settings.freeze)]
+    factors = lora_rows(rows, settings.lora, settings.freeze)
+    trained = sum(math.prod(row.shape) for row in (factors if settings.lora else learned))
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
     layer = tokens * (8 * vision.hidden_size**2 + 4 * vision.hidden_size * vision.intermediate_size)
     layer += 4 * tokens**2 * vision.hidden_size
@@ -93,7 +100,7 @@ def work_of(task: Task, config: BlipConfig, settings: Settings) -> Work:
     words = text.num_hidden_layers * (TEXT_TOKENS * own + cross) + 2 * TEXT_TOKENS * text.hidden_size * text.vocab_size
     backward = 3 - 2 * (settings.freeze == "vision")
     image *= task.pictures * (backward + settings.gradient_checkpointing) + task.contrastive
-    words *= 3 * (len(head.parts) > 3) + 3 + 9 * task.contrastive
+    words *= 3 * head.answers + 3 + 9 * task.contrastive
     kept = tokens * (8 * vision.hidden_size + 2 * vision.intermediate_size)
     kept += 3 * vision.num_attention_heads * tokens**2  # fused attention does without
     kept *= 1 if settings.gradient_checkpointing else vision.num_hidden_layers
@@ -126,11 +133,15 @@ def automatic_settings(
     size = next(size for size in SIZES if examples <= size.examples)
     batch = settings.batch_size if "batch_size" in given else min(size.batch, examples)
     passes = settings.epochs if "epochs" in given else size.passes
+    kept = task.takes_prompt and start.config is None and size.gentle
+    replay = settings.replay if "replay" in given else REPLAY * (kept and examples <= FEW)
+    if "batch_size" not in given:
+        batch *= 1 + replay
     work = work_of(task, start.sized(settings), settings)
     fits = max(int(ROOM / work.activations), 1)
     at_once = batch if task.contrastive else min(batch, 2 ** int(math.log2(fits)))
     accumulation = -(-batch // at_once)
-    steps = passes * -(-examples // (at_once * accumulation))
+    steps = passes * -(-examples * (1 + replay) // (at_once * accumulation))
     augmentation: dict[str, Any] = dict(GENTLE) if size.gentle else {}
     if any(SIDES.search(text) for example in islice(dataset, SOME) for text in example.texts):
         augmentation["flip"] = 0.0
@@ -139,7 +150,7 @@ def automatic_settings(
         "accumulation": accumulation,
         "drop_last": False,
         "epochs": passes,
-        "learning_rate": learning_rate(start, settings.learning_rate),
+        "learning_rate": learning_rate(start, settings.learning_rate) * (LORA_RATE if settings.lora else 1),
         "schedule": "cosine",
         "schedule_every": "step",
         "warmup_steps": min(round(WARM_UP * steps), MOST_WARM_UP),
@@ -153,11 +164,10 @@ def automatic_settings(
         "validate_every": -(-passes // CHECKS),
         "patience": PATIENCE,
         "keep": 1,
+        "replay": replay,
     }
-    if size.gentle and task.takes_prompt:  # so that little of what the model says otherwise is lost
-        found |= {"label_smoothing": 0.0, "dropout": 0.0}
-        if start.config is None:
-            found["freeze"] = "vision"
+    if kept:  # so that little of what the model says otherwise is lost
+        found |= {"label_smoothing": 0.0, "dropout": 0.0, "freeze": "none" if settings.lora else "vision"}
     if task.contrastive:
         found["queue_size"] = min(max(examples // batch, 1) * batch, start.found.queue_size)
     if task.takes_prompt and start.prompt is not None:
@@ -177,14 +187,16 @@ def describe(engine: Engine, start: Start, settings: Settings, dataset: Dataset,
     """Say in two lines what a run will do and what it will take."""
     work = work_of(start.task, start.sized(settings), settings)
     on_cpu = "cpu" in (settings.device or engine.default_device()).lower()
-    seconds = estimate(settings, len(dataset), work) if on_cpu else None
+    seconds = estimate(settings, len(dataset) * (1 + settings.replay), work) if on_cpu else None
     whole = settings.batch_size * settings.accumulation
-    steps = len(dataset) // whole if settings.drop_last else -(-len(dataset) // whole)
+    seen = len(dataset) * (1 + settings.replay)
+    steps = seen // whole if settings.drop_last else -(-seen // whole)
+    mixed = f" and {seen - len(dataset):,} mixed of them" if settings.replay else ""
     kept = f"{len(held_out):,} held out" if held_out else "none held out"
     warm = f" after {settings.warmup_steps} steps of warm-up" if settings.warmup_steps else ""
     lines = [
-        f"{len(dataset):,} examples to learn from, {kept}; {settings.epochs} passes of {steps:,} steps of {whole}; "
-        f"learning rate {settings.learning_rate:.2g}{warm}; augmentation {_told(settings.augmentation)}",
+        f"{len(dataset):,} examples to learn from{mixed}, {kept}; {settings.epochs} passes of {steps:,} steps of "
+        f"{whole}; learning rate {settings.learning_rate:.2g}{warm}; augmentation {_told(settings.augmentation)}",
         f"{work.weights / 1e6:,.1f} million weights, {work.trained / 1e6:,.1f} of them trained; about "
         f"{work.memory(settings.batch_size) / 2**30:.1f} GB of memory, "
         + ("the time is told after the first steps" if seconds is None else f"at most about {duration(seconds)}"),
@@ -206,10 +218,10 @@ def estimate(settings: Settings, examples: int, work: Work) -> float:
 
 
 def matrix_rate() -> float:
-    """Measure the operations per second of a matrix product in float32; takes a tenth of a second."""
+    """Measure the operations per second of a matrix product in float32; takes half a second at most."""
     side, best = 768, math.inf
     matrix = np.ones((side, side), np.float32)
-    for _ in range(3):
+    for _ in range(20):  # the best of many, as others may compute meanwhile
         begin = time.perf_counter()
         matrix @ matrix
         best = min(best, time.perf_counter() - begin)

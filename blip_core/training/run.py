@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
 from blip_core.training.protocol import Trainer, make_trainer
 from blip_core.training.recipe import automatic_settings, describe
+from blip_core.training.replay import make_replay, with_replay
 from blip_core.training.result_page import write_page
 from blip_core.training.run_folder import RUN, Position, RunFolder, read_optimizer
 from blip_core.training.settings import AUTO, Settings, given_settings, merged_settings, preset_values
 from blip_core.training.start import Start, find_start
+from blip_core.training.trackers import Trackers, check_trackers
 
 Source = str | Path
 SHARE = {"held_out": 0.1}
@@ -118,6 +120,8 @@ def train(
     folder = RunFolder(output)
     stored = folder.stored(resume=resume, overwrite=overwrite)
     automatic = settings is None and recipe == AUTO
+    if settings is None and (names := merged_settings(given).get("report_to")):
+        check_trackers(str(names))
     rules = [preset_values(task, recipe), SHARE] if automatic else [preset_values(task, recipe)]
     if automatic and stored is not None:
         rules = [stored]  # so that the run goes on as it began
@@ -150,6 +154,9 @@ def train(
         )
     if last is None:
         start, position = find_start(task, model, tokenizer, chosen, revision), Position()
+    elif chosen.lora:
+        start = replace(find_start(task, model, tokenizer, chosen, revision), adapter=last[0])
+        position = last[1]
     else:
         start, position = find_start(task, last[0], None, chosen), last[1]
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
@@ -188,32 +195,44 @@ def _run(
     shared = ("workers", "cache", "prompt", "max_text_length", "background")
     options: dict[str, Any] = {name: getattr(settings, name) for name in shared}
     options |= {"rank": trainer.rank, "world_size": trainer.processes}
-    batches = Batches(
-        dataset,
-        start.processor,
-        start.task.name,
-        settings.batch_size * trainer.replicas,
-        training=True,
-        seed=settings.seed,
-        augment=settings.augment(start.task.name),
-        drop_last=settings.drop_last,
-        **options,
-    )
+
+    def batches_of(examples: Dataset) -> Batches:
+        return Batches(
+            examples,
+            start.processor,
+            start.task.name,
+            settings.batch_size * trainer.replicas,
+            training=True,
+            seed=settings.seed,
+            augment=settings.augment(start.task.name),
+            drop_last=settings.drop_last,
+            **options,
+        )
+
     devices = trainer.processes * trainer.replicas
     measured = held_out
     if settings.patience and (held_out is None or len(held_out) < max(FEW, devices)):
         measured = together(dataset, held_out, settings.seed)
     validate = Validation(trainer, start, settings, measured, **options) if measured else None
-    loop = Loop(trainer, start, settings, batches, folder, position, validate)
+    loop = Loop(trainer, start, settings, batches_of(dataset), folder, position, validate)
     with ExitStack() as stack:
         if trainer.rank == 0:
             stack.enter_context(one_writer(folder.path / RUN))
         trainer.mean({"ready": 1.0})  # barrier: all ranks have inspected the folder
         log: Log = NoLog()
+        if trainer.rank == 0 and position.step == 0:
+            folder.clear(run)
+        if settings.replay:
+            model = trainer.inference_model() if position.step == 0 else None
+            if model is not None and trainer.rank == 0:
+                print("blip: asking the model about mixed pictures, so that it forgets less", file=sys.stderr)
+                make_replay(model, start, settings, dataset, folder.path)
+            trainer.mean({"ready": 1.0})  # all read what the first wrote
+            replayed = batches_of(with_replay(dataset, folder.path))
+            loop = Loop(trainer, start, settings, replayed, folder, position, validate)
         if trainer.rank == 0:
-            if position.step == 0:
-                folder.clear(run)
-            log = Log(folder.path, position.step, loop.steps, settings.log_every)
+            trackers = Trackers(settings.report_to, folder.path, run)
+            log = Log(folder.path, position.step, loop.steps, settings.log_every, trackers)
         stack.callback(log.close)
         asked = BeforeAfter(start, settings, measured or dataset, folder.path)
         if measured and position.step == 0 and (model := trainer.inference_model()) and trainer.rank == 0:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints import adapters, open_checkpoint
 from blip_core.checkpoints.safetensors_file import write_arrays
 from blip_core.checkpoints.saving import write_pretrained
 from blip_core.files import read_json, to_disk, write_json
@@ -24,11 +24,14 @@ from blip_core.jobs.sharding import find_run
 from blip_core.parameters.heads import HEADS
 from blip_core.stores import on_disk
 from blip_core.training.logs import LOG
+from blip_core.training.lora import SCALE
 from blip_core.training.protocol import Trainer
 from blip_core.training.settings import FREE, Settings
 from blip_core.training.start import Start
 
 RUN, STATE, OPTIMIZER, CHECKPOINTS = "run.json", "state.json", "optimizer.safetensors", "checkpoints"
+REPLAY = "replay"
+"""The folder of mixed pictures."""
 
 
 @dataclass
@@ -79,8 +82,9 @@ class RunFolder:
 
     def clear(self, run: Mapping[str, Any]) -> None:
         """Remove what an earlier run wrote, and record the facts of this one."""
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
-        for old in [self.path / LOG, *self.path.glob("events.out.tfevents.*"), *self.path.glob("model*.safetensors*")]:
+        for name in (CHECKPOINTS, REPLAY):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for old in [self.path / LOG, *self.path.glob("events.out.tfevents.*"), *self.path.glob("*model*.safetensors*")]:
             old.unlink(missing_ok=True)
         write_json(self.path / RUN, dict(run))
 
@@ -133,12 +137,21 @@ def read_optimizer(folder: Path) -> dict[str, np.ndarray]:
 
 
 def write_model(trainer: Trainer, start: Start, folder: Path) -> None:
-    """Write the model, its processor and its generation settings. All processes must call it; the first writes."""
+    """Write the model or, of LoRA, the adapter, its processor and its generation settings.
+
+    All processes must call it; the first writes.
+    """
     model = trainer.model
-    values = {row.name: trainer.read(row) for row in model.table()}
+    values = {row.name: trainer.read(row) for row in trainer.lora or model.table()}
     if trainer.rank == 0:
         generation = model.generation_config if HEADS[start.head].generates else None
         start.processor.save_pretrained(folder)
+        if trainer.lora:
+            base = str(Path(start.name).resolve()) if Path(start.name).exists() else start.name
+            adapters.write(folder, values, min(trainer.lora[0].shape), SCALE, base, start.revision)
+            if generation is not None:
+                generation.save_pretrained(folder)
+            return
         write_pretrained(
             folder,
             start.head,

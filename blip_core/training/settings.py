@@ -19,7 +19,7 @@ MODEL = "model"
 """The value of an optional setting that leaves it to the model."""
 MAX_RATE = 1e30
 """With a higher rate optimizers fail at numbers beyond float32, instead of giving a loss that is not finite."""
-FREE = ("max_steps", "workers", "cache", "log_every", "save_every", "keep", "device")
+FREE = ("max_steps", "workers", "cache", "log_every", "save_every", "keep", "device", "report_to")
 """What may change when a run is resumed, because the result does not depend on it."""
 
 
@@ -77,6 +77,7 @@ class Settings:
     precision: str = setting("float32", choice, choices=("float32", "bfloat16", "float16"))
     gradient_checkpointing: bool = setting(False, flag)
     freeze: str = setting("none", _frozen)
+    lora: int = setting(0, whole_number, most=1024)
     parallel: str = setting("ddp", choice, choices=("ddp", "fsdp"))
     device: str | None = setting(None, text, optional=True)
 
@@ -97,6 +98,7 @@ class Settings:
     workers: int = setting(2, whole_number)
     cache: int = setting(0, whole_number)
 
+    report_to: str = setting("", text)
     log_every: int = setting(10, whole_number, least=1)
     save_every: int = setting(0, whole_number)
     keep: int = setting(2, whole_number, least=1)
@@ -104,6 +106,7 @@ class Settings:
     validate_by: str = setting("metric", choice, choices=("metric", "loss"))
     validate_every: int = setting(1, whole_number, least=1)
     patience: int = setting(0, whole_number)
+    replay: int = setting(0, whole_number, most=100)
 
     def __post_init__(self) -> None:
         for row in fields(self):

@@ -24,6 +24,7 @@ class Start:
     """A model to begin with: `config` of a new one with random weights, or None for `revision` of what `name` says.
 
     `found` is the configuration of either, `prompt` what the model says that its captions begin with, if it does.
+    `adapter` is a folder with the factors of LoRA to begin with.
     """
 
     task: Task
@@ -33,6 +34,7 @@ class Start:
     found: BlipConfig
     revision: str | None = None
     prompt: str | None = None
+    adapter: Path | None = None
 
     @property
     def head(self) -> str:
@@ -91,8 +93,29 @@ def find_start(
     )
     _check_vocabulary(processor, found, str(where or "the package's own"))
     check_freeze(settings.freeze, found.vision_config.num_hidden_layers)
+    if settings.replay and not (get_task(task).takes_prompt and config is None):
+        raise ValueError(
+            f"replay keeps what a captioner says; there is none to keep in {task} from here: leave it out."
+        )
+    if settings.lora:
+        _check_lora(get_task(task), config is None, settings.image_size, found)
     prompt = None if prompt_ids is None else processor.tokenizer.decode(prompt_ids)
     return Start(get_task(task), str(model), config, processor, found, revision, prompt)
+
+
+def _check_lora(task: Task, exists: bool, image_size: int | None, config: BlipConfig) -> None:
+    """Raise `ValueError` where an adapter cannot be trained, or could not be loaded by its base alone."""
+    if task.contrastive:
+        raise ValueError(
+            f"lora does not go with {task.name}, whose momentum encoders follow whole weights; leave it out, or freeze."
+        )
+    if not exists:
+        raise ValueError("lora changes a model that exists; name one with --model, or train the new one without lora.")
+    if image_size not in (None, config.vision_config.image_size):
+        raise ValueError(
+            f"lora keeps the pictures' size of its base, {config.vision_config.image_size}; leave image_size out, or "
+            "train without lora."
+        )
 
 
 def _override(config: BlipConfig, settings: Settings) -> BlipConfig:

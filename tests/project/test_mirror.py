@@ -116,6 +116,7 @@ OTHER_BODIES = {
     "decoding.py LayerCache.__init__": "graphs of TensorFlow are given the length",
     "language_model.py BlipTextLMHeadModel.__init__": "TensorFlow is fast only when compiled",
     "momentum.py BlipMomentumModel.momentum_pairs": OWN_STATE,
+    "nn.py LoraLinear.__init__": "weights of Keras lie the other way, (in, out)",
     "nn.py to_array": "PyTorch's arrays may lie on another device",
     "retrieval.py BlipForImageTextRetrieval.explain": "autograd keeps no tensors of inference_mode",
     "scoring.py token_lists": "the same",
