@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 ORACLE ?= .venv-oracle
 NEWEST ?= .venv-newest
+LOWEST ?= pt,tf,onnx,test
 DEVICE ?= cpu
 RUN = $(VENV)/bin/python
 # A process for each core, of one thread each: two threads in one process gain little on the small models of the tests.
 PYTEST = -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-pt test-tf test-slow check format docs docs-serve browser oracle parity bench release-check clean
+.PHONY: demo test test-pt test-tf test-slow test-lowest test-newest check format docs docs-serve browser oracle parity bench release-check clean
 
 demo: $(VENV)/ready
 	$(RUN) docs/examples/demo/demo.py
@@ -24,6 +25,13 @@ test-pt: $(VENV)-pt/ready
 test-tf: $(VENV)-tf/ready
 	OMP_NUM_THREADS=1 $(VENV)-tf/bin/python $(PYTEST)
 
+# The lowest versions that pyproject.toml names, and the newest that there are.
+test-lowest: $(VENV)-lowest/ready
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python $(PYTEST)
+
+test-newest: $(VENV)-latest/ready
+	OMP_NUM_THREADS=1 $(VENV)-latest/bin/python $(PYTEST)
+
 test-slow: $(VENV)/ready
 	$(RUN) -m pytest -q -m slow
 
@@ -31,6 +39,7 @@ check: $(VENV)/ready
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+	$(RUN) -m codespell_lib README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 format: $(VENV)/ready
 	$(RUN) -m ruff format .
@@ -55,15 +64,7 @@ release-check: $(VENV)-docs/ready
 	rm -rf dist
 	$(VENV)-docs/bin/python -m build
 	$(VENV)-docs/bin/python -m twine check --strict dist/*
-	for extra in "" "[pt]" "[tf]"; do \
-		rm -rf $(VENV)-release && $(PYTHON) -m venv $(VENV)-release && \
-		case "$$extra" in *pt*) $(VENV)-release/bin/python -m pip install -q -c constraints.txt torch==2.13.0;; esac && \
-		$(VENV)-release/bin/python -m pip install -q -c constraints.txt "$$(ls $(CURDIR)/dist/*.whl)$$extra" && \
-		(cd $(VENV)-release && bin/blip inspect ../blip_core/data/shipped && \
-		{ [ -z "$$extra" ] || bin/blip caption ../tests/data/emoji/1f98a.png; }) && \
-		$(VENV)-release/bin/python -m pip uninstall -q -y blip-duo || exit 1; \
-	done
-	rm -rf $(VENV)-release
+	PYTHON=$(PYTHON) .ci/release-check
 
 # make parity CHECKPOINT=folder
 parity: $(VENV)/ready
@@ -91,6 +92,19 @@ $(VENV)-tf/ready: pyproject.toml constraints.txt
 	$(VENV)-tf/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tf,test]"
 	touch $@
 
+# uv can take the lowest versions of what is named; PyTorch comes as PyPI has it, which of old versions is the large build.
+$(VENV)-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lowest/bin/python -m uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct \
+		-e ".[$(LOWEST)]"
+	touch $@
+
+$(VENV)-latest/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-latest
+	$(VENV)-latest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e ".[pt,tf,onnx,test]"
+	touch $@
+
 $(VENV)-docs/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-docs
 	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs,release]"
@@ -109,4 +123,4 @@ $(NEWEST)/ready:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(VENV)-docs $(ORACLE) $(NEWEST) .bench .browser .demo .site dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-pt $(VENV)-tf $(VENV)-docs $(VENV)-lowest $(VENV)-latest $(ORACLE) $(NEWEST) .bench .browser .demo .site dist .pytest_cache .mypy_cache .ruff_cache

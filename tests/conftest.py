@@ -38,6 +38,7 @@ OPTIONAL += [
 ]
 OPTIONAL += ["fastapi", "gradio", "prometheus_client", "starlette", "uvicorn"]
 OPTIONAL += ["s3fs", "moto", "flask"]
+OPTIONAL += ["sybil", "nbclient", "nbformat"]
 MISSING = {name for name in OPTIONAL if find_spec(name) is None}
 NAMED = {**{engine.module: engine.name for engine in ENGINES.values()}, "parquet": "pyarrow"}
 ROOT = Path(__file__).parents[1]

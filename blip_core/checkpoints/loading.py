@@ -101,7 +101,8 @@ class Pretrained:
                 f"{path} has {', '.join(new)}: initialised at random for {model}; train it before use.", stacklevel=3
             )
         head, stored_head = HEADS[model], find_head(self.checkpoint)
-        if not new and head.original and stored_head not in (None, model, head.cut_from):
+        meant = self.name == or_shipped(None, head.shipped)  # one folder of the package has weights for every head
+        if not new and not meant and head.original and stored_head not in (None, model, head.cut_from):
             warnings.warn(
                 f"{path} holds a {stored_head}, whose weights fit {model} but were trained for something else; "
                 "train it before use.",

@@ -5,7 +5,9 @@ MkDocs calls the functions, and mkdocstrings the class, by their names.
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -29,7 +31,19 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made of tables in the code."""
     files.append(File.generated(config, "reference/commands.md", content=commands_page()))
     files.append(File.generated(config, "reference/generation.md", content=generation_page()))
+    for notebook in sorted(Path(config["docs_dir"], "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=notebook_page(notebook)))
     return files
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page: its texts and its code."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    pairs = zip(cells, texts, strict=True)
+    parts = [f"```python\n{text}\n```" if cell["cell_type"] == "code" else text for cell, text in pairs]
+    parts.insert(1, f"[The notebook]({path.name}) to download.")
+    return "\n\n".join([*parts, ""])
 
 
 def commands_page() -> str:
