@@ -10,7 +10,7 @@ RUN = $(VENV)/bin/python
 PYTEST = -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-pt test-tf test-slow test-lowest test-newest check format docs docs-serve browser oracle parity bench release-check clean
+.PHONY: demo test test-pt test-tf test-slow test-lowest test-newest check format docs docs-serve browser oracle parity bench gpu release-check clean
 
 demo: $(VENV)/ready
 	$(RUN) docs/examples/demo/demo.py
@@ -73,6 +73,10 @@ parity: $(VENV)/ready
 # make bench; make bench DEVICE=cuda; make bench BENCH="--systems ours-pt hf-pt --cases vision greedy"
 bench: $(VENV)/ready $(ORACLE)/ready $(NEWEST)/ready
 	$(RUN) -m tests.bench.speed --device $(DEVICE) --oracle $(ORACLE)/bin/python --newest $(NEWEST)/bin/python $(or $(BENCH),--write)
+
+# On a machine with a GPU and a Python that has PyTorch for it: make gpu PYTHON=python3
+gpu:
+	$(PYTHON) -m tests.bench.gpu --write
 
 # The versions of constraints.txt; torch 2.13.0 by name, of which the plain wheel is the small CPU build.
 $(VENV)/ready: pyproject.toml constraints.txt
