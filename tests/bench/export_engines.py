@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def exported(way: str, name: str) -> Any:
     command = [sys.executable, "-m", "tests.bench.export_engines", "--export", way, name]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
+        shutil.rmtree(CACHE / f"{name}-{way}", ignore_errors=True)  # a part of it is not taken for all
         return {"error": (done.stderr.strip().splitlines() or ["killed"])[-1][:120]}
     return json.loads(done.stdout.splitlines()[-1])
 
