@@ -21,6 +21,9 @@ def end_on_interrupt() -> None:
 
     Commands that handle Ctrl-C themselves, as training does to save what it has learned, are left to it.
     """
+    told = sys.unraisablehook
+    # An interrupt within a callback of an import cannot be raised; it is not to be told as a fault, either.
+    sys.unraisablehook = lambda fault: None if issubclass(fault.exc_type, KeyboardInterrupt) else told(fault)
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
