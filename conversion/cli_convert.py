@@ -31,7 +31,9 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="a folder, a weight file, or a Hub repository")
     parser.add_argument("destination", metavar="DESTINATION", help="a new folder, or a file that ends in .pth")
-    parser.add_argument("--to", choices=writable(), help="format of the weights (safetensors; pth for a file)")
+    formats = writable()
+    said = f"format of the weights: {', '.join(formats)} (safetensors; pth for a file)"
+    parser.add_argument("--to", choices=formats, metavar="FORMAT", help=said)
     add_checkpoint_arguments(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (as they are)")
     parser.add_argument("--image-size", type=whole(1), metavar="PIXELS", help="resize the position embeddings")
