@@ -97,8 +97,8 @@ def test_evaluation_takes_it(models, cutout, monkeypatch):
 def test_training_takes_it(cutout, monkeypatch):
     taken = []
 
-    def train(*arguments, settings, **options):
-        taken.append(settings.background)
+    def train(*arguments, background, **options):
+        taken.append(background)
         return TrainingResult(Path("out"), 0, None, None)
 
     monkeypatch.setattr(blip_core.training, "train", train)

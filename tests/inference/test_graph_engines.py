@@ -143,7 +143,7 @@ def test_openvino_runs_exports_to_onnx():
 
 
 @cache
-def shipped(form="onnx", weights=None):
+def shipped(form, weights=None):
     """The model in the package as an export, its pictures' weights in half precision."""
     convert(SHIPPED, ROOT / f"shipped-{form}-{weights}", to=form, weights=weights)
     return ROOT / f"shipped-{form}-{weights}"
@@ -170,7 +170,7 @@ def test_commands_without_any_framework(engine, tmp_path):
 
 @pytest.mark.parametrize("engine", ["pt", "tf"])
 def test_the_shipped_model_s_export_captions_in_a_framework(engine, capsys):
-    for folder in (SHIPPED, shipped()):
+    for folder in (SHIPPED, shipped("onnx")):
         pictures = [f"tests/data/emoji/{name}.png" for name in ("1f98a", "1f34e")]
         assert main(["caption", *pictures, "--model", str(folder), "--engine", engine, "--beams", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -180,7 +180,7 @@ def test_the_shipped_model_s_export_captions_in_a_framework(engine, capsys):
 
 @pytest.mark.parametrize("engine", GRAPHS)
 def test_what_is_found_depends_on_the_same_as_in_every_engine(engine):
-    graph, pytorch = (Matcher.from_pretrained(shipped(), engine=name) for name in (engine, "pt"))
+    graph, pytorch = (Matcher.from_pretrained(shipped("onnx"), engine=name) for name in (engine, "pt"))
     assert graph.identity == pytorch.identity
     fox = "tests/data/emoji/1f98a.png"
     frames = [np.stack([graph.read(fox), graph.read("tests/data/emoji/1f34e.png")])]
@@ -205,9 +205,9 @@ def test_what_is_no_export_of_that_head(engine, copy):
     with pytest.raises(ValueError, match="computes in float32, got dtype 'float16'"):
         captioner.from_pretrained(copy, dtype="float16")
     with pytest.raises(ValueError, match=r"device 'cuda:7' does not work in .* it has .*cpu"):
-        Captioner.from_pretrained(shipped(), engine=engine, device="cuda:7")
+        Captioner.from_pretrained(shipped("onnx"), engine=engine, device="cuda:7")
     with pytest.raises(ValueError, match="has no gradients"):
-        Explainer.from_pretrained(shipped(), engine=engine)("tests/data/emoji/1f98a.png", "fox")
+        Explainer.from_pretrained(shipped("onnx"), engine=engine)("tests/data/emoji/1f98a.png", "fox")
     (copy / "step.onnx").unlink()
     with pytest.raises(ValueError, match=r"lacks the part step \(step.onnx\)"):
         captioner.from_pretrained(copy).generate(inputs(CAPTION, CONFIGS_OF["wide"])["pixel_values"])
@@ -312,7 +312,7 @@ def test_weights_of_8_bits_in_use(engine, monkeypatch):
         pytest.importorskip("nncf")
     captioner = Captioner.from_pretrained(shipped(engine, "int8"), engine=engine)
     assert "fox" in captioner("tests/data/emoji/1f98a.png").text
-    assert captioner.identity != Captioner.from_pretrained(shipped(), engine=engine).identity
+    assert captioner.identity != Captioner.from_pretrained(shipped("onnx"), engine=engine).identity
     with pytest.raises(ValueError, match=r"The model does not fit an? Answerer: .* use Captioner"):
         Answerer.from_pretrained(exported(engine, CAPTION, "wide", weights="int8"), engine=engine)
 

@@ -26,6 +26,11 @@ def is_ours(dotted: str) -> bool:
     return source.is_file() and bool(re.search(rf"\b{path.name}\b", source.read_text(encoding="utf-8")))
 
 
+def is_page(path):
+    """Whether a page is there, or a notebook of which the site makes it."""
+    return path.exists() or path.with_suffix(".ipynb").exists()
+
+
 @pytest.mark.parametrize("path", [*TEXTS, *CODE], ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_named_exists(path):
     text = re.sub(r"https?://[^\s)]+", "", path.read_text(encoding="utf-8"))
@@ -37,5 +42,5 @@ def test_what_is_named_exists(path):
     missing |= {name for name in modules if not name.endswith((".py", ".md")) and not is_ours(name)}
     if path.suffix == ".md":
         links = re.findall(r"\]\(([\w/.-]+)(?:#[\w-]*)?\)", text)
-        missing |= {link for link in set(links) - GENERATED if not (path.parent / link).exists()}
+        missing |= {link for link in set(links) - GENERATED if not is_page(path.parent / link)}
     assert not missing

@@ -188,7 +188,7 @@ def test_half_precision_learns_and_keeps_whole_weights(world, framework, precisi
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_what_is_frozen_stays_and_checkpointing_changes_nothing(world, framework):
-    common = {"engine": framework, "freeze_vision": True, "weight_decay_on": "matrices", "clip_norm": 0.5}
+    common = {"engine": framework, "freeze": "vision", "weight_decay_on": "matrices", "clip_norm": 0.5}
     plain = train(**of(world, "caption", f"plain-{framework}", **common))
     saving = train(**of(world, "caption", f"saving-{framework}", gradient_checkpointing=True, **common))
     assert losses(plain.output) == pytest.approx(losses(saving.output), abs=1e-6)
