@@ -162,8 +162,9 @@ def _is_text(leaf: Any) -> bool:
 
 def _all_missing(group: Any, column: str) -> bool:
     """Tell whether a row group is known to have no value of a column."""
-    found = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column)
-    return bool(found.is_stats_set and found.statistics.null_count == found.num_values)
+    chunks = map(group.column, range(group.num_columns))  # none of this name in a damaged file
+    found = [chunk for chunk in chunks if chunk.path_in_schema == column and chunk.is_stats_set]
+    return any(chunk.statistics.null_count == chunk.num_values for chunk in found)
 
 
 def _entries(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any] | ValueError]:
