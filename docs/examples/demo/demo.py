@@ -87,7 +87,7 @@ def describe(framework: str, pictures: list[Path], names: list[str]) -> tuple[li
     def matching(texts: list[str]) -> np.ndarray:
         encoded = processor(text=texts, return_tensors="np")
         inputs = {name: engine.to_tensor(encoded[name], matcher) for name in ("input_ids", "attention_mask")}
-        logits = engine.to_numpy(matcher(engine.to_tensor(pixels, matcher), **inputs).itm_score)
+        logits = engine.to_numpy(matcher(pixel_values=engine.to_tensor(pixels, matcher), **inputs).itm_score)
         return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
 
     captions = words(captioner, pixel_values=pixels)
