@@ -7,7 +7,7 @@ from typing import Any
 
 from blip_core.datasets import Dataset, Picture
 from blip_core.files import atomic_path
-from blip_core.processing.thumbnails import thumbnail
+from blip_core.processing.thumbnails import image_tag
 
 
 def write_page(path: str, found: dict[str, Any], dataset: Dataset) -> None:
@@ -40,15 +40,8 @@ def _card(shown: dict[str, Any], pictures: tuple[Picture, ...]) -> str:
     said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     return (
         f"<figure title='{html.escape(shown['key'], quote=True)}'><div class='pictures'>"
-        f"{''.join(map(_picture, pictures))}</div><figcaption>{said}</figcaption></figure>"
+        f"{''.join(image_tag(one.load, one.name) for one in pictures)}</div><figcaption>{said}</figcaption></figure>"
     )
-
-
-def _picture(picture: Picture) -> str:
-    try:
-        return f"<img src='{thumbnail(picture.load(), picture.name)}' alt=''>"
-    except (OSError, ValueError) as error:
-        return f"<div class='bad'>{html.escape(str(error))}</div>"
 
 
 PAGE = """<!doctype html>

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -20,6 +22,14 @@ def thumbnail(image: Image.Image, name: str) -> str:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)
     return data_uri(file.getvalue(), "jpeg")
+
+
+def image_tag(load: Callable[[], Image.Image], name: str) -> str:
+    """Return the `<img>` of a picture on a page, or what is wrong with one that `load` cannot read."""
+    try:
+        return f"<img src='{thumbnail(load(), name)}' alt=''>"
+    except (OSError, ValueError) as error:
+        return f"<div class='bad'>{html.escape(str(error))}</div>"
 
 
 def data_uri(content: bytes, kind: str) -> str:

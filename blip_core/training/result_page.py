@@ -7,9 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from blip_core.datasets import Picture
 from blip_core.files import atomic_path
-from blip_core.processing.thumbnails import thumbnail
+from blip_core.processing.thumbnails import image_tag
 from blip_core.training.before_after import Said
 from blip_core.training.logs import LOG
 
@@ -77,7 +76,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]]) -> str:
 
 
 def _card(said: Said) -> str:
-    pictures = "".join(map(_picture, said.example.images))
+    pictures = "".join(image_tag(picture.load, picture.name) for picture in said.example.images)
     asked = "" if said.truths == said.example.texts else f"<p>{html.escape(' | '.join(said.example.texts))}</p>"
     rows = (("before", said.before), ("now", said.after))
     told = "".join(
@@ -88,13 +87,6 @@ def _card(said: Said) -> str:
     truth = f"<tr><th>truth</th><td>{html.escape(' | '.join(said.truths))}</td></tr>"
     key = html.escape(said.example.key, quote=True)
     return f"<figure title='{key}'><div class='pictures'>{pictures}</div>{asked}<table>{told}{truth}</table></figure>"
-
-
-def _picture(picture: Picture) -> str:
-    try:
-        return f"<img src='{thumbnail(picture.load(), picture.name)}' alt=''>"
-    except (OSError, ValueError) as error:
-        return f"<p>{html.escape(str(error))}</p>"
 
 
 PAGE = """<!doctype html>
@@ -108,6 +100,7 @@ h1 {{ font-size: 24px }} h2 {{ font-size: 18px; margin: 32px 0 12px }} svg {{ wi
 .cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 16px }}
 figure {{ margin: 0; padding: 10px; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere }}
 .pictures {{ min-height: 128px; display: flex; gap: 8px; align-items: center; justify-content: center }}
+.bad {{ color: #a33; font-size: 13px }}
 .pictures img {{ max-width: 100%; max-height: 128px }}
 th {{ font-weight: normal; color: #666; text-align: left; vertical-align: top; padding-right: 12px }}
 .right td {{ color: #186a3b; font-weight: 600 }} .wrong td {{ color: #a33 }}
