@@ -1,6 +1,6 @@
 """`--recipe auto`: settings that follow from the size of the data and of the model, and what the run will take.
 
-The rule is the table `SIZES` and the function `automatic`; docs/training.md states it in words.
+The rule is the table `SIZES` and the function `automatic_settings`; docs/training.md states it in words.
 """
 
 from __future__ import annotations
@@ -187,21 +187,20 @@ def describe(engine: Engine, start: Start, settings: Settings, dataset: Dataset,
     """Say in two lines what a run will do and what it will take."""
     work = work_of(start.task, start.sized(settings), settings)
     on_cpu = "cpu" in (settings.device or engine.default_device()).lower()
-    seconds = estimate(settings, len(dataset) * (1 + settings.replay), work) if on_cpu else None
     whole = settings.batch_size * settings.accumulation
     seen = len(dataset) * (1 + settings.replay)
     steps = seen // whole if settings.drop_last else -(-seen // whole)
+    seconds = settings.epochs * pass_seconds(seen, steps, work) if on_cpu else None
     mixed = f" and {seen - len(dataset):,} mixed of them" if settings.replay else ""
     kept = f"{len(held_out):,} held out" if held_out else "none held out"
     warm = f" after {settings.warmup_steps} steps of warm-up" if settings.warmup_steps else ""
-    lines = [
+    return [
         f"{len(dataset):,} examples to learn from{mixed}, {kept}; {settings.epochs} passes of {steps:,} steps of "
         f"{whole}; learning rate {settings.learning_rate:.2g}{warm}; augmentation {_told(settings.augmentation)}",
         f"{work.weights / 1e6:,.1f} million weights, {work.trained / 1e6:,.1f} of them trained; about "
         f"{work.memory(settings.batch_size) / 2**30:.1f} GB of memory, "
         + ("the time is told after the first steps" if seconds is None else f"at most about {duration(seconds)}"),
     ]
-    return lines
 
 
 def _told(augmentation: Any) -> str:
@@ -210,11 +209,9 @@ def _told(augmentation: Any) -> str:
     return ", ".join(f"{name} {value or 'off'}" for name, value in augmentation.items())
 
 
-def estimate(settings: Settings, examples: int, work: Work) -> float:
-    """Return the seconds that a run takes on this machine's CPU, by the rate of a matrix product."""
-    whole = settings.batch_size * settings.accumulation
-    steps = settings.epochs * max(examples // whole, 1)
-    return settings.epochs * examples * work.flops / (EFFICIENCY * matrix_rate()) + steps * STEP_SECONDS
+def pass_seconds(examples: int, steps: int, work: Work) -> float:
+    """Return the seconds that a pass takes on this machine's CPU, by the rate of a matrix product."""
+    return examples * work.flops / (EFFICIENCY * matrix_rate()) + steps * STEP_SECONDS
 
 
 def matrix_rate() -> float:
