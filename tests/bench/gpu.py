@@ -1,4 +1,4 @@
-"""One run on a GPU, of less than eight minutes: what is right there, what it keeps, and how fast it is.
+"""One run on a GPU, meant to take less than eight minutes: what is right there, what it keeps, and how fast it is.
 
     python -m tests.bench.gpu [--device cuda] [--size base] [--write]      or: make gpu
 
