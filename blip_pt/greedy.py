@@ -1,8 +1,8 @@
 """Greedy search as operations of a graph: what begins it, and what adds a token to each text.
 
 Between them is a state: `texts` int32 (R, C), whose tokens reach up to `ends` (R,); `token` (R,), the last of each;
-`ended` (R,), bool; `real` (R, C), the mask of the places that the caches hold, of which `length` are filled; and what
-`step` takes besides. R rows, one for each picture; L tokens; C = L + the most new ones.
+`ended` (R,), bool; `real` (R, C), the attention mask of the cached tokens; `length`, how many of C are cached; and the
+other inputs of `step`. R rows, one for each picture; L tokens; C = L + the most new ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from blip_pt.parts import Tensors, begin, grounded, image_features, step
 
 FIXED = ("encoder_attention_mask", "cross_keys", "cross_values")
 """What stays as it is."""
+CACHES = ("keys", "values")
+"""What grows by the tokens that are read."""
 
 
 def start(model: Any, max_new_tokens: int, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensors:
@@ -67,6 +69,3 @@ def choose(model: Any, state: Tensors, ids: Tensor) -> Tensors:
     ended = ended | (token == config.sep_token_id) | (ends == config.max_position_embeddings)
     changed = {"length": state["length"] + ids.shape[1], "token": token, "texts": texts, "ends": ends, "ended": ended}
     return {**state, **changed, **{name: found[name] for name in CACHES}}
-
-
-CACHES = ("keys", "values")

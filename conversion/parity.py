@@ -177,7 +177,9 @@ def check_parity(
 
         for (engine, path), title in zip(others, titles, strict=True):
             by_parts = any(get_engine(name).forms for name in (engines[0], engine))
-            one = model(engines[0], checkpoint, "float32" if by_parts else dtype)  # anew: the last step changed it
+            one = model(
+                engines[0], checkpoint, "float32" if by_parts else dtype
+            )  # loaded again, as the training step changed it
             two = model(engine, path)
             given = inputs_for((one, two), folder, images, texts)
             if by_parts:
@@ -213,7 +215,7 @@ def _all_rows(
 
 
 def _part_rows(one: ParityModel, two: ParityModel, given: Arrays) -> Iterator[ParityRow]:
-    """Compare two models of which one is an export: its parts, and the tokens of every search."""
+    """Compare an export with another model: the outputs of its parts, and the tokens of every search."""
     weights = [model.model.export.weights for model in (one, two) if model.engine.forms]
     tolerance = max(GRAPH_TOLERANCES[kind] for kind in weights)
     for stage in part_stages(one, given):

@@ -34,30 +34,10 @@ from blip_core.stores import on_disk
 
 RUN = "caption.json"
 TEXT_OPTIONS = (
-    *(
-        "prompt",
-        "frames",
-        "beams",
-        "min_tokens",
-        "max_tokens",
-        "no_repeat_ngram",
-        "repetition_penalty",
-        "length_penalty",
-    ),
-    *(
-        "num_captions",
-        "bad_words",
-        "forced_words",
-        "sample",
-        "top_p",
-        "top_k",
-        "temperature",
-        "seed",
-        "prefix",
-        "suffix",
-        "scores",
-    ),
-)
+    "prompt", "frames", "beams", "min_tokens", "max_tokens", "no_repeat_ngram", "repetition_penalty", "length_penalty",
+    "num_captions", "bad_words", "forced_words", "sample", "top_p", "top_k", "temperature", "seed", "prefix", "suffix",
+    "scores",
+)  # fmt: skip
 """The arguments that captions in a folder follow from, beside the pictures and the model."""
 
 

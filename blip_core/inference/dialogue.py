@@ -75,7 +75,7 @@ class Dialogue(Matcher):
 
         Raises:
             OSError: For a picture that cannot be read.
-            ValueError: For no choices, choices of which the model reads nothing, and a history that is too long.
+            ValueError: If there are no choices, a choice has no tokens, or history, question and answer are too long.
         """
         listed = tell_apart("choices", choices, self.processor)
         states, said = self.encode(self.read(picture)[None]), self.tokens([caption])

@@ -41,9 +41,9 @@ class Part(Sequence[Example]):
 def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Divide a data set into what is learned, and a share of the pictures that is held out with all of their texts.
 
-    Held out are pictures of which every word stands in texts of other pictures, too: what stands in one alone could not
-    be learned any more, and nothing could be measured by it. So nothing is held out where every picture has a word of
-    its own. Which pictures these are follows from the seed.
+    Only pictures whose words all occur in texts of other pictures are held out: a word that only one picture has could
+    not be learned without it. So nothing is held out where every picture has a word of its own, such as a name. The
+    seed decides which pictures they are.
 
     Args:
         dataset: Opened for the task.
