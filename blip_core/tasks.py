@@ -58,7 +58,7 @@ class Task:
         loss_count: How many things the loss of a batch is the mean over.
         rows_per_example: The inputs with several rows for an example, and the input that says how many.
         evaluate: `(model, processor, dataset, **options) -> Evaluation`; None where the loss is all there is.
-        metric: The metric that finds the best epoch, higher being better.
+        metric: The metric that finds the best epoch, higher being better; or the sum of several, joined by "+".
         evaluation_options: The keywords of `evaluate` beside the common ones; "generation" stands for those of
             `generate`.
         official: The fields of an entry of the evaluation that the official form of predictions has.
@@ -131,6 +131,11 @@ def get_task(name: str) -> Task:
     return TASKS[name]
 
 
+def recipes(task: str) -> list[str]:
+    """Return the names of the presets for a task, of a base model first."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml") if path.stem.partition("-")[0] == task)
+
+
 _CAPTIONED = Function("blip_core.datasets.entries:parse_captions")
 _TEXTS = Function("blip_core.datasets.text_inputs:plain_texts")
 _ANSWERS = ("labels", "decoder_input_ids", "decoder_attention_mask", "answer_weights")
@@ -146,7 +151,7 @@ for _task in (
         takes_prompt=True,
         loss_count=count_tokens,
         evaluate=Function("blip_core.evaluation:evaluate_captions"),
-        metric="cider",
+        metric="cider+bleu_4",
         evaluation_options=("prompt", "frames", "matcher", "generation"),
         official=("image_id", "caption"),
         said="caption",
@@ -168,7 +173,7 @@ for _task in (
         official=("image", "text", "rank", "best"),
         said="best",
         use="blip match picture.jpg 'a text' 'another' --model {model}",
-        preset=PRESETS / "retrieval.toml",
+        preset=PRESETS / "retrieval-coco.toml",
     ),
     Task(
         name="vqa",

@@ -271,8 +271,9 @@ CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "de
 
 
 def checkpointed(encoder: nn.Module, layer: nn.Module, *args: Any) -> Any:
-    """Call a layer, with gradient checkpointing where its encoder asks for it."""
-    if encoder.gradient_checkpointing and encoder.training and torch.is_grad_enabled():
+    """Call a layer, with gradient checkpointing where its encoder or the layer itself asks for it."""
+    wanted = encoder.gradient_checkpointing or getattr(layer, "gradient_checkpointing", False)
+    if wanted and encoder.training and torch.is_grad_enabled():
         options = getattr(encoder, "checkpointing_options", {"use_reentrant": False})
         return checkpoint(layer, *args, **options)
     return layer(*args)

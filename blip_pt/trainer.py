@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import blip_pt
-from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
 from blip_core.training.freezing import is_frozen
 from blip_core.training.lora import SCALE, changed_layers, lora_rows, lora_values
@@ -51,6 +50,8 @@ class Trainer:
         self.model.to(self.device)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        if settings.vit_ckpt_layer:
+            self.model.vision_model.encoder.checkpoint_last(settings.vit_ckpt_layer)
         for row in self.model.table():
             if settings.lora or is_frozen(row, settings.freeze):
                 self.model.get_tensor(row.name).requires_grad_(False)
@@ -229,7 +230,7 @@ def make_model(start: Start, settings: Settings) -> Any:
             model.start_momentum()
             new = [row for row in model.table() if "queue" in row.name]
     with torch.no_grad():
-        for row, value in initial_values(new, model.config, settings.seed):
+        for row, value in start.values(new, model.config, settings.seed):
             model.get_tensor(row.name).copy_(torch.from_numpy(value))
     for name in start.task.unused:
         if hasattr(model, name):

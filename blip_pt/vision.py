@@ -94,6 +94,7 @@ class VisionLayer(nn.Module):
 
     def __init__(self, config: BlipVisionConfig, layer: int):
         super().__init__()
+        self.gradient_checkpointing = False
         self.drop_path = config.drop_path_rate * layer / max(config.num_hidden_layers - 1, 1)
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = VisionAttention(config)
@@ -113,6 +114,11 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.gradient_checkpointing = False
         self.layers = nn.ModuleList(VisionLayer(config, layer) for layer in range(config.num_hidden_layers))
+
+    def checkpoint_last(self, count: int) -> None:
+        """Recompute the activations of the last `count` layers in the backward pass: the original's `ckpt_layer`."""
+        for layer in self.layers[-count:]:
+            layer.gradient_checkpointing = True
 
     def forward(
         self, x: Tensor, output_hidden_states: bool, output_attentions: bool

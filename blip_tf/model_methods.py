@@ -248,8 +248,9 @@ CHECKPOINTING = ()
 
 
 def checkpointed(encoder: keras.layers.Layer, layer: keras.layers.Layer, x: Tensor, **options: Any) -> Any:
-    """Call a layer, with gradient checkpointing where its encoder asks for it."""
-    if not (encoder.gradient_checkpointing and options["training"]):
+    """Call a layer, with gradient checkpointing where its encoder or the layer itself asks for it."""
+    wanted = encoder.gradient_checkpointing or getattr(layer, "gradient_checkpointing", False)
+    if not (wanted and options["training"]):
         return layer(x, **options)
     names = [name for name, value in options.items() if tf.is_tensor(value)]
     seed = next_seed()

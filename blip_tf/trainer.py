@@ -12,7 +12,6 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 import blip_tf
-from blip_core.parameters.initial_values import initial_values
 from blip_core.parameters.models import Parameter
 from blip_core.training.freezing import is_frozen
 from blip_core.training.lora import SCALE, changed_layers, lora_rows, lora_values
@@ -48,6 +47,8 @@ class Trainer:
             self.lora = add_lora(self.model, start, settings)
             if settings.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
+            if settings.vit_ckpt_layer:
+                self.model.vision_model.encoder.checkpoint_last(settings.vit_ckpt_layer)
             for row in self.model.table():
                 if settings.lora or is_frozen(row, settings.freeze):
                     self.model.get_parameter(row.name).trainable = False
@@ -230,7 +231,7 @@ def make_model(start: Start, settings: Settings) -> Any:
         if contrastive and not model.has_momentum:
             model.start_momentum()
             new = [row for row in model.table() if "queue" in row.name]
-    for row, value in initial_values(new, model.config, settings.seed):
+    for row, value in start.values(new, model.config, settings.seed):
         model.get_parameter(row.name).assign(row.to_tensorflow(value))
     for name in start.task.unused:
         if hasattr(model, name):

@@ -95,6 +95,7 @@ class VisionLayer(Layer):
 
     def __init__(self, config: BlipVisionConfig, layer: int):
         super().__init__()
+        self.gradient_checkpointing = False
         self.drop_path = config.drop_path_rate * layer / max(config.num_hidden_layers - 1, 1)
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = VisionAttention(config)
@@ -116,6 +117,11 @@ class VisionEncoder(Layer):
         super().__init__()
         self.gradient_checkpointing = False
         self.layers = [VisionLayer(config, layer) for layer in range(config.num_hidden_layers)]
+
+    def checkpoint_last(self, count: int) -> None:
+        """Recompute the activations of the last `count` layers in the backward pass: the original's `ckpt_layer`."""
+        for layer in self.layers[-count:]:
+            layer.gradient_checkpointing = True
 
     def call(
         self, x: Tensor, output_hidden_states: bool = False, output_attentions: bool = False, training: bool = False

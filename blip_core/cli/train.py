@@ -11,7 +11,7 @@ from blip_core.cli.arguments import add_data_arguments, add_engine_option, colou
 from blip_core.cli.load_model import import_quietly, shipped
 from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
-from blip_core.tasks import TASKS, get_task
+from blip_core.tasks import TASKS, get_task, recipes
 
 OWN: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "epochs": ("N", whole(1), "passes over the data"),
@@ -39,17 +39,25 @@ def add_arguments(parser: CommandParser) -> None:
         "blip train caption --data data.jsonl --output my-captioner --epochs 5",
     )
     tasks = [task.name for task in TASKS.values() if task.trains]
+    presets = [name for task in tasks for name in recipes(task)]
     parser.add_argument("task", choices=tasks, metavar="TASK", help=", ".join(tasks))
     parser.add_argument("--data", required=True, nargs="+", help="files or folders of any form in docs/data.md")
     parser.add_argument(
         "--model",
         help="a folder, a weight file, a Hub repository (the model in the package); new: config.json, base, large",
     )
+    parser.add_argument(
+        "--vision", metavar="MODEL", help="an ImageNet ViT to begin a new model with: a file, folder or Hub repository"
+    )
+    parser.add_argument(
+        "--text", metavar="MODEL", help="a BERT of any language to begin it with, and its vocabulary: the same"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="checkpoints, logs and the model to use")
     add_engine_option(parser)
     parser.add_argument("--tokenizer", metavar="FOLDER", help="processor files, where they are not beside the model")
     add_data_arguments(parser)
+    parser.add_argument("--chunks", nargs="+", metavar="DATA", help="further data, one of them in each epoch, in turn")
     parser.add_argument("--validation", nargs="+", metavar="DATA", help="measure on these after each epoch")
     parser.add_argument("--validation-split", metavar="NAME", help="the split of these, such as val")
     again = parser.add_mutually_exclusive_group()
@@ -61,7 +69,7 @@ def add_arguments(parser: CommandParser) -> None:
         "--preset",
         default="auto",
         metavar="NAME",
-        help="auto: by the size of data and model; or a preset of the paper, such as that of the task's name (auto)",
+        help=f"auto: by the size of data and model; or a preset of the paper: {', '.join(presets)} (auto)",
     )
     group.add_argument("--config", metavar="FILE.toml", help="settings over those of the recipe")
     group.add_argument(
@@ -96,11 +104,14 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     result = train(
         args.task,
         args.data,
-        args.model or shipped(get_task(args.task).head),
+        args.model or (None if args.vision or args.text else shipped(get_task(args.task).head)),
         args.output,
         engine=engine.name,
         revision=args.revision,
+        vision=args.vision,
+        text=args.text,
         tokenizer=args.tokenizer,
+        chunks=args.chunks,
         validation=args.validation,
         image_root=args.image_root,
         split=args.split,

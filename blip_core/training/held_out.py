@@ -101,7 +101,7 @@ class Validation:
 
     Contrastive losses, and losses of several processes, need whole batches: an incomplete last batch is not used.
     Metrics are those of `blip evaluate` over all of the data, of which each process evaluates its share; with
-    `validate_by="loss"` there are losses alone. `by` names the number that finds the best epoch.
+    `validate_by="loss"` there are losses alone. `by` names the number that finds the best epoch, or several to add.
     """
 
     def __init__(self, trainer: Trainer, start: Start, settings: Settings, dataset: Dataset, **options: Any):
@@ -120,9 +120,14 @@ class Validation:
         """Return the losses and metrics, over all processes."""
         return self.losses() | (self._metrics(self.evaluate) if self.evaluate else {})
 
+    def score(self, metrics: dict[str, float]) -> float:
+        """Return the number that finds the best epoch."""
+        return sum(metrics[name] for name in self.by.split("+"))
+
     def better(self, metrics: dict[str, float], best: float | None) -> bool:
         """Tell whether these metrics are better than the best so far."""
-        return best is None or (metrics[self.by] < best if self.by == "loss" else metrics[self.by] > best)
+        score = self.score(metrics)
+        return best is None or (score < best if self.by == "loss" else score > best)
 
     def _metrics(self, evaluate: Callable[..., Any]) -> dict[str, float]:
         from blip_core.evaluation import Processes
@@ -133,6 +138,7 @@ class Validation:
             self.dataset,
             batch_size=self.settings.batch_size,
             background=self.settings.background,
+            **(self.settings.generation or {}),
             processes=Processes(self.trainer.rank, self.trainer.processes, self.trainer.exchange),
         )
         metrics: dict[str, float] = found.metrics

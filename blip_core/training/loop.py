@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from blip_core.datasets import Batches
+from blip_core.training.chunks import InTurn
 from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log
 from blip_core.training.protocol import Trainer, make_micro_batch
@@ -35,7 +36,7 @@ class Loop:
         trainer: Trainer,
         start: Start,
         settings: Settings,
-        batches: Batches,
+        batches: Batches | InTurn,
         folder: RunFolder,
         position: Position,
         validate: Validation | None,
@@ -142,12 +143,12 @@ class Loop:
         if self.validate is not None:
             metrics = self.validate()
             self.log.validation(self.position.step, epoch + 1, metrics)
-            if not math.isfinite(metrics[self.validate.by]):
+            if not math.isfinite(self.validate.score(metrics)):
                 raise self._not_finite({"loss": metrics["loss"]}, self.position.step - 1, epoch)
             better = self.validate.better(metrics, self.position.best)
             self.position.worse = 0 if better else self.position.worse + 1
             if better:
-                self.position.best, self.position.best_epoch = metrics[self.validate.by], epoch + 1
+                self.position.best, self.position.best_epoch = self.validate.score(metrics), epoch + 1
         if better:
             write_model(self.trainer, self.start, self.folder.path)
         self.folder.save(self.trainer, self.start, self.position, self.settings.keep)

@@ -103,7 +103,8 @@ def work_of(task: Task, config: BlipConfig, settings: Settings) -> Work:
     words *= 3 * head.answers + 3 + 9 * task.contrastive
     kept = tokens * (8 * vision.hidden_size + 2 * vision.intermediate_size)
     kept += 3 * vision.num_attention_heads * tokens**2  # fused attention does without
-    kept *= 1 if settings.gradient_checkpointing else vision.num_hidden_layers
+    again = settings.gradient_checkpointing * vision.num_hidden_layers or settings.vit_ckpt_layer
+    kept *= max(vision.num_hidden_layers - again, 1)
     kept *= 0 if settings.freeze == "vision" else task.pictures
     kept += text.num_hidden_layers * (TEXT_TOKENS * 20 + 2 * tokens) * text.hidden_size
     kept += 3 * TEXT_TOKENS * text.vocab_size

@@ -15,6 +15,7 @@ from blip_core.engines import Engine, get_engine
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.jobs.writer_lock import one_writer
 from blip_core.training.before_after import BeforeAfter, tell
+from blip_core.training.chunks import InTurn, joined
 from blip_core.training.held_out import FEW, Validation, hold_out, together
 from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
@@ -54,12 +55,15 @@ class TrainingResult:
 def train(
     task: str,
     data: Source | Sequence[Source],
-    model: Source,
+    model: Source | None,
     output: Source,
     *,
     engine: str | None = None,
     revision: str | None = None,
+    vision: Source | None = None,
+    text: Source | None = None,
     tokenizer: Source | None = None,
+    chunks: Source | Sequence[Source] | None = None,
     validation: Source | Sequence[Source] | None = None,
     image_root: Any = None,
     split: str | None = None,
@@ -83,11 +87,15 @@ def train(
         task: A name in `blip_core.tasks.TASKS`: "caption", "vqa", "retrieval", "nlvr" or "pretrain".
         data: What `open_dataset` opens.
         model: A folder, a weight file or a Hub repository to start from. For a new model with random weights a
-            configuration (a JSON file), "base" or "large".
+            configuration (a JSON file), "base" or "large". None for the model in the package or, with `vision` or
+            `text`, for a new one of their sizes.
         output: The folder for checkpoints, logs and the model to use.
         engine: "pt" or "tf"; unless given, the first that is installed.
         revision: A branch, tag or commit of the Hub repository.
-        tokenizer: A folder of processor files, where they are not beside the model.
+        vision: An ImageNet ViT that a new model begins with: a file, folder or Hub repository of timm or Hugging Face.
+        text: A BERT of any language that it begins with, and its vocabulary: a folder or Hub repository.
+        tokenizer: A folder of processor files, where they are not beside the model or the BERT.
+        chunks: Further data, of which one is learned with `data` in each epoch, in turn.
         validation: Data to measure on after each epoch.
         image_root: Where the pictures lie that files name, as for `open_dataset`.
         split: The split of the data to train on, as for `open_dataset`.
@@ -130,30 +138,37 @@ def train(
     held_out = None if validation is None else open_dataset(validation, task, image_root, validation_split)
     if held_out is None and chosen.held_out:
         dataset, held_out = hold_out(dataset, chosen.held_out, chosen.seed)
+    turns = [dataset]
+    if chunks is not None:
+        listed = chunks if isinstance(chunks, list | tuple) else [chunks]
+        turns = [joined(dataset, open_dataset(chunk, task, image_root, split)) for chunk in listed]
+        dataset = turns[0]
     if automatic and stored is None:
-        start = find_start(task, model, tokenizer, chosen, revision)
+        start = find_start(task, model, tokenizer, chosen, revision, vision, text)
         rules.append(automatic_settings(start, dataset, chosen, merged_settings(given)))
         chosen = Settings(**merged_settings([*rules, *given]))
     run = {
         "task": task,
         "engine": chosen_engine.name,
         "data": _paths(data),
+        **({} if chunks is None else {"chunks": _paths(chunks)}),
         "validation": _paths(validation),
         "image_root": None if image_root is None else str(image_root),
         "split": split,
         "validation_split": validation_split,
-        "model": str(model),
+        "model": None if model is None else str(model),
         "revision": revision,
+        **{name: str(value) for name, value in {"vision": vision, "text": text}.items() if value is not None},
         "tokenizer": None if tokenizer is None else str(tokenizer),
         **chosen.to_dict(),
     }
     last = folder.last() if folder.begin(run, resume=resume, overwrite=overwrite) else None
-    if folder.path.resolve() in (Path(model).resolve(), *Path(model).resolve().parents):
+    if model is not None and folder.path.resolve() in (Path(model).resolve(), *Path(model).resolve().parents):
         raise ValueError(
             f"The model {model} lies in the output folder {output}, which would overwrite it; name another."
         )
     if last is None:
-        start, position = find_start(task, model, tokenizer, chosen, revision), Position()
+        start, position = find_start(task, model, tokenizer, chosen, revision, vision, text), Position()
     elif chosen.lora:
         start = replace(find_start(task, model, tokenizer, chosen, revision), adapter=last[0])
         position = last[1]
@@ -169,7 +184,7 @@ def train(
         trainer.model.generation_config = trainer.model.generation_config.updated(prompt_ids=begin)
         if last is not None:
             trainer.load_optimizer_state(read_optimizer(last[0]))
-        return _run(chosen_engine, trainer, start, chosen, dataset, held_out, folder, position, run)
+        return _run(chosen_engine, trainer, start, chosen, turns, held_out, folder, position, run)
     finally:
         trainer.close()
 
@@ -179,12 +194,13 @@ def _run(
     trainer: Trainer,
     start: Start,
     settings: Settings,
-    dataset: Dataset,
+    turns: Sequence[Dataset],
     held_out: Dataset | None,
     folder: RunFolder,
     position: Position,
     run: Mapping[str, Any],
 ) -> TrainingResult:
+    dataset = turns[0]
     batch = settings.batch_size * settings.accumulation * trainer.processes * trainer.replicas
     if position.batch not in (None, batch):
         raise ValueError(
@@ -196,25 +212,29 @@ def _run(
     options: dict[str, Any] = {name: getattr(settings, name) for name in shared}
     options |= {"rank": trainer.rank, "world_size": trainer.processes}
 
-    def batches_of(examples: Dataset) -> Batches:
-        return Batches(
-            examples,
-            start.processor,
-            start.task.name,
-            settings.batch_size * trainer.replicas,
-            training=True,
-            seed=settings.seed,
-            augment=settings.augment(start.task.name),
-            drop_last=settings.drop_last,
-            **options,
-        )
+    def batches_of(turns: Sequence[Dataset]) -> Batches | InTurn:
+        found = [
+            Batches(
+                examples,
+                start.processor,
+                start.task.name,
+                settings.batch_size * trainer.replicas,
+                training=True,
+                seed=settings.seed,
+                augment=settings.augment(start.task.name),
+                drop_last=settings.drop_last,
+                **options,
+            )
+            for examples in turns
+        ]
+        return InTurn(found) if len(found) > 1 else found[0]
 
     devices = trainer.processes * trainer.replicas
     measured = held_out
     if settings.patience and (held_out is None or len(held_out) < max(FEW, devices)):
         measured = together(dataset, held_out, settings.seed)
     validate = Validation(trainer, start, settings, measured, **options) if measured else None
-    loop = Loop(trainer, start, settings, batches_of(dataset), folder, position, validate)
+    loop = Loop(trainer, start, settings, batches_of(turns), folder, position, validate)
     with ExitStack() as stack:
         if trainer.rank == 0:
             stack.enter_context(one_writer(folder.path / RUN))
@@ -228,7 +248,7 @@ def _run(
                 print("blip: asking the model about mixed pictures, so that it forgets less", file=sys.stderr)
                 make_replay(model, start, settings, dataset, folder.path)
             trainer.mean({"ready": 1.0})  # all read what the first wrote
-            replayed = batches_of(with_replay(dataset, folder.path))
+            replayed = batches_of([with_replay(part, folder.path) for part in turns])
             loop = Loop(trainer, start, settings, replayed, folder, position, validate)
         if trainer.rank == 0:
             trackers = Trackers(settings.report_to, folder.path, run)

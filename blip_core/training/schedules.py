@@ -13,8 +13,9 @@ def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over all epochs.
 
     As in the original: a cosine from `learning_rate` to `min_learning_rate` over the epochs, constant within an epoch,
-    or in pre-training a decay by `decay_rate` each epoch, after a linear warm-up of `warmup_steps`. With
-    `schedule_every="step"` the rate follows the same curves within the epochs.
+    or in pre-training a decay by `decay_rate` each epoch, after a linear warm-up of `warmup_steps`, which ends with the
+    first epoch. With `schedule_every="step"` the rate follows the same curves within the epochs, and the warm-up may
+    take several.
     """
     position = step / steps_per_epoch
     epoch = position if settings.schedule_every == "step" else math.floor(position)
@@ -25,7 +26,7 @@ def learning_rate(settings: Settings, step: int, steps_per_epoch: int) -> float:
         rate = max(least, top * settings.decay_rate**epoch)
     else:
         rate = top
-    if step < settings.warmup_steps:
+    if step < settings.warmup_steps and (position < 1 or settings.schedule_every == "step"):
         start = settings.warmup_learning_rate
         return start + (rate - start) * step / settings.warmup_steps
     return rate

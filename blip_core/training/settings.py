@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.datasets import Augmentation
-from blip_core.tasks import PRESETS, get_task
+from blip_core.generation import GenerationConfig
+from blip_core.tasks import PRESETS, get_task, recipes
 from blip_core.validators import check_settings, choice, flag, number, require, setting, text, whole_number
 
 AUTO = "auto"
@@ -19,6 +20,8 @@ MODEL = "model"
 """The value of an optional setting that leaves it to the model."""
 MAX_RATE = 1e30
 """With a higher rate optimizers fail at numbers beyond float32, instead of giving a loss that is not finite."""
+OF_PAPER = ("image_size", "queue_size", "vit_ckpt_layer")
+"""What the recipe auto leaves to the model, and to the size of the data."""
 FREE = ("max_steps", "workers", "cache", "log_every", "save_every", "keep", "device", "report_to")
 """What may change when a run is resumed, because the result does not depend on it."""
 
@@ -31,6 +34,18 @@ def _augmentation(name: str, value: Any) -> Any:
         if unknown := value.keys() - set(known):
             raise ValueError(f"augmentation has no {', '.join(sorted(unknown))}, only {', '.join(known)}.")
         Augmentation(**value)
+    return value
+
+
+def _options(name: str, value: Any) -> Any:
+    """Validate options of `generate` by making a `GenerationConfig` of them."""
+    if value is None:
+        return None
+    require(isinstance(value, Mapping), name, value, "a table of options of generate, such as { num_beams = 3 }")
+    known = [row.name for row in fields(GenerationConfig)]
+    if unknown := value.keys() - set(known):
+        raise ValueError(f"generation has no {', '.join(sorted(unknown))}, only {', '.join(known)}.")
+    GenerationConfig(**value)
     return value
 
 
@@ -76,6 +91,7 @@ class Settings:
     clip_norm: float = setting(0.0, number, least=0)
     precision: str = setting("float32", choice, choices=("float32", "bfloat16", "float16"))
     gradient_checkpointing: bool = setting(False, flag)
+    vit_ckpt_layer: int = setting(0, whole_number)
     freeze: str = setting("none", _frozen)
     lora: int = setting(0, whole_number, most=1024)
     parallel: str = setting("ddp", choice, choices=("ddp", "fsdp"))
@@ -85,6 +101,7 @@ class Settings:
     alpha_epochs: float = setting(2.0, number, least=0)
     queue_size: int | None = setting(None, whole_number, least=1, optional=True)
     momentum: float | None = setting(None, number, least=0, below=1, optional=True)
+    negative_all_rank: bool | None = setting(None, flag, optional=True)
 
     image_size: int | None = setting(None, whole_number, least=1, optional=True)
     label_smoothing: float | None = setting(None, number, least=0, below=1, optional=True)
@@ -106,6 +123,7 @@ class Settings:
     validate_by: str = setting("metric", choice, choices=("metric", "loss"))
     validate_every: int = setting(1, whole_number, least=1)
     patience: int = setting(0, whole_number)
+    generation: Mapping[str, Any] | None = setting(None, _options)
     replay: int = setting(0, whole_number, most=100)
 
     def __post_init__(self) -> None:
@@ -133,7 +151,7 @@ class Settings:
             "attention_probs_dropout_prob": self.dropout,
         }
         vision = {"drop_path_rate": self.drop_path}
-        whole = {"queue_size": self.queue_size, "momentum": self.momentum}
+        whole = {name: getattr(self, name) for name in ("queue_size", "momentum", "negative_all_rank")}
         given: dict[str, Any] = {name: value for name, value in whole.items() if value is not None}
         for part, values in (("text_config", text), ("vision_config", vision)):
             if values := {name: value for name, value in values.items() if value is not None}:
@@ -157,18 +175,14 @@ def read_settings(
         task: A name in `blip_core.tasks.TASKS`.
         config: A TOML file with any of the settings.
         overrides: Settings by name, the last one winning; tables such as `augmentation` are merged.
-        recipe: The preset, a name in `recipes(task)`; the task's own unless given, and for "auto".
+        recipe: The preset, a name in `recipes(task)`, or the task's own. Unless given, and for "auto", the task's own
+            without what the paper's hardware and data asked for (`OF_PAPER`).
 
     Raises:
         ValueError: For an unknown task, recipe or setting, a value that cannot work, and a file that is not TOML.
         OSError: For a file that is missing.
     """
     return Settings(**merged_settings([preset_values(task, recipe), *given_settings(config, overrides)]))
-
-
-def recipes(task: str) -> list[str]:
-    """Return the names of the presets for a task, the task's own one first."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml") if path.stem.partition("-")[0] == task)
 
 
 def preset_values(task: str, recipe: str | None = None) -> dict[str, Any]:
@@ -178,7 +192,8 @@ def preset_values(task: str, recipe: str | None = None) -> dict[str, Any]:
         if recipe not in recipes(task):
             raise ValueError(f"recipe must be one of {', '.join([AUTO, *recipes(task)])} for {task}, got {recipe!r}.")
         preset = PRESETS / f"{recipe}.toml"
-    return _read_toml(preset) if preset else {}
+    values = _read_toml(preset) if preset else {}
+    return {name: value for name, value in values.items() if name not in OF_PAPER or recipe not in (None, AUTO)}
 
 
 def given_settings(config: str | Path | None, overrides: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

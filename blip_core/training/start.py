@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from blip_core.checkpoints import open_checkpoint
+from blip_core.checkpoints.foundations import Foundation, check_tokens, fitted, open_text, open_vision
 from blip_core.checkpoints.loading import config_path, read_config, with_image_size
 from blip_core.checkpoints.processor_files import read_generation_config
 from blip_core.config import BlipConfig
+from blip_core.hub import or_shipped
+from blip_core.parameters.heads import HEADS, AnyConfig
+from blip_core.parameters.initial_values import initial_values
+from blip_core.parameters.models import Parameter, parameters
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.processor import BlipProcessor
+from blip_core.processing.tokenizer import BlipTokenizer
 from blip_core.tasks import Task, get_task
 from blip_core.training.freezing import check_freeze
 from blip_core.training.settings import Settings
@@ -24,7 +33,8 @@ class Start:
     """A model to begin with: `config` of a new one with random weights, or None for `revision` of what `name` says.
 
     `found` is the configuration of either, `prompt` what the model says that its captions begin with, if it does.
-    `adapter` is a folder with the factors of LoRA to begin with.
+    `adapter` is a folder with the factors of LoRA to begin with. `foundations` are an ImageNet ViT and a BERT whose
+    tensors a new model begins with.
     """
 
     task: Task
@@ -35,6 +45,7 @@ class Start:
     revision: str | None = None
     prompt: str | None = None
     adapter: Path | None = None
+    foundations: Sequence[Foundation] = ()
 
     @property
     def head(self) -> str:
@@ -52,20 +63,38 @@ class Start:
         options |= {"image_size": settings.image_size, "revision": self.revision}
         return model_class.from_pretrained(self.name, config=config, **options)
 
+    def values(self, rows: Sequence[Parameter], config: AnyConfig, seed: int) -> Iterator[tuple[Parameter, np.ndarray]]:
+        """Yield what new parameters begin with: the tensors of foundations, else initial values from a seed."""
+        for parameter, value in initial_values(rows, config, seed):
+            for found in self.foundations:
+                value = found.value(parameter, value)
+            yield parameter, value
+
 
 def find_start(
-    task: str, model: str | Path, tokenizer: str | Path | None, settings: Settings, revision: str | None = None
+    task: str,
+    model: str | Path | None,
+    tokenizer: str | Path | None,
+    settings: Settings,
+    revision: str | None = None,
+    vision: str | Path | None = None,
+    text: str | Path | None = None,
 ) -> Start:
     """Find out what `model` means: a folder, a weight file or a Hub repository; or, for a new model of random weights,
     a configuration (a JSON file) or one of the paper's sizes, "base" and "large".
 
-    Processor files are looked for in `tokenizer`, else beside the model; those that are missing are BLIP's own.
-    `revision` is a branch, tag or commit of the model's Hub repository.
+    `vision` and `text` are an ImageNet ViT and a BERT that a new model begins with; without `model` it has their sizes.
+    Processor files are looked for in `tokenizer`, else beside the model or the BERT; those that are missing are BLIP's
+    own. `revision` is a branch, tag or commit of the model's Hub repository.
     Raises `ValueError` for a vocabulary that does not fit the model, `OSError` where nothing is found.
     """
+    founded = vision is not None or text is not None
+    named = model is not None
+    if model is None:
+        model = SIZES[0] if founded else or_shipped(None, HEADS[get_task(task).head].shipped)
     path = Path(model).expanduser()
     config = None
-    if str(model) in SIZES and not path.exists():
+    if str(model) in SIZES and (not path.exists() or not named):
         config = getattr(BlipConfig, str(model))(image_size=settings.image_size or 224)
         where = tokenizer
     elif path.suffix == ".json" and not path.name.endswith(".index.json"):
@@ -73,6 +102,11 @@ def find_start(
         where = tokenizer or path.parent
     else:
         where = tokenizer or model
+    if founded and config is None:
+        raise ValueError(
+            f"A ViT and a BERT begin a new model, and {model} is one that exists; leave it out, or name a "
+            "configuration (config.json, base or large)."
+        )
     prompt_ids = None
     if config is None:
         checkpoint = open_checkpoint(model, revision=revision)
@@ -80,11 +114,21 @@ def find_start(
         assert isinstance(found, BlipConfig)
         folders = [config_path(checkpoint).parent, *checkpoint.folders]
         prompt_ids = read_generation_config(folders, found).prompt_ids
-    else:
-        found = config = _override(config, settings)
     processor = BlipProcessor()
-    if where:
+    foundations: list[Foundation] = []
+    if text is not None and tokenizer is None:
+        where = text
+        processor = BlipProcessor(tokenizer=BlipTokenizer.from_pretrained(text))
+    elif where:
         processor = BlipProcessor.from_pretrained(where, revision=None if tokenizer else revision)
+    if config is not None:
+        foundations = [*([] if vision is None else [open_vision(vision)]), *([] if text is None else [open_text(text)])]
+        config = fitted(config, foundations, chosen=named)
+        if text is not None:
+            _take_tokens(config, processor, foundations[-1], str(where), chosen=named)
+        found = config = _override(config, settings)
+        for foundation in foundations:
+            foundation.check(parameters(get_task(task).head, config))
     size = settings.image_size or found.vision_config.image_size
     old = processor.image_processor
     ground = settings.background or old.background  # in use the model sees pictures on the ground that it learned
@@ -97,10 +141,22 @@ def find_start(
         raise ValueError(
             f"replay keeps what a captioner says; there is none to keep in {task} from here: leave it out."
         )
+    if settings.generation and "generation" not in get_task(task).evaluation_options:
+        raise ValueError(f"generation is how captions and answers are written; {task} writes none: leave it out.")
     if settings.lora:
         _check_lora(get_task(task), config is None, settings.image_size, found)
     prompt = None if prompt_ids is None else processor.tokenizer.decode(prompt_ids)
-    return Start(get_task(task), str(model), config, processor, found, revision, prompt)
+    return Start(get_task(task), str(model), config, processor, found, revision, prompt, foundations=tuple(foundations))
+
+
+def _take_tokens(config: BlipConfig, processor: BlipProcessor, bert: Foundation, where: str, chosen: bool) -> None:
+    """Give a configuration the tokens of a BERT's vocabulary, unless it was chosen."""
+    tokenizer, text = processor.tokenizer, config.text_config
+    check_tokens(bert, len(tokenizer) - len({tokenizer.bos_token_id, tokenizer.enc_token_id}), where)
+    if not chosen:
+        text.vocab_size = max(len(tokenizer), text.vocab_size)
+        text.bos_token_id, config.enc_token_id = tokenizer.bos_token_id, tokenizer.enc_token_id
+        text.sep_token_id, text.pad_token_id = tokenizer.sep_token_id, tokenizer.pad_token_id
 
 
 def _check_lora(task: Task, exists: bool, image_size: int | None, config: BlipConfig) -> None:

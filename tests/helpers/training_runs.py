@@ -20,7 +20,7 @@ DATA = {"caption": "pairs", "pretrain": "pairs", "retrieval": "pairs", "vqa": "q
 DATA["match"] = "labelled"
 QUICK: dict[str, Any] = {
     "batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "warmup_steps": 0, "augmentation": False, "workers": 0,
-    "log_every": 1, "dropout": 0.0, "drop_path": 0.0,
+    "log_every": 1, "dropout": 0.0, "drop_path": 0.0, "image_size": "model", "queue_size": "model",
 }  # fmt: skip
 """Settings of runs that take a second."""
 

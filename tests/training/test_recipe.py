@@ -162,6 +162,6 @@ def test_more_frozen_blocks_than_there_are_is_refused(world):
 
 
 def test_a_preset_of_another_task_is_refused(world):
-    with pytest.raises(ValueError, match="recipe must be one of auto, caption for caption, got 'vqa'"):
+    with pytest.raises(ValueError, match="recipe must be one of auto, caption, caption-large for caption, got 'vqa'"):
         train(**{**of(world, "caption", "other", engine="pt"), "recipe": "vqa"})
     assert len(open_dataset(world / "pairs.json", "caption")) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,27 +12,48 @@ import pytest
 from blip_core.cli.train import OWN
 from blip_core.datasets import Augmentation
 from blip_core.hub import SHIPPED
-from blip_core.tasks import PRESETS, TASKS
+from blip_core.tasks import PRESETS, TASKS, recipes
 from blip_core.training import Settings, read_settings
 from blip_core.training.schedules import learning_rate, momentum_share
-from blip_core.training.settings import parse_setting
+from blip_core.training.settings import AUTO, OF_PAPER, parse_setting, preset_values
 from blip_core.training.start import find_start
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(
-    ("task", "epochs", "rate", "batch"),
-    [("caption", 5, 1e-5, 32), ("vqa", 10, 2e-5, 16), ("retrieval", 6, 1e-5, 32), ("nlvr", 15, 3e-5, 16),
-     ("pretrain", 20, 3e-4, 75)],
-)  # fmt: skip
-def test_presets_are_the_papers(task, epochs, rate, batch):
-    settings = read_settings(task)
-    assert (settings.epochs, settings.learning_rate, settings.batch_size) == (epochs, rate, batch)
-    assert (settings.weight_decay, settings.weight_decay_on) == (0.05, "all")
+VALUES = json.loads((Path(__file__).parents[1] / "data" / "training_presets.json").read_text())
+"""What the original and the paper have, typed from its files, for each preset."""
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_presets_are_the_originals(name):
+    task = name.partition("-")[0]
+    expected = {setting: row["value"] for setting, row in VALUES[name].items()}
+    assert preset_values(task, name) == expected
+    settings = read_settings(task, None, (), name)
     assert settings.augment(task) == Augmentation.original(task)
-    assert settings.drop_path == (0.1 if task in ("vqa", "nlvr") else None)
-    assert {path.stem for path in PRESETS.glob("*.toml")} == {task.name for task in TASKS.values() if task.trains}
+    assert (settings.weight_decay_on, settings.beta1, settings.beta2, settings.epsilon) == ("all", 0.9, 0.999, 1e-8)
+    lines = (PRESETS / f"{name}.toml").read_text().splitlines()[1:]
+    said = {line.partition(" = ")[0]: line.partition("  # ")[2] for line in lines if not line.startswith("#")}
+    assert said == {setting: row["source"] for setting, row in VALUES[name].items()}
+
+
+def test_every_task_has_presets():
+    tasks = {task.name for task in TASKS.values() if task.trains}
+    assert {name for task in tasks for name in recipes(task)} == VALUES.keys() | {"match"}
+    assert recipes("retrieval") == ["retrieval-coco", "retrieval-flickr", "retrieval-large"]
+    page = (DOCS / "training.md").read_text()
+    for name, rows in VALUES.items():
+        assert f"`{name}`" in page, name
+        assert f"{rows['learning_rate']['value']:.0e}".replace("e-0", "e-") in page
+    with pytest.raises(ValueError, match="recipe must be one of auto, caption, caption-large for caption, got 'vqa'"):
+        read_settings("caption", None, (), "vqa")
+
+
+def test_the_recipe_auto_leaves_sizes_to_the_model():
+    own = preset_values("retrieval", AUTO)
+    assert own == {k: v for k, v in preset_values("retrieval", "retrieval-coco").items() if k not in OF_PAPER}
+    assert preset_values("retrieval", "retrieval") == preset_values("retrieval", "retrieval-coco")
 
 
 def test_a_file_goes_over_the_preset_and_single_settings_over_the_file(tmp_path):
@@ -44,6 +66,7 @@ def test_a_file_goes_over_the_preset_and_single_settings_over_the_file(tmp_path)
     assert settings.label_smoothing == 0.1
     assert settings.augment("caption") == Augmentation(flip=0.0, rand_augment=None, rotate=10)
     assert settings.model_settings() == {"text_config": {"label_smoothing": 0.1}}
+    assert Settings(negative_all_rank=False).model_settings() == {"negative_all_rank": False}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +100,12 @@ def test_schedules_are_the_originals():
         [1e-6, 1e-6 + (3e-4 - 1e-6) / 2, 3e-4, 3e-4, 2.7e-4, 2.43e-4]
     )
     assert learning_rate(pretrain, 5000 * 60, 5000) == 1e-6
+    # A first epoch shorter than the warm-up ends it: the original warms up in the first epoch alone.
+    assert [learning_rate(pretrain, step, 1500) for step in (1499, 1500)] == pytest.approx(
+        [1e-6 + (3e-4 - 1e-6) * 1499 / 3000, 2.7e-4]
+    )
+    steps = Settings(warmup_steps=3000, schedule="constant", schedule_every="step")
+    assert learning_rate(steps, 1500, 1000) == pytest.approx(steps.learning_rate / 2)
     smooth = Settings(learning_rate=1.0, epochs=2, schedule_every="step")
     assert learning_rate(smooth, 10, 10) == pytest.approx(0.5)
     assert learning_rate(smooth, 5, 10) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)

@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 EPOCHS, BATCH, RATE = 5, 64, 3e-5
 SETTINGS = {
     "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "prompt": '""', "background": "white",
-    "schedule_every": "step", "cache": 100,
+    "schedule_every": "step", "cache": 100, "image_size": "model",
 }  # fmt: skip
 
 
