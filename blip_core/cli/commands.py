@@ -56,6 +56,7 @@ def register(command: Command) -> None:
 for _row in (
     Command("caption", "blip_core.cli.caption", "say what pictures show", USE),
     Command("answer", "blip_core.cli.answer", "answer questions about pictures", USE),
+    Command("dialogue", "blip_core.cli.converse", "answer a question about a picture after others", USE),
     Command("match", "blip_core.cli.match", "say how well texts describe pictures", USE),
     Command("classify", "blip_core.cli.classify", "say which of some labels pictures show", USE),
     Command("explain", "blip_core.cli.explain", "show where a picture has each word of a text", USE),

@@ -14,6 +14,7 @@ from blip_core.datasets import Batches, Dataset, open_dataset
 from blip_core.engines import Engine, get_engine
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.jobs.writer_lock import one_writer
+from blip_core.tasks import TASKS, get_task
 from blip_core.training.before_after import BeforeAfter, tell
 from blip_core.training.chunks import InTurn, joined
 from blip_core.training.held_out import FEW, Validation, hold_out, together
@@ -121,6 +122,9 @@ def train(
         >>> train("caption", "captions.jsonl", SHIPPED, "my-captioner", recipe="caption", epochs=1, batch_size=1).step
         1
     """
+    if not get_task(task).trains:
+        able = ", ".join(row.name for row in TASKS.values() if row.trains)
+        raise ValueError(f"{task} is evaluated alone (blip evaluate {task}); what can be trained is {able}.")
     if settings is not None and (options or config is not None):
         raise ValueError("Give all settings, or a config and single ones, not both.")
     chosen_engine = get_engine(engine)

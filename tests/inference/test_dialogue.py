@@ -1,9 +1,12 @@
 """Visual dialogue: texts grounded in a picture and its caption, and the answers that the matching head prefers."""
 
+import json
+
 import numpy as np
 import pytest
 
 from blip_core import Answerer
+from blip_core.cli import main
 from blip_core.generation.scores import softmax
 from blip_core.inference.dialogue import Dialogue, after_history
 from tests.helpers.frameworks import FRAMEWORKS, INSTALLED, PyTorch, TensorFlow
@@ -100,3 +103,32 @@ def test_answers_are_generated_after_a_history():
     asked = after_history(HISTORY, "what color is it?")
     assert asked == "what is it? an animal which one? a fox what color is it?"
     assert answerer(PICTURE, asked).text
+
+
+def test_the_command_chooses_or_generates_an_answer(tmp_path, capfd):
+    history = [word for turn in HISTORY for word in ("--history", *turn)]
+    arguments = ["dialogue", PICTURE, "what color is it?", *history, "--engine", INSTALLED[0]]
+    (tmp_path / "choices.txt").write_text("orange\na blue car\ngreen\n")
+    chosen = ["--choices", str(tmp_path / "choices.txt"), "--caption", "a fox"]
+    assert main([*arguments, *chosen, "--json"]) == 0
+    row = json.loads(capfd.readouterr().out)
+    dialogue = Dialogue.from_pretrained(engine=INSTALLED[0])
+    said = dialogue(PICTURE, "what color is it?", ["orange", "a blue car", "green"], caption="a fox", history=HISTORY)
+    assert row == {"image": PICTURE, "question": "what color is it?", "answer": said.text, "choices": said.choices}
+    assert main([*arguments, *chosen]) == 0
+    best = said.choices[0]
+    assert capfd.readouterr().out.splitlines()[0] == f"{PICTURE}: {best['answer']} ({best['itm']:.3f})"
+    assert main(arguments) == 0
+    answerer = Answerer.from_pretrained(engine=INSTALLED[0])
+    expected = answerer(PICTURE, after_history(HISTORY, "what color is it?")).text
+    assert capfd.readouterr().out == f"{PICTURE}: {expected}\n"
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert main(["dialogue", str(tmp_path / "bad.png"), *arguments[2:], *chosen]) == 1
+    assert "bad.png" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("one", "other"), [("choices", "caption"), ("caption", "choices")])
+def test_what_the_command_needs_is_said(one, other, capfd):
+    with pytest.raises(SystemExit):
+        main(["dialogue", PICTURE, "what?", f"--{one}", "x"])
+    assert f"argument --{one}: goes with --{other}" in capfd.readouterr().err

@@ -14,7 +14,9 @@ from blip_core.engines import engine_of
 from blip_core.evaluation import evaluate_answers, evaluate_captions, evaluate_retrieval
 from blip_core.inference import Matcher
 from blip_core.processing.video import read_frames
-from tests.helpers.frameworks import FRAMEWORKS, INSTALLED
+from tests.helpers.frameworks import FRAMEWORKS, INSTALLED, PyTorch, TensorFlow
+from tests.helpers.random_models import CONFIGS_OF, inputs
+from tests.helpers.tensorflow_models import models
 
 EMOJI = Path(__file__).parents[1] / "data" / "emoji"
 NAMES = ("1f98a.png", "1f355.png", "1f697.png", "1f433.png")
@@ -105,3 +107,18 @@ def test_the_command_line_takes_videos(videos, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == f"{path}: {Captioner.from_pretrained(engine=INSTALLED[0])(path, frames=4).text}"
     assert len(lines) >= 2
+
+
+@pytest.mark.parametrize("head", ["BlipForQuestionAnswering", "BlipForConditionalGeneration"])
+def test_twenty_steps_on_videos_stay_together(tmp_path, head):
+    """Answers and captions are learned from the tokens of all frames in a row, in both frameworks alike."""
+    pt, tf_model = models(head, CONFIGS_OF["wide"], tmp_path)
+    values = inputs(head, CONFIGS_OF["wide"])
+    tokens = CONFIGS_OF["wide"].vision_config.num_positions
+    noise = np.random.default_rng(5).normal(size=(2, 3 * tokens, CONFIGS_OF["wide"].vision_config.hidden_size))
+    values = {**values, "image_embeds": noise.astype(np.float32)}
+    del values["pixel_values"]
+    steps = [PyTorch.adamw(pt, lr=1e-4, weight_decay=0.05), TensorFlow.adamw(tf_model, lr=1e-4, weight_decay=0.05)]
+    found = np.array([[step(values)["loss"] for step in steps] for _ in range(20)])
+    assert found[-1, 0] < found[0, 0]
+    np.testing.assert_allclose(found[:, 0], found[:, 1], atol=1e-4)

@@ -334,6 +334,10 @@ def test_tensorboard_reads_the_events(world):
         ({"data": "lost.json"}, r"No example for caption .*lost.json:0.*nowhere.png"),
         ({"data": "numbers.json"}, "No example for caption .*caption must be a text"),
         ({"task": "vqa"}, "No example for vqa .*question"),
+        (
+            {"task": "grounding", "recipe": "auto"},
+            r"grounding is evaluated alone \(blip evaluate .*; what can be trained is",
+        ),
         ({"task": "dance"}, "task must be one of caption, retrieval"),
         ({"engine": "jax"}, "engine must be one of pt, tf, onnx, openvino, got 'jax'"),
         ({"batch_size": 64}, "8 examples to learn from are less than a batch of 64; use a .* train --batch-size"),
