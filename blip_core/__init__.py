@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blip_core.inference.matcher import Matcher
     from blip_core.outputs import (
         BlipFeaturesOutput,
+        BlipForClassificationOutput,
         BlipForConditionalGenerationOutput,
         BlipForImageTextRetrievalOutput,
         BlipForNLVROutput,
@@ -41,6 +42,7 @@ __all__ = [
     "Answerer",
     "BlipConfig",
     "BlipFeaturesOutput",
+    "BlipForClassificationOutput",
     "BlipForConditionalGenerationOutput",
     "BlipForImageTextRetrievalOutput",
     "BlipForNLVROutput",

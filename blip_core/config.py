@@ -250,6 +250,7 @@ class BlipConfig(_Config):
     )  # fmt: skip
     queue_size: int = setting(57600, SIZE, "Pictures and texts whose features contrastive training keeps.")
     momentum: float = setting(0.995, RATE, "Share of themselves that momentum encoders keep in each step, in [0, 1).")
+    num_labels: int = setting(2, SIZE, "Classes of `BlipForClassification`.")
     negative_all_rank: bool = setting(
         True, flag, "Take hard negatives from the batches of all processes; False: from the own process's batch."
     )

@@ -225,6 +225,20 @@ class BlipForNLVROutput(ModelOutput):
 
 
 @dataclass
+class BlipForClassificationOutput(ModelOutput):
+    """What the model that sorts texts with pictures into classes returns."""
+
+    loss: Tensor = output("Cross-entropy, in part with the classes of the momentum encoders, scalar.")
+    logits: Tensor = output("(batch, num_labels).")
+    image_embeds: Tensor = output("(batch, tokens, width).")
+    hidden_states: Tensors = output("The vision encoder's.")
+    attentions: Tensors = output("The vision encoder's.")
+    text_hidden_states: Tensors = output("The text encoder's.")
+    text_attentions: Tensors = output("The text encoder's.")
+    cross_attentions: Tensors = output("(batch, heads, length, tokens) of each layer.")
+
+
+@dataclass
 class BlipForPreTrainingOutput(ModelOutput):
     """What pre-training returns."""
 

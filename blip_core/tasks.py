@@ -55,6 +55,7 @@ class Task:
         crop_scale: The share of a picture's area that the original's random crop leaves.
         takes_prompt: Whether texts begin with the prompt of the settings, which is stored with the model.
         contrastive: Whether the loss compares the pairs of a batch, so that it needs two and noise for negatives.
+        distils: Whether momentum encoders soften the labels, with the share alpha.
         loss_count: How many things the loss of a batch is the mean over.
         rows_per_example: The inputs with several rows for an example, and the input that says how many.
         evaluate: `(model, processor, dataset, **options) -> Evaluation`; None where the loss is all there is.
@@ -87,6 +88,7 @@ class Task:
     crop_scale: tuple[float, float] = (0.5, 1.0)
     takes_prompt: bool = False
     contrastive: bool = False
+    distils: bool = False
     loss_count: Callable[[Mapping[str, np.ndarray]], int] = count_examples
     rows_per_example: Mapping[str, str] = field(default_factory=dict)
     evaluate: Callable[..., Any] | None = None
@@ -225,6 +227,23 @@ for _task in (
         metric="accuracy",
         preset=PRESETS / "match.toml",
         unused=("vision_proj", "text_proj", "temp"),
+    ),
+    Task(
+        name="classification",
+        head="BlipForClassification",
+        description="classes of pictures with sentences, such as entailment: accuracy",
+        parse=Function("blip_core.datasets.entries:parse_class"),
+        inputs=Function("blip_core.datasets.text_inputs:sentences"),
+        target=("label", "label"),
+        clean=Function("blip_core.datasets.cleaning:clean_sentence"),
+        max_length=40,
+        needs_text=True,
+        distils=True,
+        evaluate=Function("blip_core.evaluation:evaluate_classes"),
+        metric="accuracy",
+        said="judged",
+        use="blip evaluate classification --data pairs.json --model {model}",
+        preset=PRESETS / "classification.toml",
     ),
     Task(
         name="grounding",

@@ -15,6 +15,7 @@ from blip_core import (
 )
 from blip_pt.answering import BlipForQuestionAnswering
 from blip_pt.captioning import BlipForConditionalGeneration
+from blip_pt.classification import BlipForClassification
 from blip_pt.contrastive import BlipModel
 from blip_pt.language_model import BlipTextLMHeadModel
 from blip_pt.nlvr import BlipForNLVR
@@ -25,6 +26,7 @@ from blip_pt.vision import BlipVisionModel
 
 __all__ = [
     "BlipConfig",
+    "BlipForClassification",
     "BlipForConditionalGeneration",
     "BlipForImageTextRetrieval",
     "BlipForNLVR",

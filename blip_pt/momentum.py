@@ -5,7 +5,8 @@ Shapes: b pairs of this process, B of all processes, L tokens, T image tokens, Q
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -48,49 +49,28 @@ class PairBatch(NamedTuple):
     noise: Tensor | None
 
 
-class BlipMomentumModel(BlipImageModel):
-    """A model with comparable features of pictures and texts, and what their training needs.
+class BlipFollowedModel(BlipImageModel):
+    """A model whose training keeps copies of its parts, which follow the weights slowly and are not trained.
 
-    The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
-    last `config.queue_size` pictures and texts, in retrieval with the pictures' ids. Both are saved and loaded with the
-    model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    `pairs` are the parts and their copies. A subclass makes them in `make_momentum`.
     """
 
-    image_queue: Tensor
-    text_queue: Tensor
-    idx_queue: Tensor
-    pointer_name: str
-    queues_ids: bool
+    pairs: ClassVar[Sequence[tuple[str, str]]] = PAIRS
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
-        self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
-        self.text_encoder = BlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
-        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        self.itm_head = Linear(config.text_config.hidden_size, 2)
         self.has_momentum = False
 
     def make_momentum(self) -> None:
         """Make the training state, without values."""
-        config = self.config
-        self.vision_model_m = BlipVisionModel(config.vision_config, initialize=False)
-        self.text_encoder_m = BlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-        self.vision_proj_m = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
-        self.text_proj_m = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        for own, copy in PAIRS:
+        for own, copy in self.pairs:
             self.get_submodule(copy).requires_grad_(False).train(self.get_submodule(own).training)
-        self.temp = nn.Parameter(torch.empty(()))
-        for parameter in training_state(model_name(type(self)), config):
-            if "queue" in parameter.name:
-                kind = torch.float32 if parameter.row.init == "unit_columns" else torch.int64
-                self.register_buffer(parameter.name, torch.empty(parameter.shape, dtype=kind))
         self.has_momentum = True
-        self.to(self.vision_proj.weight.device)
+        self.to(next(self.vision_model.parameters()).device)
 
     @torch.no_grad()
     def start_momentum(self) -> None:
-        """Begin contrastive training: copy the encoders, fill the queues with random features.
+        """Begin training: copy the encoders, fill the queues, where there are any, with random features.
 
         Call it before the optimizer is made. The features follow the framework's global seed. Called again, it starts
         over with the same parameters.
@@ -119,9 +99,52 @@ class BlipMomentumModel(BlipImageModel):
         """The weights and their momentum copies."""
         return [
             weights
-            for own, copy in PAIRS
+            for own, copy in self.pairs
             for weights in zip(self.get_submodule(own).parameters(), self.get_submodule(copy).parameters(), strict=True)
         ]
+
+    @torch.no_grad()
+    def prepare_step(self) -> None:
+        """Begin a training step: let the momentum encoders follow."""
+        for own, copy in self.momentum_pairs():
+            copy.mul_(self.config.momentum).add_(own, alpha=1 - self.config.momentum)
+
+
+class BlipMomentumModel(BlipFollowedModel):
+    """A model with comparable features of pictures and texts, and what their training needs.
+
+    The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
+    last `config.queue_size` pictures and texts, in retrieval with the pictures' ids. Both are saved and loaded with the
+    model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    """
+
+    image_queue: Tensor
+    text_queue: Tensor
+    idx_queue: Tensor
+    pointer_name: str
+    queues_ids: bool
+
+    def __init__(self, config: BlipConfig):
+        super().__init__(config)
+        self.vision_model = BlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = BlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        self.itm_head = Linear(config.text_config.hidden_size, 2)
+
+    def make_momentum(self) -> None:
+        """Make the training state, without values."""
+        config = self.config
+        self.vision_model_m = BlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder_m = BlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.vision_proj_m = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+        self.text_proj_m = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        self.temp = nn.Parameter(torch.empty(()))
+        for parameter in training_state(model_name(type(self)), config):
+            if "queue" in parameter.name:
+                kind = torch.float32 if parameter.row.init == "unit_columns" else torch.int64
+                self.register_buffer(parameter.name, torch.empty(parameter.shape, dtype=kind))
+        super().make_momentum()
 
     @takes_tensors
     def get_image_features(
@@ -157,8 +180,7 @@ class BlipMomentumModel(BlipImageModel):
     def prepare_step(self) -> None:
         """Begin a training step: keep the temperature within bounds, let the momentum encoders follow."""
         self.temp.clamp_(0.001, 0.5)
-        for own, copy in self.momentum_pairs():
-            copy.mul_(self.config.momentum).add_(own, alpha=1 - self.config.momentum)
+        super().prepare_step()
 
     @torch.no_grad()
     def momentum_features(

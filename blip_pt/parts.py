@@ -79,6 +79,11 @@ def nlvr_scores(model: Any, image_embeds: Tensor, **texts: Tensor) -> Tensors:
     return {"logits": model.cls_head(first_states(states, texts["attention_mask"]))}
 
 
+def class_scores(model: Any, **given: Tensor) -> Tensors:
+    """Image embeddings and texts -> logits (B, classes)."""
+    return {"logits": model.cls_head(first_states(grounded(model, **given), given["attention_mask"]))}
+
+
 def question_states(model: Any, **given: Tensor) -> Tensors:
     """Image embeddings and questions -> states (B, L, W), which the answer decoder reads."""
     return {"encoder_states": grounded(model, **given)}
@@ -150,7 +155,7 @@ FUNCTIONS: dict[str, Callable[..., Tensors]] = {
     function.__name__: function
     for function in (
         image_features, image_projection, text_states, text_features, itm_scores, itc_scores, nlvr_scores,
-        question_states, begin, step,
+        class_scores, question_states, begin, step,
     )
 }  # fmt: skip
 """The parts by name."""

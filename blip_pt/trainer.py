@@ -119,7 +119,9 @@ class Trainer:
         if "answer_counts" in inputs:
             inputs["answer_counts"] = part.inputs["answer_counts"].tolist()
         if part.noise is not None:
-            inputs |= {"noise": torch.from_numpy(part.noise).to(self.device), "alpha": alpha}
+            inputs["noise"] = torch.from_numpy(part.noise).to(self.device)
+        if self.start.task.contrastive or self.start.task.distils:
+            inputs["alpha"] = alpha
         half = HALF[self.settings.precision]
         with torch.autocast(self.device.type, half) if half else nullcontext():
             output: Mapping[str, Any] = self.parallel(**inputs)
@@ -218,15 +220,15 @@ def make_model(start: Start, settings: Settings) -> Any:
     """The model to begin with, on the CPU; parts that it lacks are initialised at random from the settings' seed."""
     torch.manual_seed(settings.seed)
     model_class: Any = getattr(blip_pt, start.head)
-    contrastive = start.task.contrastive
+    followed = start.task.contrastive or start.task.distils
     if start.config is not None:
         model = model_class(start.config, initialize=False)
-        if contrastive and not model.has_momentum:
+        if followed and not model.has_momentum:
             model.make_momentum()
         new = model.table()
     else:
         model, new = start.load(model_class, settings, device="cpu"), []
-        if contrastive and not model.has_momentum:
+        if followed and not model.has_momentum:
             model.start_momentum()
             new = [row for row in model.table() if "queue" in row.name]
     with torch.no_grad():

@@ -29,6 +29,7 @@ from blip_core import (
 )
 from blip_tf.answering import TFBlipForQuestionAnswering
 from blip_tf.captioning import TFBlipForConditionalGeneration
+from blip_tf.classification import TFBlipForClassification
 from blip_tf.contrastive import TFBlipModel
 from blip_tf.language_model import TFBlipTextLMHeadModel
 from blip_tf.nlvr import TFBlipForNLVR
@@ -45,6 +46,7 @@ __all__ = [
     "BlipTokenizer",
     "BlipVisionConfig",
     "GenerationConfig",
+    "TFBlipForClassification",
     "TFBlipForConditionalGeneration",
     "TFBlipForImageTextRetrieval",
     "TFBlipForNLVR",

@@ -5,7 +5,8 @@ Shapes: b pairs of this process, B of all processes, L tokens, T image tokens, Q
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -48,47 +49,26 @@ class PairBatch(NamedTuple):
     noise: Tensor | None
 
 
-class TFBlipMomentumModel(TFBlipImageModel):
-    """A model with comparable features of pictures and texts, and what their training needs.
+class TFBlipFollowedModel(TFBlipImageModel):
+    """A model whose training keeps copies of its parts, which follow the weights slowly and are not trained.
 
-    The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
-    last `config.queue_size` pictures and texts, in retrieval with the pictures' ids. Both are saved and loaded with the
-    model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    `pairs` are the parts and their copies. A subclass makes them in `make_momentum`.
     """
 
-    pointer_name: str
-    queues_ids: bool
+    pairs: ClassVar[Sequence[tuple[str, str]]] = PAIRS
 
     def __init__(self, config: BlipConfig):
         super().__init__(config)
-        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
-        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
-        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        self.itm_head = Linear(config.text_config.hidden_size, 2)
         self.has_momentum = False
 
     def make_momentum(self) -> None:
         """Make the training state, without values."""
-        config = self.config
-        with dtype_policy(self.dtype_policy if self.variable_dtype == "float32" else "float32"):
-            self.vision_model_m = TFBlipVisionModel(config.vision_config, initialize=False)
-            self.text_encoder_m = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
-            self.vision_proj_m = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
-            self.text_proj_m = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
-        for _, copy in PAIRS:
+        for _, copy in self.pairs:
             getattr(self, copy).trainable = False
-        self.temp = self.add_weight(name="temp", shape=(), initializer="zeros")
-        for parameter in training_state(model_name(type(self)), config):
-            if "queue" in parameter.name:
-                kind = "float32" if parameter.row.init == "unit_columns" else "int64"
-                options: dict[str, Any] = {"dtype": kind, "autocast": False, "trainable": False}
-                queue = self.add_weight(name=parameter.name, shape=parameter.shape, initializer="zeros", **options)
-                setattr(self, parameter.name, queue)
         self.has_momentum = True
 
     def start_momentum(self) -> None:
-        """Begin contrastive training: copy the encoders, fill the queues with random features.
+        """Begin training: copy the encoders, fill the queues, where there are any, with random features.
 
         Call it before the optimizer is made. The features follow the framework's global seed. Called again, it starts
         over with the same parameters.
@@ -117,9 +97,52 @@ class TFBlipMomentumModel(TFBlipImageModel):
         """The weights and their momentum copies."""
         return [
             weights
-            for own, copy in PAIRS
+            for own, copy in self.pairs
             for weights in zip(getattr(self, own).weights, getattr(self, copy).weights, strict=True)
         ]
+
+    def prepare_step(self) -> None:
+        """Begin a training step: let the momentum encoders follow."""
+        pairs, share = self.momentum_pairs(), self.config.momentum
+        news = [raw(copy) * share + tf.cast(raw(own), raw(copy).dtype) * (1 - share) for own, copy in pairs]
+        assign([copy for _, copy in pairs], news)
+
+
+class TFBlipMomentumModel(TFBlipFollowedModel):
+    """A model with comparable features of pictures and texts, and what their training needs.
+
+    The momentum encoders follow the model's weights slowly and are not trained; the queues hold their features of the
+    last `config.queue_size` pictures and texts, in retrieval with the pictures' ids. Both are saved and loaded with the
+    model. Source: the original's `BLIP_Retrieval` and `BLIP_Pretrain`; BLIP section 3.2.
+    """
+
+    pointer_name: str
+    queues_ids: bool
+
+    def __init__(self, config: BlipConfig):
+        super().__init__(config)
+        self.vision_model = TFBlipVisionModel(config.vision_config, initialize=False)
+        self.text_encoder = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+        self.vision_proj = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+        self.text_proj = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        self.itm_head = Linear(config.text_config.hidden_size, 2)
+
+    def make_momentum(self) -> None:
+        """Make the training state, without values."""
+        config = self.config
+        with dtype_policy(self.dtype_policy if self.variable_dtype == "float32" else "float32"):
+            self.vision_model_m = TFBlipVisionModel(config.vision_config, initialize=False)
+            self.text_encoder_m = TFBlipTextModel(config.text_config, add_pooling_layer=False, initialize=False)
+            self.vision_proj_m = Linear(config.vision_config.hidden_size, config.image_text_hidden_size)
+            self.text_proj_m = Linear(config.text_config.hidden_size, config.image_text_hidden_size)
+        self.temp = self.add_weight(name="temp", shape=(), initializer="zeros")
+        for parameter in training_state(model_name(type(self)), config):
+            if "queue" in parameter.name:
+                kind = "float32" if parameter.row.init == "unit_columns" else "int64"
+                options: dict[str, Any] = {"dtype": kind, "autocast": False, "trainable": False}
+                queue = self.add_weight(name=parameter.name, shape=parameter.shape, initializer="zeros", **options)
+                setattr(self, parameter.name, queue)
+        super().make_momentum()
 
     @takes_tensors
     def get_image_features(
@@ -157,9 +180,8 @@ class TFBlipMomentumModel(TFBlipImageModel):
 
     def prepare_step(self) -> None:
         """Begin a training step: keep the temperature within bounds, let the momentum encoders follow."""
-        pairs, share = self.momentum_pairs(), self.config.momentum
-        news = [raw(copy) * share + tf.cast(raw(own), raw(copy).dtype) * (1 - share) for own, copy in pairs]
-        assign([self.temp, *(copy for _, copy in pairs)], [tf.clip_by_value(raw(self.temp), 0.001, 0.5), *news])
+        assign([self.temp], [tf.clip_by_value(raw(self.temp), 0.001, 0.5)])
+        super().prepare_step()
 
     def momentum_features(
         self,

@@ -155,7 +155,8 @@ class Trainer:
             self.model.check_beginning(
                 *(None if x is None else tf.constant(x) for x in texts)
             )  # a graph knows no values
-        parts = [_tensors(piece, alpha) for piece in split(part, self.start.task, self.replicas)]
+        followed = self.start.task.contrastive or self.start.task.distils
+        parts = [_tensors(piece, alpha if followed else None) for piece in split(part, self.start.task, self.replicas)]
         if self.replicas == 1:
             return parts[0]
         return self.strategy.experimental_distribute_values_from_function(
@@ -218,17 +219,17 @@ def make_model(start: Start, settings: Settings) -> Any:
     """The model to begin with; parts that it lacks are initialised at random from the settings' seed."""
     tf.random.set_seed(settings.seed)
     model_class: Any = getattr(blip_tf, f"TF{start.head}")
-    contrastive = start.task.contrastive
+    followed = start.task.contrastive or start.task.distils
     policy = HALF[settings.precision]
     if start.config is not None:
         with dtype_policy(policy):
             model = model_class(start.config, initialize=False)
-        if contrastive and not model.has_momentum:
+        if followed and not model.has_momentum:
             model.make_momentum()
         new = model.table()
     else:
         model, new = start.load(model_class, settings, dtype=policy), []
-        if contrastive and not model.has_momentum:
+        if followed and not model.has_momentum:
             model.start_momentum()
             new = [row for row in model.table() if "queue" in row.name]
     for row, value in start.values(new, model.config, settings.seed):
@@ -272,12 +273,14 @@ def _sum(value: Any) -> Any:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
 
 
-def _tensors(part: MicroBatch, alpha: float) -> tuple[dict[str, Tensor], Tensor]:
+def _tensors(part: MicroBatch, alpha: float | None) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs of the model's call, whole numbers as int32, and what the loss is the mean over."""
     inputs = {
         name: tf.constant(value.astype(np.int32) if value.dtype == np.int64 and name != "image_ids" else value)
         for name, value in part.inputs.items()
     }
     if part.noise is not None:
-        inputs |= {"noise": tf.constant(part.noise), "alpha": tf.constant(alpha, tf.float32)}
+        inputs["noise"] = tf.constant(part.noise)
+    if alpha is not None:
+        inputs["alpha"] = tf.constant(alpha, tf.float32)
     return inputs, tf.constant(float(part.count))

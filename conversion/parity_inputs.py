@@ -64,12 +64,14 @@ def _inputs(head: Head, config: Any, pixel_values: np.ndarray, texts: Arrays | N
     if head.pictures == 2:  # each text is of a picture and the next one
         inputs["pixel_values"] = np.stack([pixel_values, np.roll(pixel_values, -1, axis=0)], axis=1)
         inputs["labels"] = np.arange(count) % 2
+    if head.classes:
+        inputs["labels"] = np.arange(count) % config.num_labels
     return {**inputs, **_draws(count)} if head.needs_state else inputs
 
 
 def training_inputs(model: ParityModel, inputs: Arrays) -> Arrays:
     """Return what the call that gives a loss takes: a matcher with its training state learns from pairs."""
-    if not (model.has_state and not model.head.needs_state):
+    if not (model.has_state and model.head.queues and not model.head.needs_state):
         return inputs
     count = len(inputs["input_ids"])
     return {**inputs, **_draws(count), "image_ids": np.arange(count)}

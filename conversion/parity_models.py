@@ -93,9 +93,10 @@ class ParityModel:
         The momentum encoders, if there are any, follow the new weights, and the queues take the pairs of the inputs.
         """
         self.engine.descend(self.model, gradients, LEARNING_RATE)
+        given = self._tensors(inputs)
         if self.has_state:
-            given = self._tensors(inputs)
             self.model.prepare_step()
+        if self.has_state and self.head.queues:
             images, texts = self.model.momentum_features(
                 given["pixel_values"], given["input_ids"], given["attention_mask"], interpolate_pos_encoding=False
             )

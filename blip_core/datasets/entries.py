@@ -14,7 +14,10 @@ from blip_core.processing.texts import HALF
 from blip_core.tasks import Task
 
 VISUAL_GENOME_WEIGHT = 0.2
+MOST_CLASSES = 2**31
 LABELS = {"True": 1, "False": 0}
+ENTAILMENT = {"contradiction": 0, "neutral": 1, "entailment": 2}
+"""The classes of SNLI-VE as LAVIS numbers them."""
 MATCHES = {**LABELS, "match": 1, "no match": 0}
 
 
@@ -55,6 +58,17 @@ def parse_sentence(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
     """An entry of NLVR: a sentence about two pictures."""
     label = _label(entry, LABELS, "'True' or 'False'")
     return Example(key, images, (_text("sentence", entry.get("sentence")),), label=label)
+
+
+def parse_class(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
+    """An entry of a picture, a sentence and their class: a whole number from 0 on, or a word of SNLI-VE."""
+    label = entry.get("label")
+    label = ENTAILMENT.get(label, label) if isinstance(label, str) else label
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < MOST_CLASSES):
+        words = ", ".join(ENTAILMENT)
+        raise ValueError(f"label must be a whole number from 0 on, or one of {words}, got {label!r:.80}")
+    text = _text("sentence", entry.get("sentence"))
+    return Example(key, images, (text,), _identity(entry, "image_id"), label=label)
 
 
 def parse_pair(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:

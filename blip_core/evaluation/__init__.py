@@ -1,10 +1,11 @@
-"""Measure how good a model of any engine is on a data set: captions, answers, retrieval, NLVR, grounding."""
+"""Measure how good a model of any engine is on a data set: captions, answers, retrieval, NLVR, classes, grounding."""
 
 from blip_core.evaluation.common import Evaluation, Processes, Run
 from blip_core.evaluation.grounding import evaluate_grounding
 from blip_core.evaluation.predictions import (
     evaluate_answers,
     evaluate_captions,
+    evaluate_classes,
     evaluate_matches,
     evaluate_nlvr,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Run",
     "evaluate_answers",
     "evaluate_captions",
+    "evaluate_classes",
     "evaluate_grounding",
     "evaluate_matches",
     "evaluate_nlvr",

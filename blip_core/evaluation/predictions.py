@@ -13,7 +13,7 @@ from blip_core.evaluation.common import Evaluation, Run, as_items
 from blip_core.generation.scores import softmax
 from blip_core.inference import Answerer, Captioner, Matcher
 from blip_core.inference.loaded_model import LoadedModel, split
-from blip_core.inference.pair_judge import PairJudge
+from blip_core.inference.pair_judge import ClassJudge, PairJudge
 from blip_core.metrics import answer_accuracy, caption_scores
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
@@ -262,8 +262,27 @@ def evaluate_matches(model: Any, processor: BlipProcessor, dataset: Dataset, **c
     return _judged(Run("match", processor, dataset, **common), "caption", judge)
 
 
+def evaluate_classes(model: Any, processor: BlipProcessor, dataset: Dataset, **common: Any) -> Evaluation:
+    """Sort every sentence with its picture into a class and compare with its label: `accuracy`.
+
+    Args:
+        model: A classification model of any engine.
+        processor: Its processor.
+        dataset: Opened for "classification".
+        **common: Keywords of `Run`.
+
+    Returns:
+        The accuracy, and each sentence with its label and the class that the model says.
+
+    Raises:
+        ValueError: For a model of another head, and where nothing can be compared.
+    """
+    judge = ClassJudge(model, processor)
+    return _judged(Run("classification", processor, dataset, **common), "sentence", judge)
+
+
 def _judged(run: Run, word: str, judge: Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]) -> Evaluation:
-    """Evaluate what gives the probability that each text, an entry's `word`, is true of its pictures."""
+    """Evaluate what gives the probability that each text, an entry's `word`, is true of its pictures, or of classes."""
     entries: list[dict[str, Any]] = []
     for batch in run.batches(run.examples):
         tokens = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
@@ -273,8 +292,9 @@ def _judged(run: Run, word: str, judge: Callable[[np.ndarray, dict[str, np.ndarr
             names = [picture.name for picture in example.images]
             entry: dict[str, Any] = {"example": example.key}
             entry |= {"images": names} if len(names) > 1 else {"image": names[0]}
-            entry |= {word: example.texts[0], "label": example.label, "judged": int(probability > 0.5)}
-            entries.append(entry | {"probability": probability})  # that it is true
+            said = int(np.argmax(probability)) if isinstance(probability, list) else int(probability > 0.5)
+            entry |= {word: example.texts[0], "label": example.label, "judged": said}
+            entries.append(entry | {"probability": probability})  # that it is true, or of each class
     entries = run.processes.join(entries)
     compared = [entry for entry in entries if entry["label"] is not None]
     right = [entry["judged"] == entry["label"] for entry in compared]

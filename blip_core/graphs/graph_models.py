@@ -22,7 +22,12 @@ from blip_core.generation.scores import softmax
 from blip_core.graphs.graph_session import GraphSession, TrieReader
 from blip_core.hub import or_shipped, resolve_folder
 from blip_core.inference import text_scoring
-from blip_core.outputs import BlipForImageTextRetrievalOutput, BlipForNLVROutput, BlipVisionOutput
+from blip_core.outputs import (
+    BlipForClassificationOutput,
+    BlipForImageTextRetrievalOutput,
+    BlipForNLVROutput,
+    BlipVisionOutput,
+)
 from blip_core.parameters.graph_parts import INTEGERS, PARTS, outputs_of
 from blip_core.parameters.heads import HEADS
 from blip_core.parameters.initial_values import TEMPERATURE
@@ -259,6 +264,14 @@ class BlipForNLVR(GraphModel):
         return BlipForNLVROutput(logits=self.read("nlvr_scores", pairs=True, **given)["logits"])
 
 
+class BlipForClassification(GraphModel):
+    """Texts with pictures in classes."""
+
+    def __call__(self, **given: Any) -> BlipForClassificationOutput:
+        """Sort texts (B, L) with pictures into classes, see `blip_pt`."""
+        return BlipForClassificationOutput(logits=self.read("class_scores", pairs=True, **given)["logits"])
+
+
 def normalized(features: Array) -> Array:
     """Features of length 1."""
     result: Array = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
@@ -267,7 +280,10 @@ def normalized(features: Array) -> Array:
 
 def models_of(module: str, engine: Engine, open_graph: Callable[..., Graph]) -> dict[str, type]:
     """The model classes of an engine by name, as if `module` had written them down; most have their parts alone."""
-    heads = (BlipForConditionalGeneration, BlipForQuestionAnswering, BlipForImageTextRetrieval, BlipForNLVR)
+    heads = (
+        BlipForConditionalGeneration, BlipForQuestionAnswering, BlipForImageTextRetrieval, BlipForNLVR,
+        BlipForClassification,
+    )  # fmt: skip
     kinds = {**dict.fromkeys(HEADS, GraphModel), **{head.__name__: head for head in heads}}
     own = {"__module__": module, "engine": engine, "open_graph": staticmethod(open_graph)}
     return {name: type(name, (kind,), dict(own)) for name, kind in kinds.items()}

@@ -1,4 +1,4 @@
-"""Judging sentences about two pictures (NLVR)."""
+"""Judging sentences about pictures: whether they are true of two, and of which class they are."""
 
 from __future__ import annotations
 
@@ -27,3 +27,22 @@ class PairJudge(LoadedModel):
         """
         output = self._call(self.model, {"pixel_values": pixels, **tokens})
         return softmax(self._array(output.logits))[:, 1]
+
+
+class ClassJudge(LoadedModel):
+    """Sort sentences with pictures into classes."""
+
+    head = "BlipForClassification"
+
+    def __call__(self, pixels: np.ndarray, tokens: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Judge sentences.
+
+        Args:
+            pixels: Prepared pictures, float32 (sentences, 3, height, width).
+            tokens: The `tokens` of the sentences.
+
+        Returns:
+            The probability of each class, float64 (sentences, classes).
+        """
+        output = self._call(self.model, {"pixel_values": pixels, **tokens})
+        return softmax(self._array(output.logits))

@@ -67,6 +67,7 @@ PARTS: dict[str, GraphPart] = {
             "nlvr_scores", ("BlipForNLVR",),
             {"image_embeds": "texts two image_tokens vision_width", **_TEXTS}, {"logits": "texts two"},
         ),
+        GraphPart("class_scores", ("BlipForClassification",), {**_EMBEDS, **_TEXTS}, {"logits": "texts classes"}),
         # What the answer decoder reads: `encoder_states` of `begin`.
         GraphPart(
             "question_states", ("BlipForQuestionAnswering",), {**_EMBEDS, **_TEXTS},
@@ -130,5 +131,6 @@ def axis_sizes(head: str, config: AnyConfig, free_size: bool = False) -> dict[st
         sizes |= {"states_width": width if HEADS[head].answers else text.encoder_hidden_size}
         sizes |= {"vocabulary": text.vocab_size}
     if isinstance(config, BlipConfig):
+        sizes["classes"] = config.num_labels
         sizes["features"] = config.image_text_hidden_size if head in MATCHING else config.projection_dim
     return sizes

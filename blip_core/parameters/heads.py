@@ -12,10 +12,12 @@ from typing import Any
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.engines import engine_of
 from blip_core.parameters.table import (
+    CLASS_HEAD,
     CROSS,
     CROSS_PAIR,
     LM_HEAD,
     MERGE,
+    MOMENTUM_CLASS_HEAD,
     MOMENTUM_PROJECTIONS,
     NLVR_HEAD,
     POOLER,
@@ -114,9 +116,9 @@ def _state(*parts: Part) -> tuple[Part, ...]:
 
 ENCODER = ("text_encoder.",)
 DECODER = "text_decoder.bert."
+MOMENTUM_ENCODERS = (_vision("vision_model_m.", "_m"), *_text("text_encoder_m."))
 MOMENTUM = (
-    _vision("vision_model_m.", "_m"),
-    *_text("text_encoder_m."),
+    *MOMENTUM_ENCODERS,
     _rows("momentum projections", MOMENTUM_PROJECTIONS),
     _rows("temperature and queues", QUEUES),
 )
@@ -172,6 +174,16 @@ class Head:
         return {part.prefix.partition(".")[0] for part in self.parts}
 
     @property
+    def queues(self) -> bool:
+        """Whether its training compares the pairs of a batch and of queues."""
+        return any(row.init == "unit_columns" for part in self.state for row in part.rows)
+
+    @property
+    def classes(self) -> bool:
+        """Whether it sorts texts with pictures into classes of its own number."""
+        return any(part.rows == CLASS_HEAD for part in self.parts)
+
+    @property
     def answers(self) -> bool:
         """Whether its decoder reads the states of a question, and not the picture."""
         return any(part.cross == "text" for part in self.parts)
@@ -179,7 +191,7 @@ class Head:
     @property
     def pairs(self) -> bool:
         """Whether it takes two pictures, or learns from the difference of pairs."""
-        return self.pictures > 1 or bool(self.state)
+        return self.pictures > 1 or self.queues
 
 
 HEADS: dict[str, Head] = {
@@ -244,6 +256,16 @@ HEADS: dict[str, Head] = {
             ),
             pictures=2, original=True, use="blip evaluate nlvr", task="judging statements about two pictures",
             pipeline="",
+        ),
+        Head(
+            "BlipForClassification",
+            (
+                _vision(),
+                *_text("text_encoder.", "text_model."),
+                _rows("classification head", CLASS_HEAD),
+            ),
+            state=_state(*MOMENTUM_ENCODERS, _rows("momentum classification head", MOMENTUM_CLASS_HEAD)),
+            use="blip evaluate classification", task="sorting texts with pictures into classes", pipeline="",
         ),
         Head(
             "BlipForPreTraining",

@@ -131,5 +131,5 @@ def _sizes(config: AnyConfig) -> dict[str, int]:
         }
     if isinstance(config, BlipConfig):
         sizes |= {"itc": config.image_text_hidden_size, "projection": config.projection_dim}
-        sizes |= {"queue": config.queue_size}
+        sizes |= {"queue": config.queue_size, "classes": config.num_labels}
     return sizes

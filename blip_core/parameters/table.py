@@ -122,6 +122,8 @@ RETRIEVAL = (
     *_linear("itm_head", 2, "text"),
 )
 NLVR_HEAD = (*_linear("cls_head.0", "text", "text"), *_linear("cls_head.2", 2, "text"))
+CLASS_HEAD = (*_linear("cls_head.0", "text", "text"), *_linear("cls_head.2", "classes", "text"))
+MOMENTUM_CLASS_HEAD = (*_linear("cls_head_m.0", "text", "text"), *_linear("cls_head_m.2", "classes", "text"))
 PROJECTIONS = (
     *_linear("visual_projection", "projection", "vision", bias=False),
     *_linear("text_projection", "projection", "text", bias=False),

@@ -99,7 +99,7 @@ def work_of(task: Task, config: BlipConfig, settings: Settings) -> Work:
     cross = 4 * tokens * text.hidden_size * vision.hidden_size + 4 * TEXT_TOKENS * tokens * text.hidden_size
     words = text.num_hidden_layers * (TEXT_TOKENS * own + cross) + 2 * TEXT_TOKENS * text.hidden_size * text.vocab_size
     backward = 3 - 2 * (settings.freeze == "vision")
-    image *= task.pictures * (backward + settings.gradient_checkpointing) + task.contrastive
+    image *= task.pictures * (backward + settings.gradient_checkpointing) + (task.contrastive or task.distils)
     words *= 3 * head.answers + 3 + 9 * task.contrastive
     kept = tokens * (8 * vision.hidden_size + 2 * vision.intermediate_size)
     kept += 3 * vision.num_attention_heads * tokens**2  # fused attention does without

@@ -14,6 +14,7 @@ from blip_core.datasets import Batches, Dataset, open_dataset
 from blip_core.engines import Engine, get_engine
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.jobs.writer_lock import one_writer
+from blip_core.parameters.heads import HEADS
 from blip_core.tasks import TASKS, get_task
 from blip_core.training.before_after import BeforeAfter, tell
 from blip_core.training.chunks import InTurn, joined
@@ -178,6 +179,15 @@ def train(
         position = last[1]
     else:
         start, position = find_start(task, last[0], None, chosen), last[1]
+    if HEADS[start.head].classes:
+        highest = max(
+            (e.label for part in (*turns, *([held_out] if held_out else ())) for e in part if e.label), default=0
+        )
+        if highest >= start.classes(chosen):
+            raise ValueError(
+                f"The data have a label {highest}, and the model {start.classes(chosen)} classes, from 0 on; set "
+                f"num_labels to {highest + 1} or more (--set num_labels={highest + 1})."
+            )
     if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes speaks for all
         for line in describe(chosen_engine, start, chosen, dataset, held_out):
             print(f"blip: {line}", file=sys.stderr)

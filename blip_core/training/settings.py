@@ -102,6 +102,7 @@ class Settings:
     queue_size: int | None = setting(None, whole_number, least=1, optional=True)
     momentum: float | None = setting(None, number, least=0, below=1, optional=True)
     negative_all_rank: bool | None = setting(None, flag, optional=True)
+    num_labels: int | None = setting(None, whole_number, least=2, optional=True)
 
     image_size: int | None = setting(None, whole_number, least=1, optional=True)
     label_smoothing: float | None = setting(None, number, least=0, below=1, optional=True)
@@ -151,7 +152,7 @@ class Settings:
             "attention_probs_dropout_prob": self.dropout,
         }
         vision = {"drop_path_rate": self.drop_path}
-        whole = {name: getattr(self, name) for name in ("queue_size", "momentum", "negative_all_rank")}
+        whole = {name: getattr(self, name) for name in ("queue_size", "momentum", "negative_all_rank", "num_labels")}
         given: dict[str, Any] = {name: value for name, value in whole.items() if value is not None}
         for part, values in (("text_config", text), ("vision_config", vision)):
             if values := {name: value for name, value in values.items() if value is not None}:

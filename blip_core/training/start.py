@@ -57,6 +57,10 @@ class Start:
         size = settings.image_size
         return self.found if size is None else with_image_size(self.found, size)  # type: ignore[return-value]
 
+    def classes(self, settings: Settings) -> int:
+        """Return how many classes the model tells apart."""
+        return settings.num_labels or self.found.num_labels
+
     def load(self, model_class: Any, settings: Settings, **options: Any) -> Any:
         """Load the model by `from_pretrained`, with what the settings override in its configuration."""
         config = settings.model_settings() or None
@@ -161,7 +165,7 @@ def _take_tokens(config: BlipConfig, processor: BlipProcessor, bert: Foundation,
 
 def _check_lora(task: Task, exists: bool, image_size: int | None, config: BlipConfig) -> None:
     """Raise `ValueError` where an adapter cannot be trained, or could not be loaded by its base alone."""
-    if task.contrastive:
+    if task.contrastive or task.distils:
         raise ValueError(
             f"lora does not go with {task.name}, whose momentum encoders follow whole weights; leave it out, or freeze."
         )

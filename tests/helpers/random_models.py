@@ -68,6 +68,7 @@ def inputs(head: str, config: BlipConfig) -> dict[str, np.ndarray]:
         "BlipForQuestionAnswering": {"pixel_values": pixels, **text, **labels},
         "BlipForImageTextRetrieval": {"pixel_values": pixels, **text},
         "BlipForNLVR": {"pixel_values": np.stack([pixels, pixels[::-1]], axis=1), **text, "labels": np.array([1, 0])},
+        "BlipForClassification": {"pixel_values": pixels, **text, "labels": np.array([1, 0])},
         "BlipForPreTraining": {"pixel_values": pixels, **text, "noise": noise.random((2, 2), np.float32)},
     }[head]
 

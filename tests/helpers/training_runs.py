@@ -17,7 +17,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "picture", "of", "what", "colour", "is"]
 WORDS += ["it", "large", "small", "square", "both", "are", *COLOURS]
 DATA = {"caption": "pairs", "pretrain": "pairs", "retrieval": "pairs", "vqa": "questions", "nlvr": "sentences"}
-DATA["match"] = "labelled"
+DATA |= {"match": "labelled", "classification": "classes"}
 QUICK: dict[str, Any] = {
     "batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "warmup_steps": 0, "augmentation": False, "workers": 0,
     "log_every": 1, "dropout": 0.0, "drop_path": 0.0, "image_size": "model", "queue_size": "model",
@@ -40,7 +40,9 @@ def make_world(folder: Path) -> Path:
         questions.append({"image": f"{number}.png", "question": "what colour is it?", "answer": answers})
         images = [f"{number}.png", f"{(number * 5) % 8}.png"]
         sentences.append({"images": images, "sentence": f"both are {colour}", "label": str(number % 2 == 0)})
-    for name, entries in {"pairs": pairs, "questions": questions, "sentences": sentences, "labelled": labelled}.items():
+    classes = [{**entry, "sentence": entry["caption"]} for entry in labelled]
+    files = {"pairs": pairs, "questions": questions, "sentences": sentences, "labelled": labelled, "classes": classes}
+    for name, entries in files.items():
         (folder / f"{name}.json").write_text(json.dumps(entries))
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = BlipTextConfig(vocab_size=len(WORDS), max_position_embeddings=24, bos_token_id=5, sep_token_id=3, **sizes)

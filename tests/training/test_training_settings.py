@@ -40,7 +40,7 @@ def test_presets_are_the_originals(name):
 
 def test_every_task_has_presets():
     tasks = {task.name for task in TASKS.values() if task.trains}
-    assert {name for task in tasks for name in recipes(task)} == VALUES.keys() | {"match"}
+    assert {name for task in tasks for name in recipes(task)} == VALUES.keys() | {"match", "classification"}
     assert recipes("retrieval") == ["retrieval-coco", "retrieval-flickr", "retrieval-large"]
     page = (DOCS / "training.md").read_text()
     for name, rows in VALUES.items():
