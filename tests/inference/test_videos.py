@@ -109,6 +109,7 @@ def test_the_command_line_takes_videos(videos, capfd):
     assert len(lines) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["BlipForQuestionAnswering", "BlipForConditionalGeneration"])
 def test_twenty_steps_on_videos_stay_together(tmp_path, head):
     """Answers and captions are learned from the tokens of all frames in a row, in both frameworks alike."""

@@ -80,6 +80,7 @@ def test_evaluating_moves_no_momentum_encoder(tmp_path):
         assert all(np.array_equal(value, first[name]) for name, value in framework.weights(model).items())
 
 
+@pytest.mark.slow
 def test_twenty_steps_stay_together(tmp_path):
     pt, tf_model = models(HEAD, config(), tmp_path)
     for model in (pt, tf_model):
@@ -90,7 +91,7 @@ def test_twenty_steps_stay_together(tmp_path):
     np.testing.assert_allclose(found[:, 0], found[:, 1], atol=1e-4)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", ["pt", pytest.param("tf", marks=pytest.mark.slow)])
 def test_a_file_of_lavis_is_read(framework, tmp_path):
     """Its names are the original's; momentum copies are there where it distilled."""
     pt, _ = models(HEAD, config(), tmp_path)

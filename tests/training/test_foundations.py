@@ -44,8 +44,10 @@ def model_of(framework, start, settings=SETTINGS):
     return {row.name: read(model.get_tensor(row.name)) for row in model.table()}
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("vision", ["timm", "hf"])
+@pytest.mark.parametrize(
+    ("framework", "vision"),
+    [("pt", "timm"), ("tf", "timm"), ("pt", "hf"), pytest.param("tf", "hf", marks=pytest.mark.slow)],
+)
 def test_a_model_of_pre_training_begins_with_exactly_their_tensors(files, framework, vision):
     start = find_start("pretrain", None, None, SETTINGS, vision=files / vision, text=files / "bert")
     found = model_of(framework, start)
