@@ -80,20 +80,18 @@ class BlipForClassification(BlipFollowedModel):
         input_ids = given_texts(input_ids)
         outputs: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         texts = (self.text_encoder, input_ids, attention_mask)
-        distils = labels is not None and self.has_momentum
         if labels is not None:
             check_classes(labels.shape, input_ids.shape[0])
-        if distils:
-            pixel_values = given_pictures(pixel_values)
+        followed = given_pictures(pixel_values) if labels is not None and self.has_momentum else None
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         ids = self.grounded_ids(input_ids, attention_mask)
         text = self.text_encoder(ids, attention_mask, encoder_hidden_states=vision.last_hidden_state, **outputs)
         logits = self.cls_head(first_states(text.last_hidden_state, attention_mask))  # (B, C)
         loss = None if labels is None else F.cross_entropy(wide(logits), labels)
-        if loss is not None and distils:
+        if loss is not None and followed is not None:
             if self.training:
                 self.prepare_step()
-            targets = self.momentum_shares(pixel_values, ids, attention_mask, interpolate_pos_encoding)
+            targets = self.momentum_shares(followed, ids, attention_mask, interpolate_pos_encoding)
             soft = -(torch.log_softmax(wide(logits), dim=1) * targets).sum(dim=1).mean()
             loss = (1 - alpha) * loss + alpha * soft
         return BlipForClassificationOutput(

@@ -118,6 +118,7 @@ class VisionEncoder(nn.Module):
     def checkpoint_last(self, count: int) -> None:
         """Recompute the activations of the last `count` layers in the backward pass: the original's `ckpt_layer`."""
         for layer in self.layers[-count:]:
+            assert isinstance(layer, VisionLayer)
             layer.gradient_checkpointing = True
 
     def forward(

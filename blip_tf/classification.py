@@ -86,11 +86,9 @@ class TFBlipForClassification(TFBlipFollowedModel):
             "output_hidden_states": output_hidden_states, "output_attentions": output_attentions, "training": training,
         }  # fmt: skip
         texts = (self.text_encoder, input_ids, attention_mask)
-        distils = labels is not None and self.has_momentum
         if labels is not None:
             check_classes(labels.shape, input_ids.shape[0])
-        if distils:
-            pixel_values = given_pictures(pixel_values)
+        followed = given_pictures(pixel_values) if labels is not None and self.has_momentum else None
         vision = self.encode_image(pixel_values, image_embeds, interpolate_pos_encoding, *texts, **outputs)
         ids = self.grounded_ids(input_ids, attention_mask)
         text = self.text_encoder(ids, attention_mask, encoder_hidden_states=vision.last_hidden_state, **outputs)
@@ -98,10 +96,10 @@ class TFBlipForClassification(TFBlipFollowedModel):
         loss = None
         if labels is not None:
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, wide(logits)))
-        if loss is not None and distils:
+        if loss is not None and followed is not None:
             if training:
                 self.prepare_step()
-            targets = self.momentum_shares(pixel_values, ids, attention_mask, interpolate_pos_encoding, training)
+            targets = self.momentum_shares(followed, ids, attention_mask, interpolate_pos_encoding, training)
             soft = -tf.reduce_mean(tf.reduce_sum(tf.nn.log_softmax(wide(logits), axis=1) * targets, axis=1))
             loss = (1 - alpha) * loss + alpha * soft
         return BlipForClassificationOutput(

@@ -121,6 +121,7 @@ class VisionEncoder(Layer):
     def checkpoint_last(self, count: int) -> None:
         """Recompute the activations of the last `count` layers in the backward pass: the original's `ckpt_layer`."""
         for layer in self.layers[-count:]:
+            assert isinstance(layer, VisionLayer)
             layer.gradient_checkpointing = True
 
     def call(

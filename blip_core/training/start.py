@@ -114,8 +114,9 @@ def find_start(
     prompt_ids = None
     if config is None:
         checkpoint = open_checkpoint(model, revision=revision)
-        found = read_config(get_task(task).head, checkpoint, None)
-        assert isinstance(found, BlipConfig)
+        read = read_config(get_task(task).head, checkpoint, None)
+        assert isinstance(read, BlipConfig)
+        found = read
         folders = [config_path(checkpoint).parent, *checkpoint.folders]
         prompt_ids = read_generation_config(folders, found).prompt_ids
     processor = BlipProcessor()
