@@ -15,3 +15,6 @@ def test_both_frameworks_agree_in_the_demo():
         [sys.executable, "docs/examples/demo/demo.py"], cwd=root, capture_output=True, text=True, check=True
     )
     assert "The same words in both frameworks: yes" in done.stdout
+    page = (root / ".demo" / "demo.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 10
+    assert (root / ".demo" / "heat_map.png").exists()
