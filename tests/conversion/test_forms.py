@@ -242,3 +242,18 @@ def test_any_search_over_begin_and_step(form, options):
     given = {name: torch.from_numpy(value) for name, value in {"pixel_values": pixels, **texts}.items()}
     expected = model(ANSWER).generate(**given, generation_config=config, seed=5).numpy()
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="AOTInductor needs a C++ compiler")
+def test_programs_can_be_compiled_ahead_of_time(tmp_path):
+    head = "BlipVisionModel"
+    part = next(iter(parts_of(head)))
+    program = torch.export.load(exported("torch-export", head, "wide") / f"{part.name}.pt2")
+    packed = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "compiled.pt2"))
+    run, fixed = torch._inductor.aoti_load_package(packed), axis_sizes(head, head_config(head, CONFIGS_OF["wide"]))
+    for seed, sizes in enumerate(SIZES):
+        given = {k: torch.from_numpy(x) for k, x in part_inputs(part, {**fixed, **sizes}, seed).items()}
+        expected, found = program.module()(**given), run(**given)
+        assert found.keys() == expected.keys()
+        assert all(difference(expected[name], found[name]) < 1e-4 for name in found)
