@@ -22,7 +22,7 @@ OWN: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "precision": ("TYPE", str, "float32, bfloat16 or float16 (float32)"),
     "seed": ("N", whole(0), "all that is random follows from it (42)"),
     "workers": ("N", whole(0), "threads that read pictures (2)"),
-    "report_to": ("NAME,...", str, "trackers of accelerate, such as wandb (none)"),
+    "report_to": ("NAME,...", str, "trackers of accelerate, such as tensorboard (none)"),
     "lora": ("RANK", whole(1), "train changes of this rank, and write them as an adapter (16 is usual)"),
     "save_every": ("STEPS", whole(1), "save a checkpoint every so many steps, not only after each epoch"),
     "background": ("COLOUR", colour, "put transparent pictures on it, then and in use (the model's own)"),

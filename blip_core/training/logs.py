@@ -1,4 +1,4 @@
-"""The logs of a run: a progress bar on a terminal, else a line now and then; JSON lines; a file for TensorBoard."""
+"""The logs of a run: a progress bar on a terminal, else a line now and then; JSON lines; a table; trackers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 from tqdm import tqdm
 
 from blip_core.files import atomic_path, errors_named
-from blip_core.training.events import EventFile
 from blip_core.training.trackers import Trackers
 
 LOG = "log.jsonl"
@@ -35,7 +33,6 @@ class Log:
         self._path = folder / LOG
         _drop_after(self._path, step)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
-        self._events = EventFile(folder, step)
         self._sums: dict[str, float] = {}
         self._count = self._images = 0
         self._since = time.monotonic()
@@ -63,7 +60,7 @@ class Log:
         means = {name: value / self._count for name, value in self._sums.items()}
         means |= {"learning_rate": rate, "images_per_second": self._images / max(now - self._since, 1e-9)}
         self._write({"step": step, "epoch": epoch, **means})
-        self._scalars(step, {f"train/{name}": value for name, value in means.items()})
+        self._trackers.scalars(step, {f"train/{name}": value for name, value in means.items()})
         said = {"loss": f"{means['loss']:.4f}", "lr": f"{rate:.2e}", "img/s": f"{means['images_per_second']:.1f}"}
         self._bar.set_postfix(said, refresh=False)
         if self._bar.disable and now - self._said >= PAUSE:
@@ -77,7 +74,7 @@ class Log:
     def validation(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
         """Write the metrics of the validation data after an epoch."""
         self._write({"step": step, "epoch": epoch, "validation": metrics})
-        self._scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
+        self._trackers.scalars(step, {f"validation/{name}": value for name, value in metrics.items()})
         write_csv(self._path)
         self.say(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         self._since = time.monotonic()
@@ -91,13 +88,8 @@ class Log:
         self._bar.close()
         with errors_named(self._file.name):  # what a full disk did not take is written once more
             self._file.close()
-        self._events.close()
         write_csv(self._path)
         self._trackers.close()
-
-    def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._events.scalars(step, values)
-        self._trackers.scalars(step, values)
 
     def _write(self, entry: dict[str, Any]) -> None:
         with errors_named(self._file.name):

@@ -265,7 +265,7 @@ def _run(
             replayed = batches_of([with_replay(part, folder.path) for part in turns])
             loop = Loop(trainer, start, settings, replayed, folder, position, validate)
         if trainer.rank == 0:
-            trackers = Trackers(settings.report_to, folder.path, run)
+            trackers = Trackers(settings.report_to, folder.path, run, position.step)
             log = Log(folder.path, position.step, loop.steps, settings.log_every, trackers)
         stack.callback(log.close)
         asked = BeforeAfter(start, settings, measured or dataset, folder.path)

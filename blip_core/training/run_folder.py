@@ -2,7 +2,7 @@
 
 OUTPUT/config.json, model.safetensors ...    the model to use, a folder in the Hugging Face layout
 OUTPUT/run.json                              what the run was started with
-OUTPUT/log.jsonl, events.out.tfevents.*      the logs
+OUTPUT/log.jsonl, log.csv                    the logs
 OUTPUT/checkpoints/step-00000120/            model, optimizer.safetensors, state.json
 """
 
@@ -84,7 +84,7 @@ class RunFolder:
         """Remove what an earlier run wrote, and record the facts of this one."""
         for name in (CHECKPOINTS, REPLAY):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for old in [self.path / LOG, *self.path.glob("events.out.tfevents.*"), *self.path.glob("*model*.safetensors*")]:
+        for old in [self.path / LOG, *self.path.glob("*model*.safetensors*")]:
             old.unlink(missing_ok=True)
         write_json(self.path / RUN, dict(run))
 

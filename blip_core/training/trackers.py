@@ -1,4 +1,4 @@
-"""Numbers of a run for trackers that `accelerate` knows, such as wandb."""
+"""Numbers of a run for trackers that `accelerate` knows, such as TensorBoard's own writer and wandb."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ class Trackers:
         names: Those of `accelerate`, joined by commas, such as "wandb" or "mlflow,tensorboard".
         folder: Where those write that need a folder.
         run: What the run was started with.
+        step: Where it goes on; TensorBoard then ignores later steps of earlier files.
 
     Raises:
         ValueError: Where accelerate, or a tracker's own package, is not installed, and for an unknown name.
     """
 
-    def __init__(self, names: str, folder: Path, run: Mapping[str, Any]):
+    def __init__(self, names: str, folder: Path, run: Mapping[str, Any], step: int = 0):
         self._accelerator: Any = None
         if not names:
             return
@@ -32,7 +33,8 @@ class Trackers:
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in run.items()
         }
-        self._accelerator.init_trackers(PROJECT, config=plain)
+        options = {"tensorboard": {"purge_step": step}} if step else {}
+        self._accelerator.init_trackers(PROJECT, config=plain, init_kwargs=options)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Send numbers by their names."""

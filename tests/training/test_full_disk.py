@@ -9,7 +9,6 @@ import pytest
 
 from blip_core.files import atomic_path
 from blip_core.jobs.read_ahead import in_one_line
-from blip_core.training.events import EventFile
 from blip_core.training.logs import Log
 
 FULL = "no space left on device; make room and run the same command again"
@@ -39,17 +38,7 @@ def test_the_log_names_its_file(full):
     log = object.__new__(Log)
     log._file = open(full, "a", encoding="utf-8")  # noqa: SIM115
     for call in (lambda: log._write({"step": 1}), lambda: log.close()):
-        log._bar = log._events = open(os.devnull)  # noqa: SIM115
+        log._bar = open(os.devnull)  # noqa: SIM115
         with pytest.raises(OSError, match="No space") as caught:
             call()
         assert in_one_line(caught.value) == f"{full}: {FULL}"
-
-
-def test_the_events_name_their_file(full, monkeypatch):
-    def opened(_, *how, **more):
-        return open(full, *how, **more)
-
-    monkeypatch.setattr("blip_core.training.events.open", opened, raising=False)
-    with pytest.raises(OSError, match="No space") as caught:
-        EventFile(full.parent)
-    assert in_one_line(caught.value) == f"{full}: {FULL}"

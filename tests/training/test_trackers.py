@@ -6,7 +6,7 @@ import accelerate.tracking
 import pytest
 
 from blip_core.training import train
-from tests.helpers.training_runs import make_world, of
+from tests.helpers.training_runs import losses, make_world, of
 
 
 class Notes(accelerate.tracking.GeneralTracker):
@@ -38,6 +38,20 @@ def test_a_tracker_gets_losses_and_settings(tmp_path, monkeypatch):
     assert Notes.config["batch_size"] == 4
     assert [step for step, values in Notes.scalars if "train/loss" in values] == [1, 2]
     assert [step for step, values in Notes.scalars if "validation/cider" in values] == [2]
+
+
+def test_tensorboard_reads_what_its_own_writer_wrote(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    make_world(tmp_path)
+    run = of(tmp_path, "caption", "drawn", engine="pt", report_to="tensorboard")
+    run |= {"validation": run["data"]}
+    train(**run, max_steps=3, save_every=2)
+    train(**run, resume=True)
+    found = accumulator.EventAccumulator(str(tmp_path / "drawn" / "blip")).Reload()
+    values = {event.step: event.value for event in found.Scalars("train/loss")}
+    assert sorted(values) == [1, 2, 3, 4]
+    assert list(values.values()) == pytest.approx(losses(tmp_path / "drawn"))
+    assert [event.step for event in found.Scalars("validation/loss")][-1] == 4
 
 
 def test_what_is_not_there_is_told_before_anything_is_loaded(tmp_path):

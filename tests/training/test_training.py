@@ -313,20 +313,6 @@ def test_only_the_last_checkpoints_are_kept_and_a_broken_one_is_passed_over(worl
     assert len(list(folder.iterdir())) == 2
 
 
-def test_tensorboard_reads_the_events(world):
-    run = of(world, "caption", "events", engine="pt", validation=world / "pairs.json")
-    output = train(**run).output
-    (file,) = output.glob("events.out.tfevents.*")
-    found = {}
-    for event in tf.compat.v1.train.summary_iterator(str(file)):
-        for value in event.summary.value:
-            found.setdefault(value.tag, {})[event.step] = value.simple_value
-    assert list(found["train/loss"].values()) == pytest.approx(losses(output))
-    assert sorted(found["train/loss"]) == [1, 2, 3, 4]
-    assert sorted(found["validation/loss"]) == [2, 4]
-    assert found["train/learning_rate"][1] == pytest.approx(1e-3)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
