@@ -20,7 +20,7 @@ import blip_pt
 from blip_core.parameters.models import Parameter
 from blip_core.training.freezing import is_frozen
 from blip_core.training.lora import SCALE, changed_layers, lora_rows, lora_values
-from blip_core.training.protocol import MicroBatch
+from blip_core.training.protocol import REPLAY_WEIGHT, MicroBatch, count
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_pt.base import to_numpy
@@ -48,6 +48,7 @@ class Trainer:
         self.model = make_model(start, settings)
         self.lora = add_lora(self.model, start, settings)
         self.model.to(self.device)
+        self.old = load_old(start, settings).to(self.device) if settings.replay else None
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if settings.vit_ckpt_layer:
@@ -89,13 +90,14 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         self.optimizer.zero_grad()
-        whole = self.mean({"count": sum(part.count for part in parts)})["count"]
+        whole = self.mean({"new": count(parts, old=False), "old": count(parts, old=True)})
         losses: dict[str, float] = {}
         for part in parts:
             alone = isinstance(self.parallel, DistributedDataParallel) and part is not parts[-1]
             with self.parallel.no_sync() if alone else nullcontext():  # gradients are averaged once, with the last part
                 output = self._call(part, alpha)
-                weight = part.count / whole  # the mean over all parts and processes, not the mean of means
+                # the mean over all parts and processes, not the mean of means
+                weight = part.count / whole["old" if part.old else "new"]
                 self.scaler.scale(output["loss"] * weight).backward()
             for name, value in _losses(output).items():
                 losses[name] = losses.get(name, 0.0) + value * weight
@@ -124,6 +126,10 @@ class Trainer:
             inputs["alpha"] = alpha
         half = HALF[self.settings.precision]
         with torch.autocast(self.device.type, half) if half else nullcontext():
+            if part.old:
+                with torch.no_grad():
+                    before = self.old(**inputs)
+                return self._distance(inputs, before)
             output: Mapping[str, Any] = self.parallel(**inputs)
         return output
 
@@ -209,6 +215,15 @@ class Trainer:
         if self.joined:
             dist.destroy_process_group()
 
+    def _distance(self, inputs: dict[str, Any], before: Any) -> dict[str, Tensor]:
+        """How far predictions of next tokens are from those before training: KL(before, now), weighted as the loss."""
+        if self.settings.freeze == "vision":  # which encodes pictures as before
+            inputs = {**inputs, "pixel_values": None, "image_embeds": before.image_embeds}
+        now = self.parallel(**inputs)
+        old, new = (output.logits[:, :-1].float().log_softmax(-1) for output in (before, now))
+        distance = (old.exp() * (old - new)).sum(-1)[inputs["labels"][:, 1:] != -100].mean()
+        return {"loss": REPLAY_WEIGHT * distance, "loss_replay": distance}
+
 
 def choose_device(settings: Settings) -> torch.device:
     """Return the device of this process; of several GPUs each process of `torchrun` has its own."""
@@ -238,6 +253,12 @@ def make_model(start: Start, settings: Settings) -> Any:
         if hasattr(model, name):
             getattr(model, name).requires_grad_(False)
     return model
+
+
+def load_old(start: Start, settings: Settings) -> Any:
+    """The model before training, which replay compares with."""
+    model_class: Any = getattr(blip_pt, start.head)
+    return (start.old or start).load(model_class, settings, device="cpu").eval()
 
 
 def add_lora(model: Any, start: Start, settings: Settings) -> list[Parameter]:

@@ -15,7 +15,7 @@ import blip_tf
 from blip_core.parameters.models import Parameter
 from blip_core.training.freezing import is_frozen
 from blip_core.training.lora import SCALE, changed_layers, lora_rows, lora_values
-from blip_core.training.protocol import MicroBatch, split
+from blip_core.training.protocol import REPLAY_WEIGHT, MicroBatch, count, split
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 from blip_tf.adamw import AdamW
@@ -45,6 +45,7 @@ class Trainer:
         with self.strategy.scope(), tf.device(tf_device(settings.device) if self.replicas == 1 else None):
             self.model = make_model(start, settings)
             self.lora = add_lora(self.model, start, settings)
+            self.old = load_old(start, settings) if settings.replay else None
             if settings.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
             if settings.vit_ckpt_layer:
@@ -64,11 +65,13 @@ class Trainer:
     def step(self, parts: Sequence[MicroBatch], rate: float, alpha: float, seed: tuple[int, int]) -> dict[str, float]:
         """Take one step of the optimizer, as the protocol says."""
         words = np.random.SeedSequence(seed).generate_state(2 * len(parts)).astype(np.int32).reshape(-1, 2)
-        count = tf.constant(float(sum(part.count for part in parts)))
+        whole = {old: tf.constant(count(parts, old=old)) for old in (False, True)}
         losses: dict[str, float] = {}
         total = None
         for part, word in zip(parts, words, strict=True):
-            found, gradients = self._run(self._gradients, self._local(part, alpha), count, tf.constant(word))
+            found, gradients = self._run(
+                self._gradients, self._local(part, alpha), whole[part.old], tf.constant(word), part.old
+            )
             total = gradients if total is None else self._run(self._add, total, gradients)
             for name, value in self._first(found).items():
                 losses[name] = losses.get(name, 0.0) + float(value)
@@ -163,22 +166,33 @@ class Trainer:
             lambda context: parts[context.replica_id_in_sync_group % self.replicas]
         )
 
-    def _gradients(self, part: Any, whole: Tensor, seed: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _gradients(self, part: Any, whole: Tensor, seed: Tensor, old: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The losses and gradients of a part, by its share in the mean over all parts and replicas.
 
         `whole` is what the parts of this process have together.
         """
         inputs, count = part
         share = count * self.replicas / _sum(whole)
+        before = self.old(**inputs, training=False) if old else None
         with tf.GradientTape() as tape, dropout_seed(tf.random.fold_in(seed, processes()[0])):
-            output = self.model(**inputs, training=True)
-            scaled = self.optimizer.scaled(output.loss * share)
+            output = self._distance(inputs, before) if old else self.model(**inputs, training=True)
+            scaled = self.optimizer.scaled(output["loss"] * share)
         weights = [raw(weight) for _, weight in self.trained]
         gradients = [
             tf.zeros_like(weight) if gradient is None else tf.convert_to_tensor(gradient)
             for weight, gradient in zip(weights, tape.gradient(scaled, weights), strict=True)
         ]
         return _sum({name: value * share for name, value in _losses(output).items()}), gradients
+
+    def _distance(self, inputs: dict[str, Any], before: Any) -> dict[str, Tensor]:
+        """How far predictions of next tokens are from those before training: KL(before, now), weighted as the loss."""
+        if self.settings.freeze == "vision":  # which encodes pictures as before
+            inputs = {**inputs, "pixel_values": None, "image_embeds": before.image_embeds}
+        now = self.model(**inputs, training=True)
+        old, new = (tf.nn.log_softmax(tf.cast(output.logits[:, :-1], tf.float32)) for output in (before, now))
+        distances = tf.reduce_sum(tf.exp(old) * (old - new), -1)
+        distance = tf.reduce_mean(tf.boolean_mask(distances, inputs["labels"][:, 1:] != -100))
+        return {"loss": REPLAY_WEIGHT * distance, "loss_replay": distance}
 
     def _add(self, total: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         return [one + other for one, other in zip(total, gradients, strict=True)]
@@ -238,6 +252,12 @@ def make_model(start: Start, settings: Settings) -> Any:
         if hasattr(model, name):
             getattr(model, name).trainable = False
     return model
+
+
+def load_old(start: Start, settings: Settings) -> Any:
+    """The model before training, which replay compares with."""
+    model_class: Any = getattr(blip_tf, f"TF{start.head}")
+    return (start.old or start).load(model_class, settings, dtype=HALF[settings.precision])
 
 
 def add_lora(model: Any, start: Start, settings: Settings) -> list[Parameter]:

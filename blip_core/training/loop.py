@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import count, islice
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from blip_core.datasets import Batches
+from blip_core.datasets import Batch, Batches
 from blip_core.training.chunks import InTurn
 from blip_core.training.held_out import Validation
 from blip_core.training.logs import Log
@@ -43,6 +43,7 @@ class Loop:
     ):
         self.trainer, self.start, self.settings, self.batches = trainer, start, settings, batches
         self.folder, self.position, self.validate = folder, position, validate
+        self.replayed: Batches | InTurn | None = None
         self.steps_per_epoch = batches.steps_per_epoch // settings.accumulation
         if not settings.drop_last:
             self.steps_per_epoch = -(-batches.steps_per_epoch // settings.accumulation)  # the last step may have less
@@ -65,12 +66,13 @@ class Loop:
             metrics = self.validate.losses()
             self.position.first = metrics["loss"]
             log.validation(0, 0, metrics)
-        with stopping() as stopped:
+        with stopping() as stopped, closing(self._replay()) as replayed:
             while self.position.step < self.steps and not self._worse():
                 epoch, done = divmod(self.position.step, self.steps_per_epoch)
                 batches = self.batches.epoch(epoch, start=done * self.settings.accumulation)
                 for _ in range(done, min(self.steps_per_epoch, done + self.steps - self.position.step)):
-                    self._step(epoch, [batch.inputs for batch in islice(batches, self.settings.accumulation)])
+                    new, old = (list(islice(some, self.settings.accumulation)) for some in (batches, replayed))
+                    self._step(epoch, [batch.inputs for batch in new], [batch.inputs for batch in old])
                     step = self.position.step
                     at_end = step == self.steps or (
                         step % self.steps_per_epoch == 0 and (epoch + 1) % self.settings.validate_every == 0
@@ -87,6 +89,13 @@ class Loop:
                 batches.close()  # type: ignore[attr-defined]  # a generator, whose threads read ahead
         return None
 
+    def _replay(self) -> Generator[Batch, None, None]:
+        """Yield the batches of replay from the position on, pass after pass; none where nothing is replayed."""
+        if self.replayed is not None:
+            epoch, first = divmod(self.position.step * self.settings.accumulation, self.replayed.steps_per_epoch)
+            for number in count(epoch):
+                yield from self.replayed.epoch(number, first if number == epoch else 0)
+
     def _worse(self) -> bool:
         """Tell whether validation was not better for so long that the run ends, saying so."""
         if not self.settings.patience or self.position.worse < self.settings.patience:
@@ -100,12 +109,14 @@ class Loop:
     def _rate(self, step: int) -> float:
         return learning_rate(self.settings, step, self.steps_per_epoch)
 
-    def _step(self, epoch: int, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+    def _step(
+        self, epoch: int, new: Sequence[Mapping[str, np.ndarray]], old: Sequence[Mapping[str, np.ndarray]]
+    ) -> None:
         settings, step = self.settings, self.position.step
         alpha, first = momentum_share(settings, step, self.steps_per_epoch), step * settings.accumulation
         micros = [
-            make_micro_batch(inputs, self.start.task, self.trainer, settings.seed, number)
-            for number, inputs in enumerate(parts, first)
+            make_micro_batch(inputs, self.start.task, self.trainer, settings.seed, first + number, number >= len(new))
+            for number, inputs in enumerate([*new, *old])
         ]
         losses = self.trainer.step(micros, self._rate(step), alpha, (settings.seed, step))
         finite_norm = math.isfinite(losses["gradient_norm"])
@@ -113,7 +124,7 @@ class Loop:
         good = math.isfinite(losses["loss"]) and (finite_norm or settings.precision == "float16")
         if not good or self.skipped > PATIENCE:
             raise self._not_finite(losses, step, epoch)
-        self.micro, self.alpha = micros[-1], alpha
+        self.micro, self.alpha = micros[len(new) - 1], alpha
         self.position.step += 1
         images = sum(len(micro.inputs["pixel_values"]) for micro in micros) * self.trainer.processes
         self.log.step(self.position.step, epoch + 1, losses, self._rate(step), images)

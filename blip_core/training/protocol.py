@@ -16,18 +16,27 @@ from blip_core.training.schedules import negative_noise
 from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 
+REPLAY_WEIGHT = 30.0
+"""The weight of the distance from what the model said before, beside the loss."""
+
 
 @dataclass(frozen=True)
 class MicroBatch:
     """What the model gets at once; a step has one or, to accumulate gradients, several.
 
     `count` is how many things its loss is the mean over. `noise`, float32 (2, batch), chooses negatives, where the task
-    has them.
+    has them. `old` asks for the distance from what the model said before it was trained, in place of the task's loss.
     """
 
     inputs: Mapping[str, np.ndarray]
     count: int
     noise: np.ndarray | None
+    old: bool = False
+
+
+def count(parts: Sequence[MicroBatch], *, old: bool) -> float:
+    """Return how many things the loss of new parts, or the distance of old ones, is the mean over."""
+    return float(sum(part.count for part in parts if part.old is old))
 
 
 def split(part: MicroBatch, task: Task, number: int) -> list[MicroBatch]:
@@ -44,12 +53,12 @@ def split(part: MicroBatch, task: Task, number: int) -> list[MicroBatch]:
             name: value[rows.get(task.rows_per_example.get(name, ""), examples)] for name, value in part.inputs.items()
         }
         noise = None if part.noise is None else part.noise[:, examples]
-        parts.append(MicroBatch(inputs, task.loss_count(inputs), noise))
+        parts.append(MicroBatch(inputs, task.loss_count(inputs), noise, part.old))
     return parts
 
 
 def make_micro_batch(
-    inputs: Mapping[str, np.ndarray], task: Task, trainer: Trainer, seed: int, number: int
+    inputs: Mapping[str, np.ndarray], task: Task, trainer: Trainer, seed: int, number: int, old: bool = False
 ) -> MicroBatch:
     """Make a micro-batch of this process's inputs; the noise of all processes is determined by `seed` and `number`."""
     noise = None
@@ -57,7 +66,7 @@ def make_micro_batch(
         size = len(inputs["pixel_values"])
         whole = negative_noise(seed, number, size * trainer.processes)
         noise = whole[:, trainer.rank * size : (trainer.rank + 1) * size]
-    return MicroBatch(inputs, task.loss_count(inputs), noise)
+    return MicroBatch(inputs, task.loss_count(inputs), noise, old)
 
 
 class Trainer(Protocol):

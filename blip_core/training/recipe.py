@@ -53,8 +53,9 @@ SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 BASE_WIDTH, MOST_RATE = 768, 3e-4
 LORA_RATE = 5
 """How many times the learning rate of factors is that of whole weights."""
-REPLAY, FEW = 4, 50
-"""Mixed pictures for each example, where there are so few."""
+FEW, REPLAY, REPLAY_BATCH, REPLAY_STEPS = 50, 4, 8, 400
+"""Up to how many examples replay holds a captioner to what it said; made pictures for each example, examples of a step,
+and steps then: it takes many to learn what is new and to keep what is old."""
 CHECKS, PATIENCE = 10, 2
 """How often a run is measured, and how many measures in a row may be worse."""
 WARM_UP, MOST_WARM_UP = 0.1, 500
@@ -132,17 +133,20 @@ def automatic_settings(
             "paper with --recipe and its settings."
         )
     size = next(size for size in SIZES if examples <= size.examples)
-    batch = settings.batch_size if "batch_size" in given else min(size.batch, examples)
-    passes = settings.epochs if "epochs" in given else size.passes
     kept = task.takes_prompt and start.config is None and size.gentle
     replay = settings.replay if "replay" in given else REPLAY * (kept and examples <= FEW)
-    if "batch_size" not in given:
-        batch *= 1 + replay
+    batch, passes = min(REPLAY_BATCH if replay else size.batch, examples), size.passes
+    if "batch_size" in given:
+        batch = settings.batch_size
+    if replay:
+        passes = -(-REPLAY_STEPS // -(-examples // batch))
+    if "epochs" in given:
+        passes = settings.epochs
     work = work_of(task, start.sized(settings), settings)
     fits = max(int(ROOM / work.activations), 1)
-    at_once = batch if task.contrastive else min(batch, 2 ** int(math.log2(fits)))
+    at_once = batch if task.contrastive else min(batch, 2 ** int(math.log2(max(fits // max(replay, 1), 1))))
     accumulation = -(-batch // at_once)
-    steps = passes * -(-examples * (1 + replay) // (at_once * accumulation))
+    steps = passes * -(-examples // (at_once * accumulation))
     augmentation: dict[str, Any] = dict(GENTLE) if size.gentle else {}
     if any(SIDES.search(text) for example in islice(dataset, SOME) for text in example.texts):
         augmentation["flip"] = 0.0
@@ -189,17 +193,18 @@ def describe(engine: Engine, start: Start, settings: Settings, dataset: Dataset,
     work = work_of(start.task, start.sized(settings), settings)
     on_cpu = "cpu" in (settings.device or engine.default_device()).lower()
     whole = settings.batch_size * settings.accumulation
+    steps = len(dataset) // whole if settings.drop_last else -(-len(dataset) // whole)
     seen = len(dataset) * (1 + settings.replay)
-    steps = seen // whole if settings.drop_last else -(-seen // whole)
     seconds = settings.epochs * pass_seconds(seen, steps, work) if on_cpu else None
-    mixed = f" and {seen - len(dataset):,} mixed of them" if settings.replay else ""
+    memory = work.memory(settings.batch_size * max(settings.replay, 1)) + 4.0 * work.weights * bool(settings.replay)
+    made = f" and {whole * settings.replay} made pictures" if settings.replay else ""
     kept = f"{len(held_out):,} held out" if held_out else "none held out"
     warm = f" after {settings.warmup_steps} steps of warm-up" if settings.warmup_steps else ""
     return [
-        f"{len(dataset):,} examples to learn from{mixed}, {kept}; {settings.epochs} passes of {steps:,} steps of "
-        f"{whole}; learning rate {settings.learning_rate:.2g}{warm}; augmentation {_told(settings.augmentation)}",
+        f"{len(dataset):,} examples to learn from, {kept}; {settings.epochs} passes of {steps:,} steps of {whole}"
+        f"{made}; learning rate {settings.learning_rate:.2g}{warm}; augmentation {_told(settings.augmentation)}",
         f"{work.weights / 1e6:,.1f} million weights, {work.trained / 1e6:,.1f} of them trained; about "
-        f"{work.memory(settings.batch_size) / 2**30:.1f} GB of memory, "
+        f"{memory / 2**30:.1f} GB of memory, "
         + ("the time is told after the first steps" if seconds is None else f"at most about {duration(seconds)}"),
     ]
 

@@ -1,8 +1,8 @@
-"""Pictures mixed from those that are learned, with what the model says of them before it learns.
+"""Pictures that hold a model to what it said before: mixed from those that are learned, and drawn at random.
 
-Learned with the others, they hold the model to what it said of pictures that are unlike the new ones: a few pictures
-would otherwise change what it says of all. No other data are needed. See "Learning without Forgetting" (arXiv
-1606.09282), which keeps what a model said of the new pictures themselves.
+A few pictures would otherwise change what a model says of all. Of these pictures it learns to predict each next token
+as it did before training. No other data are needed. See "Learning without Forgetting" (arXiv 1606.09282), which keeps
+what a model said of the new pictures themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from blip_core.datasets import Dataset, Example, Picture
 from blip_core.files import atomic_path, read_json, write_json
@@ -23,12 +23,17 @@ from blip_core.training.settings import Settings
 from blip_core.training.start import Start
 
 CAPTIONS = "captions.json"
+MADE, AT_ONCE = 1000, 20
+"""How many pictures are made, and how many of them the model is asked about at once."""
 KEPT = 200
 """How many of the pictures to mix are in memory."""
 
 
-def make_replay(model: Any, start: Start, settings: Settings, dataset: Dataset, folder: Path) -> None:
-    """Write `settings.replay` mixed pictures for each example, and what the model says of them, into a run's folder."""
+def make_replay(model: Any, start: Start, settings: Settings, dataset: Dataset, folder: Path, wanted: int) -> None:
+    """Write `wanted` pictures, at most 1,000, and what the model says of them into a run's folder.
+
+    Half of them are mixed, half are drawn.
+    """
     place = folder / REPLAY
     place.mkdir(parents=True, exist_ok=True)
     images = start.processor.image_processor
@@ -38,27 +43,24 @@ def make_replay(model: Any, start: Start, settings: Settings, dataset: Dataset, 
     known = _pictures(dataset, size, ground, noise)
     captioner = Captioner(model, start.processor)
     said: dict[str, str | None] = {}
-    names = [f"{number:06}.png" for number in range(settings.replay * len(dataset) if known else 0)]
-    for first in range(0, len(names), settings.batch_size):
-        some = names[first : first + settings.batch_size]
-        mixed = [mix(known, noise) for _ in some]
-        for name, image in zip(some, mixed, strict=True):
+    names = [f"{number:06}.png" for number in range(min(wanted, MADE))]
+    for first in range(0, len(names), AT_ONCE):
+        some = names[first : first + AT_ONCE]
+        made = [mix(known, noise) if known and noise.random() < 0.5 else shapes(size, ground, noise) for _ in some]
+        for name, image in zip(some, made, strict=True):
             with atomic_path(place / name) as temporary:
                 image.save(temporary, "PNG")
-        pixels = np.concatenate([images(image)["pixel_values"] for image in mixed])
+        pixels = np.concatenate([images(image)["pixel_values"] for image in made])
         written = captioner.write({"pixel_values": pixels}, num_beams=1)
         said |= {name: caption.text for name, caption in zip(some, written, strict=True)}
     write_json(place / CAPTIONS, said)
 
 
-def with_replay(dataset: Dataset, folder: Path) -> Dataset:
-    """Return a data set with the mixed pictures of a run's folder behind it."""
+def replayed(task: str, folder: Path) -> Dataset:
+    """Return the mixed pictures of a run's folder as a data set."""
     place = folder / REPLAY
-    mixed = [
-        Example(f"{REPLAY}:{name}", (Picture(str(place / name)),), (caption or "",))
-        for name, caption in read_json(place / CAPTIONS).items()
-    ]
-    return Dataset(dataset.task, [*dataset, *mixed], dataset.problems, dataset.forms, dataset.splits)
+    said = read_json(place / CAPTIONS)
+    return Dataset(task, [Example(name, (Picture(str(place / name)),), (text or "",)) for name, text in said.items()])
 
 
 def mix(images: Sequence[Image.Image], noise: np.random.Generator) -> Image.Image:
@@ -89,6 +91,37 @@ def mix(images: Sequence[Image.Image], noise: np.random.Generator) -> Image.Imag
     channels = part.split()
     order = ((1, 2, 0), (2, 0, 1), (0, 2, 1))[int(noise.integers(3))]
     return Image.merge("RGB", [channels[index] for index in order]).rotate(90 * int(noise.integers(4)))
+
+
+def shapes(size: tuple[int, int], ground: Any, noise: np.random.Generator) -> Image.Image:
+    """Draw up to a dozen shapes of a few colours on a ground; half of the pictures are symmetric."""
+    side = 128
+    image = Image.new("RGB", (side, side), ground)
+    pen, colours = ImageDraw.Draw(image), noise.integers(256, size=(int(noise.integers(1, 6)), 3)).tolist()
+    for _ in range(int(noise.integers(1, 13))):
+        colour = tuple(colours[int(noise.integers(len(colours)))])
+        wide = 4 + side * noise.uniform(0.05, 0.9) ** 1.5
+        reach = np.array([wide, wide * noise.uniform(0.4, 2.2)]) / 2
+        middle = noise.normal(side / 2, side / 5, 2)
+        box = [*(middle - reach), *(middle + reach)]
+        points = (middle + noise.uniform(-wide, wide, (int(noise.integers(3, 8)), 2))).ravel().tolist()
+        begin, width, kind = float(noise.uniform(0, 360)), int(noise.integers(2, 16)), int(noise.integers(6))
+        end = begin + float(noise.uniform(60, 360))
+        if kind == 0:
+            pen.ellipse(box, colour)
+        elif kind == 1:
+            pen.rectangle(box, colour)
+        elif kind == 2:
+            pen.polygon(points, colour)
+        elif kind == 3:
+            pen.line(points[:8], colour, width)
+        elif kind == 4:
+            pen.chord(box, begin, end, colour)
+        else:
+            pen.arc(box, begin, end, colour, width)
+    if noise.random() < 0.5:
+        image.paste(ImageOps.mirror(image.crop((0, 0, side // 2, side))), (side // 2, 0))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _pictures(dataset: Dataset, size: tuple[int, int], ground: Any, noise: np.random.Generator) -> list[Image.Image]:

@@ -23,7 +23,7 @@ from blip_core.training.logs import Log, NoLog
 from blip_core.training.loop import Loop
 from blip_core.training.protocol import Trainer, make_trainer
 from blip_core.training.recipe import automatic_settings, describe
-from blip_core.training.replay import make_replay, with_replay
+from blip_core.training.replay import make_replay, replayed
 from blip_core.training.result_page import write_page
 from blip_core.training.run_folder import RUN, Position, RunFolder, read_optimizer
 from blip_core.training.settings import AUTO, Settings, given_settings, merged_settings, preset_values
@@ -179,6 +179,8 @@ def train(
         position = last[1]
     else:
         start, position = find_start(task, last[0], None, chosen), last[1]
+        if chosen.replay:
+            start = replace(start, old=find_start(task, model, tokenizer, chosen, revision))
     if HEADS[start.head].classes:
         highest = max(
             (e.label for part in (*turns, *([held_out] if held_out else ())) for e in part if e.label), default=0
@@ -226,13 +228,13 @@ def _run(
     options: dict[str, Any] = {name: getattr(settings, name) for name in shared}
     options |= {"rank": trainer.rank, "world_size": trainer.processes}
 
-    def batches_of(turns: Sequence[Dataset]) -> Batches | InTurn:
+    def batches_of(turns: Sequence[Dataset], times: int = 1) -> Batches | InTurn:
         found = [
             Batches(
                 examples,
                 start.processor,
                 start.task.name,
-                settings.batch_size * trainer.replicas,
+                settings.batch_size * times * trainer.replicas,
                 training=True,
                 seed=settings.seed,
                 augment=settings.augment(start.task.name),
@@ -259,11 +261,11 @@ def _run(
         if settings.replay:
             model = trainer.inference_model() if position.step == 0 else None
             if model is not None and trainer.rank == 0:
-                print("blip: asking the model about mixed pictures, so that it forgets less", file=sys.stderr)
-                make_replay(model, start, settings, dataset, folder.path)
+                print("blip: asking the model about pictures that it makes, so that it forgets less", file=sys.stderr)
+                wanted = settings.epochs * loop.steps_per_epoch * batch * settings.replay
+                make_replay(model, start, settings, dataset, folder.path, wanted)
             trainer.mean({"ready": 1.0})  # all read what the first wrote
-            replayed = batches_of([with_replay(part, folder.path) for part in turns])
-            loop = Loop(trainer, start, settings, replayed, folder, position, validate)
+            loop.replayed = batches_of([replayed(start.task.name, folder.path)], settings.replay)
         if trainer.rank == 0:
             trackers = Trackers(settings.report_to, folder.path, run, position.step)
             log = Log(folder.path, position.step, loop.steps, settings.log_every, trackers)

@@ -34,7 +34,7 @@ class Start:
 
     `found` is the configuration of either, `prompt` what the model says that its captions begin with, if it does.
     `adapter` is a folder with the factors of LoRA to begin with. `foundations` are an ImageNet ViT and a BERT whose
-    tensors a new model begins with.
+    tensors a new model begins with. `old` is where a run that goes on began.
     """
 
     task: Task
@@ -46,6 +46,7 @@ class Start:
     prompt: str | None = None
     adapter: Path | None = None
     foundations: Sequence[Foundation] = ()
+    old: Start | None = None
 
     @property
     def head(self) -> str:

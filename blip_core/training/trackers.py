@@ -33,7 +33,7 @@ class Trackers:
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in run.items()
         }
-        options = {"tensorboard": {"purge_step": step}} if step else {}
+        options = {"tensorboard": {"purge_step": step + 1}} if step else {}
         self._accelerator.init_trackers(PROJECT, config=plain, init_kwargs=options)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

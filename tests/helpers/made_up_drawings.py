@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-SYLLABLES = "zor bla mik tuf nel quo rim pax dov gli sna wub fep jol kir vam lun tre hob yas".split()
+SYLLABLES = "zor bla mik tuf nel quo rim pax dov gli sna wub fep jol kir vam lun tre hob yas"
 COLOURS = ("#d32f2f", "#1976d2", "#388e3c", "#fbc02d", "#7b1fa2", "#5d4037", "#00acc1", "#e91e63", "#ff9800", "#455a64")
 SIDE = 128
 
@@ -19,7 +19,7 @@ def draw(folder: Path, count: int, seed: int = 0) -> dict[Path, str]:
     noise = np.random.default_rng(seed)
     found: dict[Path, str] = {}
     while len(found) < count:
-        name = "".join(noise.choice(SYLLABLES, noise.integers(2, 4), replace=False))
+        name = "".join(noise.choice(SYLLABLES.split(), noise.integers(2, 4), replace=False))
         if name in found.values():
             continue
         image = Image.new("RGB", (SIDE, SIDE), "white")

@@ -1,4 +1,4 @@
-"""LoRA in training: an adapter that loads upon its base, alike in both frameworks; and replay, which keeps what was."""
+"""LoRA in training: an adapter that loads upon its base, alike in both frameworks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import pytest
 
 from blip_core.checkpoints import open_checkpoint
 from blip_core.cli import main
-from blip_core.datasets import open_dataset
 from blip_core.training import train
-from blip_core.training.replay import mix
 from tests.helpers.frameworks import FRAMEWORKS, INSTALLED
 from tests.helpers.training_runs import losses, make_world, of, weights
 
@@ -69,21 +67,9 @@ def test_a_stopped_run_goes_on_to_the_bit(world):
         ({"task": "retrieval", "recipe": "retrieval"}, "lora does not go with retrieval"),
         ({"model": "new/config.json"}, "lora changes a model that exists; name one with --model"),
         ({"image_size": 16}, "lora keeps the pictures' size of its base, 32"),
-        ({"lora": 0, "replay": 2, "model": "new/config.json"}, "replay keeps what a captioner says"),
     ],
 )
 def test_what_cannot_work_is_told(world, change, message):
     change = {**change, "model": world / change.get("model", "base")}
     with pytest.raises(ValueError, match=message):
         train(**{**lora(world, "refused", engine=INSTALLED[0]), **change})
-
-
-def test_mixed_pictures_are_learned_with_what_was_said_of_them(world):
-    run = {**of(world, "caption", "replayed", engine=INSTALLED[0], epochs=1, replay=2), "model": world / "base"}
-    result = train(**run)
-    said = json.loads((result.output / "replay" / "captions.json").read_text())
-    assert len(said) == 16
-    assert result.step == 24 // 4
-    images = [picture.images[0].load().convert("RGB") for picture in open_dataset(world / "pairs.json", "caption")]
-    noise = np.random.default_rng(0)
-    assert {mix(images, noise).size for _ in range(20)} == {(32, 32)}

@@ -22,7 +22,7 @@ from blip_core.training import Settings, train
 from blip_core.training.held_out import Validation
 from blip_core.training.protocol import MicroBatch
 from tests.helpers.frameworks import FRAMEWORKS
-from tests.helpers.lazy_frameworks import blip_pt, tf, torch
+from tests.helpers.lazy_frameworks import blip_pt, torch
 from tests.helpers.training_runs import close, losses, make_world, of, weights
 
 ROOT = Path(__file__).parents[2]
