@@ -75,6 +75,8 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
 
     if args.port > 65535:
         parser.error(f"argument --port: must be at most 65535, got {args.port}")
+    # Read when a framework is loaded: its idle threads sleep, and leave the cores to those that read and answer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     settings = settings_of(args, server.allowed_hosts(args.host, args.allow_host))
     if settings.api_key is None and not server.is_loopback(args.host):
         print("blip: warning: whoever reaches this port may ask; --api-key keeps strangers out", file=sys.stderr)
@@ -198,7 +200,7 @@ def load_named(**options: Any) -> Models:
 def describe(args: argparse.Namespace, roles: list[str]) -> str:
     """One sentence for people: what the models are, and what they are not."""
     names = [str(getattr(args, role)) for role in ("model", *KINDS) if getattr(args, role)]
-    if not names or or_shipped(args.model) == SHIPPED:
+    if all(or_shipped(name) == SHIPPED for name in names):
         return "A small model that knows drawings of emoji by their names; any other picture gets the name of an emoji."
     listed = ", ".join(dict.fromkeys(Path(name).name for name in names))
     return f"{listed}: says what is likely, which need not be true; it is no judge of people."

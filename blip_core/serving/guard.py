@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import time
+from collections import deque
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,6 +22,10 @@ OPEN = ("/healthz", "/readyz")
 """What needs no key."""
 BODIES = 2**28
 """Bytes that the bodies of all requests may have together."""
+KEPT = 600
+"""Seconds after which an upload to the page is removed, at the latest twice as long."""
+UPLOADS = 2**30
+"""Bytes that may be uploaded to the page while the oldest of them may still be kept on the disk."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -46,6 +51,7 @@ class Guard:
         self.app, self.settings = app, settings
         self.stopping = asyncio.Event()
         self.bytes = 0
+        self.uploads: deque[tuple[float, int]] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,8 +77,21 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > settings.body_bytes:
             raise self.too_large()
-        if self.bytes > BODIES:
+        if self.bytes > BODIES or (self._is_upload(scope) and self._uploaded() > UPLOADS):
             raise Refused(503, "The server is busy; ask again later.", {"Retry-After": "1"})
+
+    def count(self, scope: Scope, size: int) -> None:
+        """Remember the bytes of an upload, which the page keeps for some time."""
+        if self._is_upload(scope):
+            self.uploads.append((time.monotonic(), size))
+
+    def _is_upload(self, scope: Scope) -> bool:
+        return "/upload" in scope["path"]
+
+    def _uploaded(self) -> int:
+        while self.uploads and time.monotonic() - self.uploads[0][0] > 2 * KEPT:
+            self.uploads.popleft()
+        return sum(size for _, size in self.uploads)
 
     def too_large(self) -> Refused:
         """A request has too many bytes."""
@@ -112,6 +131,7 @@ class _Exchange:
                 log_error(error)
         finally:
             self.guard.bytes -= self.bytes
+            self.guard.count(self.scope, self.bytes)
         if self.refused is not None and not self.status:
             await self._answer(self.refused)
         seconds = time.monotonic() - self.begin

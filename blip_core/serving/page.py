@@ -14,12 +14,11 @@ from blip_core.processing.picture_files import load_image
 from blip_core.serving import page_parts as parts
 from blip_core.serving.application import Service
 from blip_core.serving.errors import Refused
+from blip_core.serving.guard import KEPT
 from blip_core.serving.request_pictures import check_picture
 
 EXAMPLES = Path(__file__).parents[1] / "data" / "examples"
 METHODS = ("Greedy", "Beams", "Samples")
-KEPT = 600
-"""Seconds that an upload is kept in the temporary folder."""
 
 
 def mount_page(app: FastAPI, service: Service) -> FastAPI:
@@ -51,7 +50,7 @@ def make_page(service: Service) -> Any:
                     type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], label="Picture",
                     height=320, buttons=[], placeholder="Drop, paste or choose a picture",
                 )  # fmt: skip
-                fetch_nothing(picture)
+                take_unopened(picture)
                 if examples := sorted(str(path) for path in EXAMPLES.glob("*.png")):
                     gradio.Examples(examples, picture, label="Or one of these", examples_per_page=12)
             with gradio.Column(scale=3, min_width=300), gradio.Tabs():
@@ -67,8 +66,12 @@ def make_page(service: Service) -> Any:
     return blocks
 
 
-def fetch_nothing(picture: Any) -> None:
-    """Let a component refuse addresses, which a request of a stranger may name: Gradio would fetch them."""
+def take_unopened(picture: Any) -> None:
+    """Let a component hand on uploads as they are.
+
+    It refuses addresses, which a request of a stranger may name and Gradio would fetch, and opens no file: what is
+    broken, or too large to decode, is told in a sentence by our own checks.
+    """
     inside = (picture.move_resource_to_block_cache, picture.async_move_resource_to_block_cache)
 
     def check(path: Any) -> None:
@@ -84,6 +87,7 @@ def fetch_nothing(picture: Any) -> None:
         return await inside[1](path)
 
     picture.move_resource_to_block_cache, picture.async_move_resource_to_block_cache = move, move_soon
+    picture.preprocess = lambda upload: upload and upload.path
 
 
 def _caption_tab(service: Service, picture: Any) -> None:

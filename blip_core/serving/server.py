@@ -90,6 +90,8 @@ class _Server(uvicorn.Server):
         self._service.stopping = True
         self._guard.stopping.set()
         await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()  # quick; cut off, it would leave a traceback
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit  # the second time

@@ -63,8 +63,15 @@ def models_of(checkpoints, folder, tmp_path_factory):
     def load(engine="pt"):
         if engine not in loaded:
             kinds = {"captioner": Captioner, "answerer": Answerer, "matcher": Explainer}
+            folders = {role: checkpoints / role for role in kinds}
+            if engine in ("onnx", "openvino"):
+                from conversion import convert
+
+                for role, source in folders.items():
+                    folders[role] = tmp_path_factory.mktemp("exports") / role
+                    convert(source, folders[role], to=engine)
             found = {
-                role: kind.from_pretrained(checkpoints / role, engine=engine, device="cpu" if engine == "pt" else None)
+                role: kind.from_pretrained(folders[role], engine=engine, device="cpu" if engine == "pt" else None)
                 for role, kind in kinds.items()
             }
             index = tmp_path_factory.mktemp("index")

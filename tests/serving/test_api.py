@@ -14,6 +14,8 @@ from blip_core.inference import Matcher
 from blip_core.serving import Models
 from blip_core.serving.api_tasks import GENERATION, HIDDEN, TASKS
 
+EXPORTED = ("onnx", "openvino")
+
 
 def post(client, task, file=None, **fields):
     """Ask with JSON; what comes back, its status first."""
@@ -44,7 +46,7 @@ def close(found, expected):
         assert found == expected
 
 
-@pytest.mark.parametrize("engine", ["pt", "tf"])
+@pytest.mark.parametrize("engine", ["pt", "tf", *(pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED)])
 def test_results_are_those_of_the_classes(engine, serving, models_of, files):
     client, models = serving(engine), models_of(engine)
     _, found = form(
@@ -55,6 +57,9 @@ def test_results_are_those_of_the_classes(engine, serving, models_of, files):
     texts = ["a dog", "two cats on a red mat"]
     _, found = post(client, "match", files[2], text=texts)
     close(found, Matcher.__call__(models.matcher, files[2], texts).to_dict())
+    _, found = post(client, "answer", files[1], question="how many?", max_new_tokens=4)
+    close(found, models.answerer(files[1], "how many?", max_new_tokens=4).to_dict())
+    assert models.explains == (engine not in EXPORTED)  # heat maps take gradients
 
 
 def test_samples_are_those_of_their_seed(serving, models_of, files):

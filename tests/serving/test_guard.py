@@ -7,7 +7,7 @@ import time
 import pytest
 import starlette  # noqa: F401  # skipped as a whole without it
 
-from blip_core.serving import Settings
+from blip_core.serving import Settings, guard
 from blip_core.serving.batcher import Batcher
 from blip_core.serving.errors import Refused
 from blip_core.serving.guard import Guard
@@ -94,6 +94,25 @@ def call(guard, path="/v1/caption", parts=(), method="POST"):
         return sent
 
     return run()
+
+
+def test_uploads_to_the_page_cannot_fill_the_disk(monkeypatch):
+    async def reading(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    limited = Guard(reading, Settings())
+    monkeypatch.setattr(guard, "UPLOADS", 1500)
+
+    def status(path="/gradio_api/upload"):
+        parts = [{"type": "http.request", "body": b"x" * 1000, "more_body": False}]
+        return asyncio.run(call(limited, path, parts))[0]["status"]
+
+    assert [status() for _ in range(3)] == [200, 200, 503]
+    assert status("/v1/caption") == 200
+    monkeypatch.setattr(guard, "KEPT", 0)  # all have been removed by now
+    assert status() == 200
 
 
 def test_a_body_that_trickles_is_refused_in_time(serving):

@@ -11,7 +11,7 @@ from PIL import Image
 from blip_core.inference.results import Explanation
 from blip_core.serving import Models, Settings, page_parts
 from blip_core.serving.application import Service, create_app, guarded
-from blip_core.serving.page import ask, fetch_nothing, make_page, mount_page
+from blip_core.serving.page import ask, make_page, mount_page, take_unopened
 
 
 def tabs(models):
@@ -66,7 +66,7 @@ def test_the_page_is_served_beside_the_api_and_loads_nothing_from_elsewhere(mode
 def test_addresses_are_not_fetched(monkeypatch):
     with gradio.Blocks(analytics_enabled=False):
         picture = gradio.Image(type="filepath")
-    fetch_nothing(picture)
+    take_unopened(picture)
     with pytest.raises(gradio.Error, match="not fetched"):
         picture.move_resource_to_block_cache("http://example.org/a.png")
     with pytest.raises(gradio.Error, match="not fetched"):
