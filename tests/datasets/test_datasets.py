@@ -57,7 +57,7 @@ def test_json_of_every_task(tmp_path, task, form):
     assert example.texts == (text,)
     if task == "vqa":
         assert (example.question_id, example.answers, example.weights) == (3, ("dog", "cat"), (0.75, 0.25))
-    assert example.label == {"nlvr": 1, "match": 0}.get(task)
+    assert example.label == {"nlvr": 1, "match": 0, "classification": 2}.get(task)
 
 
 def test_captions_may_be_many_and_pictures_have_ids(tmp_path):

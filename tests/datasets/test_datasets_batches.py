@@ -39,6 +39,7 @@ def test_inputs_of_every_task(tmp_path, task, training):
         "vqa": {"labels", "decoder_input_ids", "decoder_attention_mask", "answer_counts"},
         "nlvr": {"labels"},
         "match": {"labels"},
+        "classification": {"labels"},
         "retrieval": {"image_ids"},
     }.get(task, set())
     floats = {"pixel_values"} | ({"answer_weights"} if task == "vqa" else set())

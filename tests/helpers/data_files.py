@@ -22,6 +22,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "vqa": {"question": "What is it?", "question_id": 3, "answer": ["dog", "cat", "dog", "dog"], "dataset": "vqa"},
     "grounding": {"text": "a dog", "box": [1, 2, 3.5, 4]},
     "match": {"caption": "a dog", "label": "no match"},
+    "classification": {"sentence": "a dog", "label": "entailment"},
     "nlvr": {"sentence": "the left one is a dog", "label": "True"},
 }
 
