@@ -48,7 +48,7 @@ class Trainer:
         self.model = make_model(start, settings)
         self.lora = add_lora(self.model, start, settings)
         self.model.to(self.device)
-        self.old = load_old(start, settings).to(self.device) if settings.replay else None
+        self.old: Any = load_old(start, settings).to(self.device) if settings.replay else None
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if settings.vit_ckpt_layer:

@@ -45,7 +45,7 @@ class Trainer:
         with self.strategy.scope(), tf.device(tf_device(settings.device) if self.replicas == 1 else None):
             self.model = make_model(start, settings)
             self.lora = add_lora(self.model, start, settings)
-            self.old = load_old(start, settings) if settings.replay else None
+            self.old: Any = load_old(start, settings) if settings.replay else None
             if settings.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
             if settings.vit_ckpt_layer:
