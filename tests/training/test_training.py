@@ -102,7 +102,7 @@ def test_stopped_and_resumed_is_the_same_in_tensorflow(world, task):
 
 def command(run, *more):
     """A run as a process of its own."""
-    flat = {"log_every", "warmup_steps", "augmentation", "dropout", "drop_path"}
+    flat = {"log_every", "warmup_steps", "augmentation", "dropout", "drop_path", "image_size", "queue_size"}
     words = [sys.executable, "-m", "blip_core.cli", "train", run["task"]]
     for name, value in run.items():
         if name in flat:
