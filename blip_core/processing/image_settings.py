@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from blip_core.engines import ENGINES
 from blip_core.processing.pictures import to_colour
-from blip_core.validators import is_number, is_whole, require
+from blip_core.validators import choice, is_number, is_whole, require
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -30,6 +31,14 @@ def sides(name: str, value: Any, optional: bool = False) -> dict[str, int] | Non
     expected = f'{{"height": pixels, "width": pixels}} or one number of pixels, from 1 to {LARGEST}'
     require(good, name, value, expected)
     return {side: int(pixels) for side, pixels in given.items()}
+
+
+def resizing_backend(name: str, value: Any) -> str:
+    """Validate what resizes pictures. Raises `MissingFramework` where "fast" has no PyTorch."""
+    choice(name, value, ("exact", "fast"))
+    if value == "fast":
+        ENGINES["pt"].require(f"{name}='fast'")
+    return str(value)
 
 
 def per_channel(name: str, value: Any, default: Sequence[float], zero: bool = True) -> float | list[float]:

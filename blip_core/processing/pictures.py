@@ -174,6 +174,29 @@ def resize(image: Image.Image | np.ndarray, height: int, width: int, resample: i
     return scale(resized, 1 / 255) if fractions else resized
 
 
+def fast_resize(image: Image.Image | np.ndarray, height: int, width: int, resample: int) -> np.ndarray:
+    """Resize by PyTorch what it resizes as Pillow does but for rounding: 8 bits of RGB, bilinear or bicubic.
+
+    All else is resized by `resize`.
+    """
+    pixels = np.asarray(image) if isinstance(image, Image.Image) and image.mode == "RGB" else image
+    mode = FAST_MODES.get(resample)
+    if mode is None or not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[-1] != 3:
+        return resize(image, height, width, resample)
+    import torch
+
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        resized = torch.nn.functional.interpolate(planes, (height, width), mode=mode, antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+FAST_MODES = {Image.Resampling.BILINEAR.value: "bilinear", Image.Resampling.BICUBIC.value: "bicubic"}
+"""PyTorch's names of the filters that it has, by Pillow's numbers."""
+
+
 def crop_centre(planes: np.ndarray, height: int, width: int) -> np.ndarray:
     """Cut out the middle of planes (channels, height, width); zeros go around what is smaller."""
     for axis, wanted in ((1, height), (2, width)):
