@@ -3,8 +3,9 @@
 The names below are imported when they are first used, so that `import blip_core` and `blip --help` take no time.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from blip_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
@@ -90,14 +91,4 @@ _MODULES = {
     "Searcher": "search.searcher",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'outputs')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, {name: f"{__name__}.{_MODULES.get(name, 'outputs')}" for name in __all__})

@@ -41,6 +41,15 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
     return open(path, "rb")
 
 
+def cache_folder() -> Path:
+    """Return where what can be made again is kept: `blip` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+
+    On Windows `%LOCALAPPDATA%` takes the place of the latter.
+    """
+    windows = os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
+    return Path(os.environ.get("XDG_CACHE_HOME") or windows or "~/.cache").expanduser() / "blip"
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises `OSError` where the file is missing and `ValueError` where it is not an object."""
     place = to_path(path)

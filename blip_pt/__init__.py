@@ -4,15 +4,10 @@ from blip_core.engines import ENGINES
 
 ENGINES["pt"].require("blip_pt")
 
-from blip_core import (
-    BlipConfig,
-    BlipImageProcessor,
-    BlipProcessor,
-    BlipTextConfig,
-    BlipTokenizer,
-    BlipVisionConfig,
-    GenerationConfig,
-)
+from typing import TYPE_CHECKING
+
+from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig, GenerationConfig
+from blip_core.lazy import lazy_names
 from blip_pt.answering import BlipForQuestionAnswering
 from blip_pt.captioning import BlipForConditionalGeneration
 from blip_pt.classification import BlipForClassification
@@ -23,6 +18,9 @@ from blip_pt.pretraining import BlipForPreTraining
 from blip_pt.retrieval import BlipForImageTextRetrieval
 from blip_pt.text import BlipTextModel
 from blip_pt.vision import BlipVisionModel
+
+if TYPE_CHECKING:
+    from blip_core import BlipImageProcessor, BlipProcessor, BlipTokenizer
 
 __all__ = [
     "BlipConfig",
@@ -43,3 +41,8 @@ __all__ = [
     "BlipVisionModel",
     "GenerationConfig",
 ]
+
+# Processors need Pillow and tokenizers, which models do without: they are imported when they are first used.
+__getattr__, __dir__ = lazy_names(
+    __name__, dict.fromkeys(["BlipImageProcessor", "BlipProcessor", "BlipTokenizer"], "blip_core")
+)

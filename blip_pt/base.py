@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from blip_core import GenerationConfig, ModelOutput
 from blip_core.calls import takes_tensors
+from blip_core.checkpoints.checkpoint import Rounded
 from blip_core.checkpoints.loading import Pretrained
 from blip_core.checkpoints.model_card import model_card
 from blip_core.checkpoints.saving import write_pretrained
@@ -32,6 +33,7 @@ from blip_core.parameters.models import Parameter, parameters
 from blip_core.parameters.table import BUFFERS
 from blip_pt.model_methods import ModelMethods
 from blip_pt.nn import Linear, QuantizedLinear
+from blip_pt.optimizing import PackedLinear, pack_layers, unpack_layers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,6 +55,8 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
     """What adapters of transformers call the model inside of a head."""
     main_input_name = "input_ids"
     """The argument by which trainers count what a model reads: its first."""
+    trainable_before: list[str] | None = None
+    """The weights that were trainable before `optimize()`; None for a model that is not optimized."""
 
     def __init__(self, config: AnyConfig):
         super().__init__()
@@ -78,7 +82,8 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
     def get_tensor(self, name: str) -> Tensor:
         """Return the weight, or the buffer of the training state, with a name of the table."""
         module, _, name = name.rpartition(".")
-        tensor: Tensor = getattr(self.get_submodule(module), name)
+        layer = self.get_submodule(module)
+        tensor: Tensor = layer.dense() if name == "weight" and isinstance(layer, PackedLinear) else getattr(layer, name)
         return tensor
 
     @torch.no_grad()
@@ -183,8 +188,8 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             config: Replaces or overrides the checkpoint's `config.json`: a whole configuration, a file, or a dictionary
                 of settings.
             image_size: In pixels; resizes the position embeddings.
-            dtype: That of the weights, float32 unless given; "auto" for the stored one. On the CPU, weights of the
-                stored type stay in the mapped file until they are used.
+            dtype: That of the weights, float32 unless given; "auto" for the stored one, int8 included. On the CPU,
+                weights of the stored type stay in the mapped file until they are used.
             device: One of PyTorch's, such as "cuda:0".
             revision: A branch, tag or commit of the Hub.
             **keywords: Those of transformers, see `blip_core.hub.keywords.KEYWORDS`; settings to override, such as
@@ -214,6 +219,7 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             image_size=image_size,
             seed=int(torch.randint(2**62, (), device="cpu")),
             to_numpy=to_numpy,
+            keeps_int8=True,
             **joined(places, keywords),
         )
         wanted, place = torch_dtype(source.dtype), source.device or place
@@ -224,9 +230,17 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
         loaded = set()
         for parameter, array in source:
             module, _, name = parameter.name.rpartition(".")
+            if isinstance(array, Rounded):
+                holder, _, layer = module.rpartition(".")
+                numbers = (torch.from_numpy(part).to(device=place) for part in array)
+                bias: Any = model.get_tensor(f"{module}.bias")
+                setattr(model.get_submodule(holder), layer, QuantizedLinear(*numbers, bias).eval())
+                continue
             old = model.get_tensor(parameter.name)
             kind = wanted if old.requires_grad else old.dtype  # the state of training keeps its precision
             tensor = to_torch(converted(array, kind)).to(device=place)
+            if not tensor.is_cpu or tensor.data_ptr() != array.ctypes.data:
+                source.release(parameter)
             if isinstance(old, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
             setattr(model.get_submodule(module), name, tensor)
@@ -235,12 +249,15 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
         for name, weight in model.named_parameters():
             if name not in loaded:  # a layer of a class of its own
                 weight.data = weight.data.to(device=place, dtype=wanted)
+        if model.quantized:
+            model.requires_grad_(False)
         return cast(Self, source.finish(model.eval()))
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB", **keywords: Any) -> None:
         """Write `config.json`, `model.safetensors` and `generation_config.json` in Hugging Face's layout.
 
-        An interrupted save leaves the earlier files whole.
+        A model of int8 weights is written as such, into `model.int8.safetensors`. An interrupted save leaves
+        the earlier files whole.
 
         Args:
             folder: Where to write; made where it is missing.
@@ -259,6 +276,7 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             lambda parameter: to_numpy(self.get_tensor(parameter.name)),
             generation_config=self.generation_config if HEADS[model_name(type(self))].generates else None,
             engine="pt",
+            format="int8" if self.quantized else "safetensors",
             to_numpy=to_numpy,
             from_numpy=to_torch,
             max_shard_size=max_shard_size,
@@ -278,21 +296,52 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
         """
         return model_card(model_name(type(self)), name, self.name_or_path, tags)
 
+    def optimize(self, enable: bool = True) -> Self:
+        """Pack the weights of large layers as oneDNN multiplies with them fastest: for long work in float32 on a CPU.
+
+        It takes some tenths of a second and a copy of those weights. They take the place of the weights that they are
+        made of, so that nothing goes stale: until it is undone the model is not trained, loaded into, moved, compiled
+        or exported, and whoever tries is told so. Results differ by rounding. Weights stay as they are where that is
+        no slower on this machine (`BLIP_MEASURE`, see `products.py`), on a GPU, and in other types than float32.
+
+        Args:
+            enable: False undoes it; the weights are bit by bit what they were.
+
+        Returns:
+            The model itself.
+        """
+        if enable and self.trainable_before is None:
+            self.trainable_before = [name for name, weight in self.named_parameters() if weight.requires_grad]
+            pack_layers(self.requires_grad_(False))
+        elif not enable and self.trainable_before is not None:
+            unpack_layers(self)
+            for name in self.trainable_before:
+                self.get_parameter(name).requires_grad_()
+            self.trainable_before = None
+        return self
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the layers have int8 weights."""
+        return any(isinstance(module, QuantizedLinear) for module in self.modules())
+
     def quantize(self) -> Self:
         """Keep the weights of all layers as int8, and multiply in int8 on a CPU: a quarter of the memory, less time.
 
         Each output of a layer has a scale, and so has each row of its input, computed as it comes. Embeddings,
         LayerNorms, the projection to the vocabulary and the heads stay as they are. It cannot be undone, and the model
-        cannot be trained any more; `save_pretrained` writes the rounded weights. `docs/benchmarks.md` has the accuracy.
+        cannot be trained any more. `save_pretrained` writes the int8 weights, which `from_pretrained(dtype="auto")`
+        takes from the mapped file as they are. `docs/benchmarks.md` has the accuracy.
 
         Returns:
             The model itself, in evaluation mode.
         """
+        self.optimize(False)
         for name, module in list(self.named_modules()):
             if re.search(r"\bencoder\.layers?\.", name):
                 for child_name, child in list(module.named_children()):
                     if type(child) is Linear:
-                        setattr(module, child_name, QuantizedLinear(child))
+                        setattr(module, child_name, QuantizedLinear.of(child))
         return self.requires_grad_(False).eval()
 
 

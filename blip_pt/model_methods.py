@@ -19,6 +19,7 @@ from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.parameters.initial_values import resized_rows
 from blip_core.validators import choice
 from blip_pt.nn import QuantizedLinear, to_array
+from blip_pt.optimizing import PackedLinear
 
 
 class ModelMethods(nn.Module):
@@ -66,7 +67,8 @@ class ModelMethods(nn.Module):
         weights = [weight for weight in self.parameters() if weight.requires_grad or not only_trainable]
         count = sum(weight.numel() for weight in weights if id(weight) not in left_out)
         rounded = [layer.weight_int8 for layer in self._every_layer() if isinstance(layer, QuantizedLinear)]
-        return count + (0 if only_trainable else sum(weight.numel() for weight in rounded))
+        packed = [layer.packed for layer in self._every_layer() if isinstance(layer, PackedLinear)]
+        return count + (0 if only_trainable else sum(weight.numel() for weight in (*rounded, *packed)))
 
     def get_input_embeddings(self) -> Any:
         """Return the embeddings of words, in a vision model those of patches and positions.
@@ -162,7 +164,8 @@ class ModelMethods(nn.Module):
             return_buffers: Count what is stored beside them as well, such as queues.
         """
         tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
-        return sum(tensor.nbytes for tensor in tensors)
+        packed = [layer.packed for layer in self._every_layer() if isinstance(layer, PackedLinear)]
+        return sum(tensor.numel() * tensor.dtype.itemsize for tensor in (*tensors, *packed))
 
     @classmethod
     def can_generate(cls) -> bool:

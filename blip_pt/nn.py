@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blip_pt.products import HAS_ONEDNN, USUAL, best_way, onednn
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -73,13 +75,18 @@ class QuantizedLinear(nn.Module):
     weight_int8: Tensor
     scale: Tensor
 
-    def __init__(self, layer: nn.Linear):
+    def __init__(self, weight_int8: Tensor, scale: Tensor, bias: nn.Parameter):
         super().__init__()
+        self.register_buffer("weight_int8", weight_int8)  # (out, in)
+        self.register_buffer("scale", scale)  # (out,)
+        self.bias = bias
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> QuantizedLinear:
+        """Round the weight of a layer."""
         weight = layer.weight.detach().float()
         scale = int8_scale(weight)
-        self.register_buffer("weight_int8", (weight / scale).round().to(torch.int8))  # (out, in)
-        self.register_buffer("scale", scale[:, 0])
-        self.bias = layer.bias
+        return cls((weight / scale).round().to(torch.int8), scale[:, 0], layer.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -123,31 +130,35 @@ class PatchEmbedding(nn.Conv2d):
 
 
 def activated(layer: nn.Module, x: Tensor, activation: Activation) -> Tensor:
-    """Apply a layer and an activation, fused where the layer is a `Linear` and no adapter around one."""
-    return layer(x, activation) if type(layer) is Linear else activation(layer(x))
+    """Apply a layer and an activation, fused where the layer is of `FUSING` and no adapter around one."""
+    return layer(x, activation) if type(layer) in FUSING else activation(layer(x))
+
+
+FUSING: set[type] = {Linear}
+"""The classes of layers that take an activation; exactly these, as an adapter may be derived from one."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation | None = None) -> Tensor:
     """x (..., in) -> (..., out) by a weight (out, in), then the activation.
 
     In float32 on a CPU PyTorch computes products by MKL, which uses AVX-512 on Intel's processors alone. Without
-    gradients oneDNN computes them here, on an AMD Zen 5 in half the time (see `docs/benchmarks.md`), and fuses the
-    exact GELU.
+    gradients oneDNN computes them here where it is faster on this machine (see `products.py`), on an AMD Zen 5 in half
+    the time, and fuses the exact GELU.
     """
-    if weight.numel() < SMALL or not weight.is_contiguous() or not onednn_can(x, weight, bias):
+    if (
+        weight.numel() < SMALL
+        or not weight.is_contiguous()
+        or not onednn_can(x, weight, bias)
+        or best_way(x.numel() // weight.shape[1], weight) == "torch"
+    ):
         x = F.linear(x, weight, bias)
     elif activation is F.gelu:
-        return onednn_linear(x.contiguous(), weight, bias, "gelu")
+        return onednn(x.contiguous(), weight, bias, "gelu")
     else:
-        x = onednn_linear(x.contiguous(), weight, bias)
+        x = onednn(x.contiguous(), weight, bias)
     return x if activation is None else activation(x)
 
 
-ONEDNN = (
-    torch._C._has_mkldnn
-    and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # a private name, which a later version may lack
-)
 SMALL = 2**16  # weights, or scores of attention; below, starting threads costs more than it saves
 
 
@@ -156,7 +167,7 @@ def onednn_can(*tensors: Tensor | None) -> bool:
 
     `torch.backends.mkldnn.flags(enabled=False)` forbids it.
     """
-    if not ONEDNN or not torch.backends.mkldnn.enabled:
+    if not HAS_ONEDNN or not torch.backends.mkldnn.enabled:
         return False
     grad = torch.is_grad_enabled()
     for tensor in tensors:
@@ -175,12 +186,6 @@ def is_tracing() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """`torch.nn.functional.linear` by oneDNN, for contiguous x and a contiguous weight or its transpose."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, activation, [], "none")
-    return result
-
-
 def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention by oneDNN, head by head, so that the scores of one stay in the cache."""
     batch, heads, length, width = query.shape
@@ -190,8 +195,8 @@ def onednn_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     for item in product(range(batch), range(heads)):
         for start in range(0, length, ROWS):
             rows = slice(start, start + ROWS)
-            probabilities = torch.softmax(onednn_linear(query[item][rows], key[item]), dim=-1)
-            context[item][rows] = onednn_linear(probabilities, value[item].T)
+            probabilities = torch.softmax(onednn(query[item][rows], key[item]), dim=-1)
+            context[item][rows] = onednn(probabilities, value[item].T)
     return context
 
 
@@ -266,7 +271,7 @@ def attention(
     """
     if not output_attentions and not slow_to_train(query):
         large = query.shape[2] * key.shape[2] >= SMALL
-        if large and mask is None and not dropout and onednn_can(query, key, value):
+        if large and USUAL == "onednn" and mask is None and not dropout and onednn_can(query, key, value):
             return onednn_attention(query, key, value), None
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout), None
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])

@@ -18,15 +18,10 @@ if chosen != "tensorflow":
         "set KERAS_BACKEND=tensorflow before Python starts."
     )
 
-from blip_core import (
-    BlipConfig,
-    BlipImageProcessor,
-    BlipProcessor,
-    BlipTextConfig,
-    BlipTokenizer,
-    BlipVisionConfig,
-    GenerationConfig,
-)
+from typing import TYPE_CHECKING
+
+from blip_core import BlipConfig, BlipTextConfig, BlipVisionConfig, GenerationConfig
+from blip_core.lazy import lazy_names
 from blip_tf.answering import TFBlipForQuestionAnswering
 from blip_tf.captioning import TFBlipForConditionalGeneration
 from blip_tf.classification import TFBlipForClassification
@@ -37,6 +32,9 @@ from blip_tf.pretraining import TFBlipForPreTraining
 from blip_tf.retrieval import TFBlipForImageTextRetrieval
 from blip_tf.text import TFBlipTextModel
 from blip_tf.vision import TFBlipVisionModel
+
+if TYPE_CHECKING:
+    from blip_core import BlipImageProcessor, BlipProcessor, BlipTokenizer
 
 __all__ = [
     "BlipConfig",
@@ -57,3 +55,8 @@ __all__ = [
     "TFBlipTextModel",
     "TFBlipVisionModel",
 ]
+
+# Processors need Pillow and tokenizers, which models do without: they are imported when they are first used.
+__getattr__, __dir__ = lazy_names(
+    __name__, dict.fromkeys(["BlipImageProcessor", "BlipProcessor", "BlipTokenizer"], "blip_core")
+)

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from functools import reduce
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import keras
 import numpy as np
@@ -170,7 +170,8 @@ class TFBlipPreTrainedModel(Shared, ModelMethods, KerasModel):
                 model.make_momentum()
             for parameter, array in source:
                 variable = model.get_parameter(parameter.name)
-                variable.assign(to_tensorflow(parameter.to_tensorflow(array), variable.dtype))
+                variable.assign(to_tensorflow(parameter.to_tensorflow(cast(np.ndarray, array)), variable.dtype))
+                source.release(parameter)
         return source.finish(model)
 
     def save_pretrained(self, folder: str | Path, max_shard_size: int | str = "5GB", **keywords: Any) -> None:

@@ -98,8 +98,9 @@ def convert(
         source: A folder, a weight file or a Hub repository, in any format.
         destination: A folder, which gets the weights under their usual name, and the configuration, processor and
             tokenizer files; or a file that ends in `.pth`, which gets the weights alone.
-        to: "safetensors" (the default for a folder), "pytorch_model.bin", "pth" (the default for a file),
-            "tf_model.h5" or "weights.h5"; or an export, "onnx", "onnx-caption", "openvino", "torch-export",
+        to: "safetensors" (the default for a folder), "int8" (safetensors with rounded weights, see
+            `docs/benchmarks.md`), "pytorch_model.bin", "pth" (the default for a file), "tf_model.h5" or
+            "weights.h5"; or an export, "onnx", "onnx-caption", "openvino", "torch-export",
             "savedmodel" or "litert" (see `docs/exports.md`).
         config: What the checkpoint lacks or is to be changed, as in `from_pretrained`: a configuration, a file of
             one, or a dictionary of settings.

@@ -12,6 +12,7 @@ reason, where
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ import pytest
 from blip_core.engines import ENGINES, MissingFramework
 from tests.helpers.frameworks import NEEDED, require
 
+os.environ.setdefault("BLIP_MEASURE", "0")  # results of tests follow from no measurement, and leave no file
 OPTIONAL = [engine.package for engine in ENGINES.values()]
 OPTIONAL += [
     "keras",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +23,17 @@ DTYPES: dict[str, np.dtype] = {
 """The types that a checkpoint may hold, by their names in safetensors. bfloat16 is that of `ml_dtypes`."""
 
 WRAPPED = re.compile(r"^(?:(?:module|model|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
+
+
+class Rounded(NamedTuple):
+    """A weight of int8 numbers (out, in) and the float32 scale (out,) of each row."""
+
+    weight: np.ndarray
+    scale: np.ndarray
+
+    def dequantised(self) -> np.ndarray:
+        """Return the weight, float32 (out, in)."""
+        return self.weight * self.scale[:, None]
 
 
 class Checkpoint(Mapping[str, np.ndarray]):
@@ -67,6 +79,13 @@ class Checkpoint(Mapping[str, np.ndarray]):
     def place(self, name: str) -> Any:
         """Return where a tensor is stored, the same for all names of it."""
         return name
+
+    def rounded(self, name: str) -> Rounded | None:
+        """Return a weight that is stored as int8 as it is; None for any other."""
+        return None
+
+    def release(self, name: str) -> None:
+        """Say that a tensor was copied, so that what was read of the file need not stay in memory."""
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -136,6 +155,16 @@ class MappedCheckpoint(Checkpoint):
         array: np.ndarray = np.ndarray(extent.shape, extent.dtype, self._bytes.data, extent.offset, extent.strides)
         array = array if array.flags.aligned else array.copy()
         return array.transpose(extent.axes) if extent.axes else array
+
+    def release(self, name: str) -> None:
+        extent, mapped = self.extents[name], getattr(self._bytes, "_mmap", None)
+        if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        # Whole pages of this tensor alone. Nobody writes while a model is loaded, so that nothing is lost.
+        begin = -(-extent.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (extent.offset + math.prod(extent.shape) * extent.dtype.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+        if begin < end:
+            mapped.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 def _shape(extent: Extent) -> tuple[int, ...]:

@@ -57,6 +57,8 @@ class Format:
         tied: Whether it can only hold a projection to the vocabulary that is tied to the word embeddings.
         upon: Whether it lies upon another checkpoint, its base, and in a folder of both is what is meant. `read` then
             takes `(path, base_model, open_base)`.
+        replaces: The name of a format whose file of the same model would hide this one, or be hidden by it, in a
+            folder: writing one removes the other.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Format:
     framework: str = "pt"
     tied: bool = False
     upon: bool = False
+    replaces: str = ""
 
     @property
     def file(self) -> str:
@@ -144,6 +147,12 @@ FORMATS: dict[str, Format] = {
         Format(
             "safetensors", ("model.safetensors",), _is_safetensors, read=_here("safetensors_file:read"),
             write=_here("safetensors_file:write"), arrange=_here("safetensors_file:arrange"), sharded=True,
+            replaces="int8",
+        ),
+        Format(
+            "int8", ("model.int8.safetensors",), lambda path, start: path.name.startswith("model.int8."),
+            read=_here("int8_file:read"), write=_here("safetensors_file:write"), arrange=_here("int8_file:arrange"),
+            read_own=_here("safetensors_file:read"), training_state="left out", replaces="safetensors",
         ),
         Format(
             "pytorch_model.bin", ("pytorch_model.bin",), _is_torch, read=_here("torch_reader:read"),

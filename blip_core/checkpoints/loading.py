@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from blip_core.checkpoints.checkpoint import Checkpoint, MemoryCheckpoint
+from blip_core.checkpoints.checkpoint import Checkpoint, MemoryCheckpoint, Rounded
 from blip_core.checkpoints.formats import HUB_PATTERNS, Format, open_checkpoint
 from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
-from blip_core.checkpoints.processor_files import read_generation_config
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.config_mixin import merged
 from blip_core.engines import get_engine
@@ -34,7 +33,8 @@ C = TypeVar("C", bound=AnyConfig)
 class Pretrained:
     """A model on disk, opened: its configuration, and its parameters one at a time.
 
-    Iterating gives every parameter with its value in PyTorch's layout; the arrays may be views of the mapped file.
+    Iterating gives every parameter with its value in PyTorch's layout; the arrays may be views of the mapped file. A
+    weight that is stored as int8 comes so, with its scales, where `keeps_int8` and the stored type is asked for.
     Parts that the checkpoint lacks are initialised at random from `seed`; one warning lists them.
 
     Args:
@@ -44,6 +44,7 @@ class Pretrained:
         image_size: In pixels; resizes the position embeddings.
         seed: Of the random initial values.
         to_numpy: Turns a tensor of a `state_dict` into an array.
+        keeps_int8: Whether the engine computes with int8 weights.
         **keywords: Those of `KEYWORDS`, settings to override, and arguments of the class's own constructor.
 
     Attributes:
@@ -65,6 +66,7 @@ class Pretrained:
         image_size: int | None,
         seed: int,
         to_numpy: Callable[[Any], np.ndarray],
+        keeps_int8: bool = False,
         **keywords: Any,
     ):
         given = read_keywords(keywords, ALL, MODEL)
@@ -90,6 +92,7 @@ class Pretrained:
         self._tensors = plan_tensors(self.checkpoint, self.config, wanted, found, seed)
         stored = self.checkpoint.dtypes[next(iter(found.sources.values()))].name
         self.dtype = stored if self.options["dtype"] == "auto" else self.options["dtype"]
+        self._keeps_int8 = keeps_int8 and self.options["dtype"] == "auto"
         automatic = self.options["device"] == "auto"
         self.device = get_engine(engine).default_device() if automatic else self.options["device"]
         self.found = found
@@ -129,9 +132,16 @@ class Pretrained:
         base_model, variant = options["base_model"], options["variant"]
         return open_checkpoint(self.name, base_model=base_model, kinds=wanted, variant=variant, **hub)
 
-    def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[Parameter, np.ndarray | Rounded]]:
         for tensor in self._tensors:
-            yield tensor.row, tensor.read()
+            source = self.found.sources.get(tensor.row.name)
+            rounded = self.checkpoint.rounded(source) if self._keeps_int8 and source else None
+            yield tensor.row, tensor.read() if rounded is None else rounded
+
+    def release(self, parameter: Parameter) -> None:
+        """Say that the value of a parameter was copied, so that what was read of the file need not stay in memory."""
+        if source := self.found.sources.get(parameter.name):
+            self.checkpoint.release(source)
 
     def finish(self, model: Any) -> Any:
         """Give a loaded model its options of generation and its name; return it, with what did not match if asked."""
@@ -171,6 +181,18 @@ def config_path(checkpoint: Checkpoint) -> Path:
     folder = checkpoint.path.parent
     beside, above = folder / "config.json", folder.parent / "config.json"
     return above if folder.name.startswith("checkpoint-") and above.is_file() and not beside.is_file() else beside
+
+
+def read_generation_config(folders: Sequence[Path], config: AnyConfig) -> GenerationConfig:
+    """Return the first `generation_config.json` of some folders; what it leaves out is as in the configuration."""
+    paths = (folder / "generation_config.json" for folder in folders)
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return GenerationConfig.of_model(config)
+    try:
+        return GenerationConfig.of_model(config, read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def find_head(checkpoint: Checkpoint) -> str | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
+from blip_core.checkpoints.loading import read_generation_config
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
-from blip_core.files import read_json
-from blip_core.generation import GenerationConfig
 from blip_core.parameters.heads import HEADS, AnyConfig
 from blip_core.processing.image_processor import BlipImageProcessor
 from blip_core.processing.tokenizer import BlipTokenizer
@@ -18,18 +16,6 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES)
 """The files of a checkpoint's folder besides the weights."""
-
-
-def read_generation_config(folders: Sequence[Path], config: AnyConfig) -> GenerationConfig:
-    """Return the first `generation_config.json` of some folders; what it leaves out is as in the configuration."""
-    paths = (folder / "generation_config.json" for folder in folders)
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return GenerationConfig.of_model(config)
-    try:
-        return GenerationConfig.of_model(config, read_json(path))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 class ProcessorFiles:

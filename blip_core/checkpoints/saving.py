@@ -30,6 +30,7 @@ def write_pretrained(
     value: Callable[[Parameter], np.ndarray],
     *,
     engine: str = "",
+    format: str = "safetensors",
     generation_config: GenerationConfig | None = None,
     to_numpy: Callable[[Any], np.ndarray] | None = None,
     from_numpy: Callable[[np.ndarray], Any] | None = None,
@@ -39,9 +40,10 @@ def write_pretrained(
 
     `value` gives the array of one of the `wanted` parameters in PyTorch's layout; one is asked for at a time. New
     files replace old ones only when they are whole, so that a save that is interrupted leaves the earlier model
-    readable. `keywords` are those of `save_pretrained`; `engine` is the name of the model's, whose `to_numpy` and
-    `from_numpy` turn tensors into arrays and back, for `state_dict` and `save_function`. Returns the keywords that are
-    for the Hub. Raises `OSError` if the folder cannot be written.
+    readable. `format` is the one where `safe_serialization` asks for no other. `keywords` are those of
+    `save_pretrained`; `engine` is the name of the model's, whose `to_numpy` and `from_numpy` turn tensors into arrays
+    and back, for `state_dict` and `save_function`. Returns the keywords that are for the Hub. Raises `OSError` if the
+    folder cannot be written.
     """
     given = read_keywords(keywords, SAVE, hub=())
     check_rest(given.rest, [], "keyword of save_pretrained", SAVE, PUSH)
@@ -54,7 +56,7 @@ def write_pretrained(
     if state is not None:
         assert to_numpy is not None
         value = partial(_given, state, to_numpy)
-    row = FORMATS["safetensors"] if options["safe_serialization"] else _older_format(engine)
+    row = FORMATS[format] if options["safe_serialization"] else _older_format(engine)
     tensors = [LazyTensor(p.stored_as, p.shape, value(p).dtype, partial(value, p), p) for p in wanted]
     refused = sorted({tensor.dtype.name for tensor in tensors} & set(row.refused_types))
     if refused:
@@ -111,9 +113,13 @@ def write_model(
     """
     name = file_of_variant(format.file, variant)
     stem, _, suffix = name.rpartition(".")
-    shards = _split(tensors, parse_size(max_shard_size)) if format.sharded else [list(tensors)]
     index = folder / file_of_variant(f"{format.file}{INDEX}", variant)
-    old = [*folder.glob(f"{stem}-*.{suffix}"), folder / name, index]
+    shards = _split(tensors, parse_size(max_shard_size)) if format.sharded else [list(tensors)]
+    old = [
+        path
+        for row in (format, *([FORMATS[format.replaces]] if format.replaces else ()))
+        for path in _files(folder, row, variant)
+    ]
     new = [folder / name]
     if len(shards) > 1:
         # Shards never take the name of an older one: until the index is replaced, the old model stays readable.
@@ -137,6 +143,14 @@ def write_model(
         if path not in new:
             path.unlink(missing_ok=True)
     write_json(folder / "config.json", about.config)
+
+
+def _files(folder: Path, format: Format, variant: str | None) -> list[Path]:
+    """Return where a model in a format lies in a folder: in one file, or in shards that are there, and their index."""
+    name = file_of_variant(format.file, variant)
+    stem, _, suffix = name.rpartition(".")
+    index = folder / file_of_variant(f"{format.file}{INDEX}", variant)
+    return [*folder.glob(f"{stem}-*.{suffix}"), folder / name, index]
 
 
 def _split(tensors: Sequence[LazyTensor], limit: int) -> list[list[LazyTensor]]:

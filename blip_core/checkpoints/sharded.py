@@ -57,5 +57,8 @@ class ShardedCheckpoint(Checkpoint):
         shard = self._shard_of[name]
         return shard, self._shards[shard].place(name)
 
+    def release(self, name: str) -> None:
+        self._shards[self._shard_of[name]].release(name)
+
     def __getitem__(self, name: str) -> np.ndarray:
         return self._shards[self._shard_of[name]][name]

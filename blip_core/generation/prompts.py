@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from blip_core.generation.call_checks import check_stream, item_seeds
 from blip_core.generation.generation_hooks import Hooks, Tensors
 from blip_core.generation.options import GenerationConfig
 from blip_core.generation.whole_batch import Steps
-from blip_core.processing.processor import BlipProcessor
+
+if TYPE_CHECKING:
+    from blip_core.processing.processor import BlipProcessor
 
 Read = Callable[[np.ndarray, np.ndarray], Any]
 """Called with texts (rows, length) and their mask, returns what the text transformer does, with all states."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from blip_core import checks
 from blip_core.checkpoints.exported import Export, read_export
-from blip_core.checkpoints.processor_files import FILES, read_generation_config
+from blip_core.checkpoints.loading import read_generation_config
+from blip_core.checkpoints.processor_files import FILES
 from blip_core.engines import Engine
 from blip_core.files import read_json
 from blip_core.generation.generation_hooks import NUMPY

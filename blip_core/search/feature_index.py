@@ -19,6 +19,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from blip_core.files import cache_folder
+
 SCHEMA = (
     "CREATE TABLE made (name TEXT PRIMARY KEY, value TEXT)",
     "CREATE TABLE pictures (name BLOB PRIMARY KEY, stamp TEXT, frames INTEGER, row INTEGER UNIQUE)",
@@ -249,14 +251,12 @@ def indexed_folder(index: str | os.PathLike[str]) -> str:
 def default_index(folder: str | os.PathLike[str], model: str) -> Path:
     """Return the default folder for the index of a folder's pictures by a model.
 
-    It is in `blip/search` of `$XDG_CACHE_HOME`, else of `~/.cache` (`%LOCALAPPDATA%` on Windows).
+    It is in `search` of `cache_folder()`.
     """
-    windows = os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
-    cache = os.environ.get("XDG_CACHE_HOME") or windows or "~/.cache"
     real = os.path.realpath(folder)
     digest = hashlib.blake2b(os.fsencode(real) + b"\0" + model.encode(), digest_size=8).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(real)).strip("-")[:40]
-    return Path(cache).expanduser() / "blip" / "search" / "-".join(filter(None, (readable, digest)))
+    return cache_folder() / "search" / "-".join(filter(None, (readable, digest)))
 
 
 def delete_index(index: str | os.PathLike[str]) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 
 from blip_core.checkpoints import open_checkpoint
 from blip_core.checkpoints.foundations import Foundation, check_tokens, fitted, open_text, open_vision
-from blip_core.checkpoints.loading import config_path, read_config, with_image_size
-from blip_core.checkpoints.processor_files import read_generation_config
+from blip_core.checkpoints.loading import config_path, read_config, read_generation_config, with_image_size
 from blip_core.config import BlipConfig
 from blip_core.hub import or_shipped
 from blip_core.parameters.heads import HEADS, AnyConfig

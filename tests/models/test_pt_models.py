@@ -11,7 +11,8 @@ import torch
 
 import blip_pt
 from blip_core import BlipConfig, BlipTextConfig
-from blip_pt.nn import ONEDNN, Linear, attention, onednn_can
+from blip_pt.nn import Linear, attention, onednn_can
+from blip_pt.products import HAS_ONEDNN
 from tests.helpers.pytorch_models import make, tensors
 from tests.helpers.random_models import CONFIGS_OF, HEADS, difference
 
@@ -406,7 +407,7 @@ def test_long_attention_without_gradients_is_that_with_gradients():
         assert torch.equal(attention(query, key, value, mask, 0.0, False)[0], expected)
 
 
-@pytest.mark.skipif(not ONEDNN, reason="PyTorch's own products are taken on this processor")
+@pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch's own products are taken on this processor")
 def test_onednn_takes_plain_products_alone():
     weight, x = torch.randn(260, 300), torch.randn(7, 300)
     with torch.inference_mode():
