@@ -57,6 +57,11 @@ def add_engine_arguments(group: Any) -> None:
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the weights; auto: as stored (float32)"
     )
+    group.add_argument(
+        "--optimize",
+        action=argparse.BooleanOptionalAction,
+        help="pack the weights for long work on a CPU (for capfilt, serve, and captions of many pictures)",
+    )
     add_background_argument(group)
 
 

@@ -83,6 +83,7 @@ class Loader:
     dtype: str
     background: str | None
     captioning: Captioning
+    optimize: bool | None = None
     revision: None = None
 
     def __call__(self) -> CapFilter:
@@ -90,7 +91,8 @@ class Loader:
         from blip_core.capfilt import CapFilter
 
         args = argparse.Namespace(**vars(self))
-        return CapFilter(load(Captioner, args, "captioner"), load(Matcher, args, "filter"), self.captioning)
+        captioner, matcher = load(Captioner, args, "captioner", long=True), load(Matcher, args, "filter", long=True)
+        return CapFilter(captioner, matcher, self.captioning)
 
 
 def run(args: argparse.Namespace, parser: CommandParser) -> int:
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     engine = get_engine(args.engine).name
     result = capfilt(
         dataset,
-        Loader(captioner, matcher, engine, args.device, args.dtype, args.background, captioning),
+        Loader(captioner, matcher, engine, args.device, args.dtype, args.background, captioning, args.optimize),
         args.output,
         threshold=args.threshold,
         to=args.to,

@@ -25,7 +25,7 @@ from blip_core.files import write_json
 from tests.bench.speed_data import ROOT, prepare
 from tests.bench.speed_report import Results, report
 
-SYSTEMS = ("ours-pt", "ours-bfloat16", "ours-int8", "ours-tf", "hf-pt", "hf-tf", "hf-new", "openvino")
+SYSTEMS = ("ours-pt", "ours-optimized", "ours-bfloat16", "ours-int8", "ours-tf", "hf-pt", "hf-tf", "hf-new", "openvino")
 CASES = {
     "vision 1": "captioner", "vision 4": "captioner", "greedy 1": "captioner", "greedy 8": "captioner",
     "beams 1": "captioner", "beams 8": "captioner", "decode 4": "captioner", "decode 20": "captioner",
@@ -41,7 +41,7 @@ def applies(system: str, case: str) -> bool:
     if system == "openvino":
         return case.startswith("vision")
     if case.startswith("preprocess"):
-        return system == "hf-new" or ("fast" not in case and system in ("ours-pt", "hf-pt"))
+        return system in ("ours-pt", "hf-new") or ("fast" not in case and system == "hf-pt")
     if case.startswith("decode"):
         return system.startswith("ours")
     if case.startswith("itm"):

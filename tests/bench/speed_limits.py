@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from blip_pt.products import best_way
+
 TOKENS, WIDTH, LAYERS, VOCABULARY = 577, 768, 12, 30524
 SHAPES = ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH))  # qkv, projection, fc1, fc2
 
@@ -57,6 +59,12 @@ def products(rows: int) -> dict[str, float]:
     return {name: operations / taken for name, taken in seconds.items()}
 
 
+def ways(rows: int) -> list[str]:
+    """How `blip_pt` multiplies on this machine, and where it is optimized, for each of the four shapes."""
+    weights = [torch.empty(out, into, device="meta") for into, out in SHAPES]
+    return ["/".join(dict.fromkeys(best_way(rows, weight, packing) for packing in (False, True))) for weight in weights]
+
+
 def read_rate() -> float:
     """Bytes a second of reading 1 GB once: the sum of its numbers, or its product with one row, what is faster."""
     memory, row = torch.ones(2**17, 2**11), torch.ones(1, 2**11)
@@ -68,9 +76,11 @@ def read_rate() -> float:
 
 
 def main() -> None:
+    found: dict[str, object]
     torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else torch.get_num_threads())
     with torch.inference_mode():
         found = {"products": {rows: products(rows) for rows in (TOKENS, 4 * TOKENS)}, "read": read_rate()}
+    found["chosen"] = {rows: ways(rows) for rows in (1, 3, 8, 24, TOKENS)}
     print(json.dumps(found))
 
 

@@ -46,8 +46,7 @@ class Torch:
 
     def load(self, head: str) -> Any:
         options = {"dtype": self.torch.bfloat16} if self.precision == "bfloat16" else {}
-        model = getattr(self.library, HEADS[head]).from_pretrained(CACHE / head, **options).to(self.device).eval()
-        return model.quantize() if self.precision == "int8" else model
+        return getattr(self.library, HEADS[head]).from_pretrained(CACHE / head, **options).to(self.device).eval()
 
     def tensor(self, array: np.ndarray) -> Any:
         return self.torch.from_numpy(array).to(self.device)
@@ -67,9 +66,17 @@ class Bfloat16(Torch):
 
 
 class Int8(Torch):
-    """Ours with int8 weights."""
+    """Ours with int8 weights, taken from the file as they lie in it."""
 
-    precision = "int8"
+    def load(self, head: str) -> Any:
+        return getattr(self.library, HEADS[head]).from_pretrained(CACHE / f"{head}-int8", dtype="auto").to(self.device)
+
+
+class Optimized(Torch):
+    """Ours with packed weights."""
+
+    def load(self, head: str) -> Any:
+        return super().load(head).optimize()
 
 
 class TensorFlow:
@@ -180,6 +187,7 @@ SYSTEMS: dict[str, tuple[type, str]] = {
     "ours-openvino-int8": (Graphs, "openvino-int8"),
     "notebook": (Notebook, ""),
     "ours-pt": (Torch, "blip_pt"),
+    "ours-optimized": (Optimized, "blip_pt"),
     "ours-bfloat16": (Bfloat16, "blip_pt"),
     "ours-int8": (Int8, "blip_pt"),
     "ours-tf": (TensorFlow, "blip_tf"),
@@ -233,16 +241,20 @@ def cases(backend: Any, model: Any, system: str) -> dict[str, Callable[[], Any]]
 
 def preprocess(system: str, threads: int) -> dict[str, Callable[[], Any]]:
     """Photographs that are in memory as PIL images, as `pixel_values` of NumPy."""
+    import torch  # before `also_alone`, which gives it one thread
     from PIL import Image
 
     pictures = [Image.open(photo).convert("RGB") for photo in PHOTOS] * 8
     if system == "ours-pt":
         from blip_core import BlipImageProcessor
 
-        processor = BlipImageProcessor()
-        return also_alone({"preprocess": lambda: processor(pictures, return_tensors="np").pixel_values})
-    import torch
-
+        exact, quick = BlipImageProcessor(), BlipImageProcessor(backend="fast")
+        return also_alone(
+            {
+                "preprocess": lambda: exact(pictures, return_tensors="np").pixel_values,
+                "preprocess fast": lambda: quick(pictures, return_tensors="np").pixel_values,
+            }
+        )
     if system == "hf-new":
         mend_torchvision()
     import transformers
