@@ -86,12 +86,26 @@ def test_compiled_models_have_two_graphs_at_most(name):
 
     torch._dynamo.reset()
     compiled = torch.compile(module, dynamic=True, backend=backend)
-    for batch in (2, 3, 4):
+    for batch in (2, 3, 1, 4):  # PyTorch makes a graph of its own for one
         for length in (5, 8, 11):
             values = tuple(given(batch, length)[part] for part in ("pixels", 0, 1))
             assert difference(module(*values), compiled(*values)) < 1e-5
     torch._dynamo.reset()
     assert len(graphs) <= 2
+
+
+@pytest.mark.parametrize("head", [CAPTION, ANSWER])
+def test_generate_works_with_compiled_parts(head):
+    model, values = make(head).eval(), tensors(head)
+    del values["labels"]
+    options = [{"max_new_tokens": 4}, {"max_new_tokens": 6, "num_beams": 2}]
+    expected = [model.generate(**values, **option) for option in options]
+    torch._dynamo.reset()
+    model.vision_model.compile(dynamic=True, backend="eager")
+    model.text_decoder.bert.compile(dynamic=True, backend="eager")
+    found = [model.generate(**values, **option) for option in options]
+    torch._dynamo.reset()
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
