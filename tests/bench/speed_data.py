@@ -25,9 +25,13 @@ SENTENCE = "a red cup on the table beside an old camera and two cats that look a
 
 def prepare() -> None:
     """Write checkpoints and inputs into the cache folder, unless they are there."""
+    from conversion import convert
+
     for name in HEADS:
-        if not (CACHE / name / "done").exists() or not (CACHE / f"{name}-int8").exists():
+        if not (CACHE / name / "done").exists():
             write_checkpoint(name)
+        if not (CACHE / f"{name}-int8").exists():
+            convert(CACHE / name, CACHE / f"{name}-int8", to="int8")
     write_inputs(CACHE / "inputs.npz")
 
 
@@ -56,7 +60,6 @@ def write_checkpoint(name: str) -> None:
     write_pretrained(folder, head, config, parameters(head, config), draw)
     BlipImageProcessor().save_pretrained(folder)
     convert(folder, CACHE / f"{name}-bin", to="pytorch_model.bin", overwrite=True)
-    convert(folder, CACHE / f"{name}-int8", to="int8", overwrite=True)
     assert torch.load(CACHE / f"{name}-bin/pytorch_model.bin", mmap=True, weights_only=True)
     for path in (folder, CACHE / f"{name}-bin"):
         values = json.loads((path / "config.json").read_text())
