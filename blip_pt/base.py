@@ -232,9 +232,9 @@ class BlipPreTrainedModel(Shared, ModelMethods, nn.Module):
             module, _, name = parameter.name.rpartition(".")
             if isinstance(array, Rounded):
                 holder, _, layer = module.rpartition(".")
-                numbers = (torch.from_numpy(part).to(device=place) for part in array)
+                weight, scale = (torch.from_numpy(part).to(device=place) for part in array)
                 bias: Any = model.get_tensor(f"{module}.bias")
-                setattr(model.get_submodule(holder), layer, QuantizedLinear(*numbers, bias).eval())
+                setattr(model.get_submodule(holder), layer, QuantizedLinear(weight, scale, bias).eval())
                 continue
             old = model.get_tensor(parameter.name)
             kind = wanted if old.requires_grad else old.dtype  # the state of training keeps its precision

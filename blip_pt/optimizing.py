@@ -62,7 +62,7 @@ class PackedLinear(nn.Module):
         moved = fn(torch.empty(0))
         if moved.dtype != torch.float32 or not moved.is_cpu:
             raise ValueError(f"Packed weights are float32 on the CPU: {UNDO}.")
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.dense()

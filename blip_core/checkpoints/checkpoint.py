@@ -33,7 +33,8 @@ class Rounded(NamedTuple):
 
     def dequantised(self) -> np.ndarray:
         """Return the weight, float32 (out, in)."""
-        return self.weight * self.scale[:, None]
+        weight: np.ndarray = self.weight * self.scale[:, None]
+        return weight
 
 
 class Checkpoint(Mapping[str, np.ndarray]):

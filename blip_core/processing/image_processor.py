@@ -202,7 +202,7 @@ class BlipImageProcessor(ConfigMixin):
         ends = np.broadcast_to(np.array([0, 255], np.uint8)[:, None], (len(planes), 2, 1))
         shift, white = self._scale(ends, name).transpose(1, 0, 2)[..., None]  # (channels, 1, 1)
         factor = (white - shift) / np.float32(255)
-        pixels = np.multiply(planes, factor, dtype=np.float32, order="C")
+        pixels: np.ndarray = np.multiply(planes, factor, dtype=np.float32, order="C")
         pixels += shift
         return pixels
 
