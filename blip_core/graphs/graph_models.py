@@ -15,7 +15,7 @@ from blip_core import checks
 from blip_core.checkpoints.exported import Export, read_export
 from blip_core.checkpoints.loading import read_generation_config
 from blip_core.checkpoints.processor_files import FILES
-from blip_core.engines import Engine
+from blip_core.engines import ENGINES, Engine
 from blip_core.files import read_json
 from blip_core.generation.generation_hooks import NUMPY
 from blip_core.generation.prompts import prepare_prompts
@@ -91,7 +91,8 @@ class GraphModel:
             kind, forms = "no export" if export is None else f"an export to {export.form}", cls.engine.forms
             raise ValueError(
                 f"{folder} is {kind}, and {cls.engine.title} runs exports to {' or '.join(forms)}: make one by "
-                f"blip convert MODEL FOLDER --to {forms[0]}, and name its folder."
+                f"blip convert MODEL FOLDER --to {forms[0]}, and name its folder; or install what runs checkpoints: "
+                + " or ".join(f'{e.title}, pip install "blip-duo[{e.extra}]"' for e in ENGINES.values() if e.trainer)
             )
         if export.head not in (cls.__name__, HEADS[cls.__name__].cut_from):
             raise ValueError(f"{folder} holds a {export.head}, not a {cls.__name__}; export a model of that head.")

@@ -140,6 +140,8 @@ def test_openvino_runs_exports_to_onnx():
         assert np.array_equal(other.generate(**given, max_new_tokens=9, **options), expected)
     with pytest.raises(ValueError, match="is an export to openvino, and ONNX Runtime runs exports to onnx: make one"):
         ENGINES["onnx"].model_class(CAPTION).from_pretrained(exported("openvino", CAPTION, "wide"))
+    with pytest.raises(ValueError, match=r"is no export, .* or TensorFlow, pip install \"blip-duo\[tf\]\"\.?$"):
+        Captioner.from_pretrained(engine="onnx")
 
 
 @cache
