@@ -12,9 +12,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+
+from tests.helpers.chromium import addresses, chromium, complaints, set_size
 
 RUN = Path(__file__).with_name("run.mjs")
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ class Page:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=folder))
         self.port = self.server.server_port
         Thread(target=self.server.serve_forever, daemon=True).start()
-        self.complaints(), self.addresses()  # those of other tests are left behind
+        complaints(driver), addresses(driver)  # those of other tests are left behind
 
     def stop_server(self) -> None:
         self.server.shutdown()
@@ -71,8 +72,7 @@ class Page:
 
     def open(self, query: str = "", width: int = 1100, ready: bool = True) -> None:
         """Load the page at a width, and wait until its models are loaded."""
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        set_size(self.driver, width)
         self.driver.get(f"http://127.0.0.1:{self.port}/{query}")
         if ready:
             self.wait_until(lambda: self.run("return document.body.dataset.ready"))
@@ -103,18 +103,8 @@ class Page:
     def wait_until(self, true: Callable[[], Any]) -> None:
         end = time.monotonic() + 60
         while not true():
-            assert time.monotonic() < end, (self.find("main").text, self.complaints())
+            assert time.monotonic() < end, (self.find("main").text, complaints(self.driver))
             time.sleep(0.05)
-
-    def complaints(self) -> list[Any]:
-        """What the console says since the last call."""
-        return [entry for entry in self.driver.get_log("browser") if entry["level"] != "INFO"]
-
-    def addresses(self) -> set[str]:
-        """The hosts of all requests since the last call."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return {urlsplit(url).netloc for url in sent if urlsplit(url).scheme not in ("blob", "data")}
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -125,19 +115,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def driver() -> Iterator[Any]:
     """Chromium without a window."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("needs Chromium and its driver, which are not installed: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    driver.set_script_timeout(300)
-    yield driver
-    driver.quit()
+    yield from chromium()
 
 
 @pytest.fixture
@@ -147,5 +125,5 @@ def page(site: Path, driver: Any) -> Iterator[Page]:
     yield page
     page.stop_server()
     driver.get("about:blank")
-    assert page.addresses() <= {f"127.0.0.1:{page.port}"}
-    assert page.may_complain or not page.complaints()
+    assert addresses(driver) <= {f"127.0.0.1:{page.port}"}
+    assert page.may_complain or not complaints(driver)
