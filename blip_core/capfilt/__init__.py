@@ -2,5 +2,6 @@
 
 from blip_core.capfilt.cap_filter import CapFilter, Captioning
 from blip_core.capfilt.pipeline import CapFiltResult, capfilt
+from blip_core.capfilt.streaming import Stream
 
-__all__ = ["CapFiltResult", "CapFilter", "Captioning", "capfilt"]
+__all__ = ["CapFiltResult", "CapFilter", "Captioning", "Stream", "capfilt"]

@@ -34,6 +34,8 @@ class Captioning:
         beams: Beams of a beam search; None for nucleus sampling, as in the paper.
         top_p: The probability of the tokens that nucleus sampling draws from, in (0, 1].
         seed: Of the sampling, with the bytes of each picture.
+        num_captions: Captions of each picture, of which the one with the highest score is kept; with beams, not more
+            than these.
         prompt: The beginning that the captioner continues, not part of the caption. None for the one that it was
             trained with, or "a picture of" where the model does not tell.
 
@@ -44,15 +46,18 @@ class Captioning:
     beams: int | None = setting(None, whole_number, least=1, optional=True)
     top_p: float = setting(0.9, number, above=0, most=1)
     seed: int = setting(0, whole_number)
+    num_captions: int = setting(1, whole_number, least=1)
     prompt: str | None = setting(None, text, optional=True)
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.beams is not None and self.num_captions > self.beams:
+            raise ValueError(f"num_captions must not be above beams, got {self.num_captions} > {self.beams}.")
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of `generate`. Source: the original's `BLIP_Decoder.generate`."""
-        length = {"min_new_tokens": 1, "max_new_tokens": 16}
+        length = {"min_new_tokens": 1, "max_new_tokens": 16, "num_return_sequences": self.num_captions}
         if self.beams is not None:
             return {**length, "num_beams": self.beams, "do_sample": False}
         return {**length, "num_beams": 1, "do_sample": True, "top_p": self.top_p, "repetition_penalty": 1.1}
@@ -90,9 +95,15 @@ class CapFilter:
         captioning: How captions are written.
     """
 
+    least: int | None = None
+    """As of `load_image`, where both processors decode fast."""
+
     def __init__(self, captioner: Captioner, matcher: Matcher, captioning: Captioning):
         self.captioner, self.matcher, self.captioning = captioner, matcher, captioning
         prepared = [use.processor.image_processor.to_dict() for use in (captioner, matcher)]
+        least = [use.processor.image_processor.least for use in (captioner, matcher)]
+        known = [one for one in least if one is not None]
+        self.least = max(known) if len(known) == len(least) else None
         self.shared = prepared[0] == prepared[1] and self._vision(captioner.model) == self._vision(matcher.model)
 
     @staticmethod
@@ -120,7 +131,7 @@ class CapFilter:
             ValueError: As `Picture.load` does, and for a picture one pixel high or wide, such as a tracking pixel.
         """
         data = picture.read()
-        image = load_image(data, name=picture.name)
+        image = load_image(data, name=picture.name, least=self.least)
         if min(image.size) == 1:
             raise ValueError(f"{picture.name} has {image.width} x {image.height} pixels, which show nothing")
         processors = [use.processor for use in (self.captioner, self.matcher)][: 1 if self.shared else 2]
@@ -130,14 +141,14 @@ class CapFilter:
     def __call__(
         self, pictures: Sequence[PictureRead], captions: Sequence[Sequence[str]]
     ) -> tuple[list[list[Scored]], np.ndarray]:
-        """Write a synthetic caption for each picture, and score it with the web's.
+        """Write synthetic captions for each picture, and score them with the web's.
 
         Args:
             pictures: Pictures as `read` returns them.
             captions: The cleaned web captions of each.
 
         Returns:
-            The scored captions of each picture, the synthetic one last (score 0 if it is empty), and the filter's
+            The scored captions of each picture, the synthetic ones last (score 0 if one is empty), and the filter's
             features of the pictures, L2-normalised float16 (pictures, F).
 
         Raises:
@@ -147,20 +158,25 @@ class CapFilter:
         written = self._write(states, [picture.digest for picture in pictures])
         if not self.shared:
             states = self.matcher.encode([picture.pixels[1] for picture in pictures])
-        texts = [[*web, synthetic] for web, synthetic in zip(captions, written, strict=True)]
+        texts = [[*web, *synthetic] for web, synthetic in zip(captions, written, strict=True)]
         pairs = [(row, text) for row, group in enumerate(texts) for text in group if text]
         scores = iter(self._match(states, pairs, len(pictures)))
         scored = [
             [
-                Scored(text, WEB if index < len(group) - 1 else SYNTHETIC, next(scores) if text else 0.0)
+                Scored(text, WEB if index < len(web) else SYNTHETIC, next(scores) if text else 0.0)
                 for index, text in enumerate(group)
             ]
-            for group in texts
+            for web, group in zip(captions, texts, strict=True)
         ]
         return scored, self.matcher.project(states).astype(np.float16)
 
-    def _write(self, states: np.ndarray, digests: Sequence[str]) -> list[str]:
-        """Return one cleaned caption for each picture, without the prompt."""
+    def scores(self, pictures: Sequence[PictureRead], captions: Sequence[str]) -> list[float]:
+        """Return the probability that each caption, cleaned, matches its picture, 0 to 1; raises as a call does."""
+        states = self.matcher.encode([picture.pixels[-1] for picture in pictures])
+        return self._match(states, list(enumerate(captions)), len(pictures))
+
+    def _write(self, states: np.ndarray, digests: Sequence[str]) -> list[list[str]]:
+        """Return the cleaned captions of each picture, without the prompt."""
         prompt, begin = self.captioning.prompt, self.captioner.model.generation_config.prompt_ids
         if prompt is not None or begin is None:
             begin = prompt_tokens(PROMPT if prompt is None else prompt, self.captioner.processor)
@@ -168,7 +184,7 @@ class CapFilter:
         written = self.captioner.write(
             {"image_embeds": states}, **self.captioning.options, prompt_ids=begin, seed=seeds
         )
-        return [clean_caption(caption.text or "") for caption in written]
+        return [[clean_caption(one.text or "") for one in (caption, *caption.others)] for caption in written]
 
     def _match(self, states: np.ndarray, pairs: Sequence[tuple[int, str]], size: int) -> list[float]:
         """Return the probability of a match of each pair (picture index, text), `size` pairs at a time."""

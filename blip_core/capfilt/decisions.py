@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 
-from blip_core.capfilt.cap_filter import CapFilter, PictureRead
+from blip_core.capfilt.calibration import Thresholds
+from blip_core.capfilt.cap_filter import SYNTHETIC, CapFilter, PictureRead
 from blip_core.capfilt.items import Item, Line
 from blip_core.capfilt.output_folder import OutputFolder
 from blip_core.datasets import clean_caption
 from blip_core.datasets.examples import ChangedError
 from blip_core.jobs.read_ahead import in_one_line, read_batches
-from blip_core.jobs.sharding import Shard, check_worker
+from blip_core.jobs.sharding import Done, Shard, check_worker
 
 LONGEST = 10_000
 """Web texts with more characters are not taken for captions."""
 
 
 class Scoring:
-    """Writes a caption for each picture of a shard, and scores it with the web's captions, into `folder`.
+    """Writes captions for each picture of a shard, and scores them with the web's captions, into `folder`.
 
     A shard's result depends only on its pictures, the models and their settings.
     """
@@ -42,22 +43,24 @@ class Scoring:
         check_worker(models.identity, identity)
         return cls(models, batch_size, readers, folder)
 
-    def __call__(self, shard: Shard[Item]) -> Iterator[int]:
-        """Score a shard unless that is done; yields the number of pictures just scored."""
+    def __call__(self, shard: Shard[Item]) -> Iterator[Done]:
+        """Score a shard unless that is done; yields what was just scored."""
         if self.folder and not self.folder.has(shard.name):
             found: list[Line] = []
             features: list[np.ndarray] = []
             for lines, some in self.score(shard.items):
                 found += lines
                 features.append(some)
-                yield len(lines)
+                yield Done(len(lines), sum("reason" in line for line in lines))
+            features = features or [np.zeros((0, self.models.width), np.float16)]
             self.folder.write_scored(shard.name, found, np.concatenate(features))
+            yield Done(0, shards=1)
 
-    def score(self, items: Sequence[Item]) -> Iterator[tuple[list[Line], np.ndarray]]:
+    def score(self, items: Iterable[Item]) -> Iterator[tuple[list[Line], np.ndarray]]:
         """Yield, batch by batch, a line for each picture, and their features, float16 (pictures, F).
 
         A line has `reason` and `detail` where the picture cannot be read, else `hash`. Unless an earlier item has the
-        same bytes, it also has `captions` (caption, source and score of each, the synthetic one last) and `long`, the
+        same bytes, it also has `captions` (caption, source and score of each, synthetic ones last) and `long`, the
         web texts that are too long. Pictures that were not captioned have features of zeros.
         """
         seen: set[str] = set()
@@ -93,11 +96,12 @@ def decide(
     whole: Sequence[Item],
     firsts: np.ndarray,
     near: Mapping[int, tuple[int, float]],
-    threshold: float,
+    thresholds: Thresholds,
 ) -> tuple[list[Line], list[Line]]:
     """Return the kept and the dropped lines of some `items` of the `whole` input, in their order.
 
     `firsts`: picture number -> number of the first picture with the same bytes; later ones are duplicates.
+    `thresholds`: the least score of each source. Of several synthetic captions the one with the highest score is kept.
     `near`: picture number -> (number of the earlier look-alike, cosine similarity).
     """
     kept: list[Line] = []
@@ -118,12 +122,15 @@ def decide(
                 long = {"caption": f"{text[:100]}...", "source": "web", "reason": "too long", "detail": detail}
                 dropped.append({**picture, **long})
             good: list[Line] = []
+            best = _best(line["captions"])
             for index, found in enumerate(line["captions"]):
                 if not found["caption"]:
                     reason = "empty"
                 elif any(found["caption"] == other["caption"] for other in line["captions"][:index]):
                     reason = "repeated"
-                elif found["score"] < threshold:
+                elif found["source"] == SYNTHETIC and index != best:
+                    reason = "not the best"
+                elif found["score"] < thresholds[found["source"]]:
                     reason = "no match"
                 else:
                     good.append(found)
@@ -134,3 +141,14 @@ def decide(
                     {**picture, **{name: [one[name] for one in good] for name in ("caption", "source", "score")}}
                 )
     return kept, dropped
+
+
+def _best(captions: Sequence[Line]) -> int | None:
+    """The index of the synthetic caption with the highest score, the first of several that is not said before."""
+    said = [one["caption"] for one in captions]
+    new = [
+        index
+        for index, one in enumerate(captions)
+        if one["source"] == SYNTHETIC and one["caption"] and one["caption"] not in said[:index]
+    ]
+    return max(new, key=lambda index: (captions[index]["score"], -index), default=None)

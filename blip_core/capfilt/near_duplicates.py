@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from blip_core.inference.cells import import_faiss, nearest_cells, normalised
+
 CHUNK = 2048
 """Pictures that are compared with as many others at once, in 16 MB."""
 EDGE = 0.5e-4
 """Half of the fourth decimal place, to which cosines are compared; beyond it, frameworks and batch sizes differ."""
+PROBES = 16
+"""Cells in which look-alikes of a picture are looked for."""
+SLACK = 1e-5
+"""How much more FAISS is asked for, as it adds in another order; what it finds is compared once more."""
 
 
 def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]]:
@@ -21,12 +27,12 @@ def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]
     kept = np.empty(len(features), np.int64)
     count = 0
     for start in range(0, len(features), CHUNK):
-        rows = _normalize(features[start : start + CHUNK])
+        rows = normalised(features[start : start + CHUNK])
         left = np.asarray(rows.any(axis=1))
         for at in range(0, count, CHUNK):
             block = kept[at : min(at + CHUNK, count)]
             those = np.flatnonzero(left)
-            cosines = rows[those] @ _normalize(features[block]).T  # (those, block)
+            cosines = rows[those] @ normalised(features[block]).T  # (those, block)
             like = cosines >= limit - EDGE
             for row in np.flatnonzero(like.any(axis=1)):
                 first = like[row].argmax()
@@ -46,8 +52,51 @@ def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]
     return found
 
 
-def _normalize(rows: np.ndarray) -> np.ndarray:
-    """Return rows as float32 of length 1; rows of zeros stay zero."""
-    rows = rows.astype(np.float32)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    return rows
+def find_near_in_cells(features: np.ndarray, limit: float, middles: np.ndarray) -> dict[int, tuple[int, float]]:
+    """Return what `find_near` does, but for look-alikes that lie in cells far from each other.
+
+    An earlier row is compared with a later one if it lies in one of the `PROBES` cells that are nearest to that. Which
+    rows are compared follows from their values alone. `middles` are those of `find_cells`.
+
+    Raises:
+        ValueError: Where FAISS is not installed.
+    """
+    faiss = import_faiss("Looking for near-duplicates in cells")
+    width, probes = features.shape[1], min(PROBES, len(middles))
+    cells = faiss.IndexFlatIP(width)
+    cells.add(middles)
+    index = faiss.IndexIVFFlat(cells, width, len(middles), faiss.METRIC_INNER_PRODUCT)
+    index.train(middles)  # it has its cells already
+    index.nprobe = probes
+    found: dict[int, tuple[int, float]] = {}
+    kept = np.empty(len(features), np.int64)
+    count = 0
+    for start in range(0, len(features), CHUNK):
+        rows = normalised(features[start : start + CHUNK])
+        left = np.asarray(rows.any(axis=1))
+        those = np.flatnonzero(left)
+        ends, _, hits = index.range_search(rows[those], limit - EDGE - SLACK)
+        for at in np.flatnonzero(np.diff(ends)):
+            row = those[at]
+            others = kept[np.sort(hits[ends[at] : ends[at + 1]])]
+            cosines = normalised(features[others]) @ rows[row]
+            if (like := cosines >= limit - EDGE).any():
+                first = like.argmax()
+                found[start + int(row)] = int(others[first]), float(cosines[first])
+                left[row] = False
+        near = nearest_cells(rows, middles, probes)
+        looked = np.zeros((len(rows), len(middles)), bool)
+        np.put_along_axis(looked, near.astype(np.int64), True, 1)
+        alike = (rows @ rows.T >= limit - EDGE) & looked[:, near[:, 0]]
+        stays = np.zeros(len(rows), bool)
+        for row in np.flatnonzero(left):
+            like = stays & alike[row]
+            if like.any():
+                found[start + int(row)] = start + int(like.argmax()), float(rows[row] @ rows[like.argmax()])
+            else:
+                stays[row] = True
+        new = np.flatnonzero(stays)
+        index.add(rows[new])
+        kept[count : count + len(new)] = start + new
+        count += len(new)
+    return found

@@ -5,8 +5,10 @@ OUTPUT/kept/00000.jsonl       a line for each picture with what was kept, which 
                               00000.parquet or 00000.tar, which hold the pictures, too
 OUTPUT/kept/00000/            the kept pictures of 00000.jsonl that lay in tar or Parquet files
 OUTPUT/features/00000.npy     with near-duplicates dropped: features of a shard's pictures, float16 (pictures, F)
+OUTPUT/cells.npy              of very many pictures: middles of cells of features, float32 (cells, F)
 OUTPUT/dropped/00000.jsonl    a line for each caption and picture that was dropped, and why
 OUTPUT/dropped/input.jsonl    input entries that could not be used
+OUTPUT/listed/00000.jsonl     of a streamed input: the pictures of a file, see `streaming`
 OUTPUT/capfilt.json           the settings and input of the run
 """
 
@@ -22,6 +24,7 @@ import numpy as np
 from blip_core.capfilt.items import Item, Line
 from blip_core.capfilt.writers import FORMS, read_lines
 from blip_core.files import shared_path, write_lines
+from blip_core.inference.cells import find_cells
 from blip_core.jobs.sharding import Shard, begin_run, clean, writing
 from blip_core.stores import StoreError, to_path
 
@@ -40,13 +43,16 @@ class OutputFolder:
         folders = ("scored", "features", "kept", "dropped")
         self.scored, self.features, self.kept, self.dropped = (self.path / name for name in folders)
 
-    def begin(self, run: Mapping[str, Any], problems: Iterable[Line]) -> None:
-        """Begin a run with these facts, or resume it; `problems` are input entries that cannot be used.
+    def begin(self, run: Mapping[str, Any]) -> None:
+        """Begin a run with these facts, or resume it.
 
         Raises `ValueError` for a folder of another run, naming the difference, and for one of other files; `OSError`
         where it cannot be written.
         """
         begin_run(self.path, RUN, run, allowed=[DRY_RUN])
+
+    def write_problems(self, problems: Iterable[Line]) -> None:
+        """Write the input entries that cannot be used. Raises `OSError`."""
         with writing(self.path):
             if not (self.dropped / INPUT).exists():
                 write_lines(self.dropped / INPUT, problems)
@@ -76,18 +82,37 @@ class OutputFolder:
 
         Features are kept: a recomputed shard is compared with all others.
         """
-        path = self._features(shard)
+        remedy = f"remove scored/{shard}.jsonl and kept/{self._kept(shard).name}"
+        return self._array(self._features(shard), remedy)
+
+    @staticmethod
+    def _array(path: Path, remedy: str) -> np.ndarray:
+        """Read an array. Raises `ValueError` for a damaged one, naming the remedy."""
         try:
             with path.open("rb") as file:
-                features: np.ndarray = np.load(file, allow_pickle=False)
-            return features
+                found: np.ndarray = np.load(file, allow_pickle=False)
+            return found
         except StoreError:
             raise
         except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {remedy} and run again to rebuild it.") from None
+
+    def cells(self, features: np.ndarray) -> np.ndarray:
+        """Return the middles of the cells in which look-alikes are looked for, and find them where no process has.
+
+        `features` are those of all pictures, (pictures, F). Raises `ValueError` where the file is damaged.
+        """
+        path = self.path / "cells.npy"
+        if not path.exists():
+            found = find_cells(features, "Looking for near-duplicates in cells")
+            with writing(self.path), shared_path(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, found)
+        middles = self._array(path, "remove it")
+        if middles.dtype != np.float32 or middles.ndim != 2 or middles.shape[1] != features.shape[1]:
             raise ValueError(
-                f"{path} is damaged ({error}); remove scored/{shard}.jsonl and kept/{self._kept(shard).name} and run "
-                "again to rebuild it."
-            ) from None
+                f"{path} has no cells of {features.shape[1]} values; remove it and run again to rebuild it."
+            )
+        return middles
 
     def read_scored(self, shard: str) -> list[Line]:
         """Return the scored lines of a shard. Raises `FileNotFoundError` where it is decided already."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.capfilt.chart import BINS, draw_scores
+from blip_core.capfilt.calibration import Curve, Thresholds
+from blip_core.capfilt.chart import BINS, draw_curves, draw_scores
 from blip_core.capfilt.items import Item, Line
 from blip_core.datasets import Picture
 from blip_core.files import shared_path
@@ -23,6 +24,7 @@ SOURCES = ("web", "synthetic")
 SAMPLE = 12  # captions of each source, kept and dropped
 REASONS = {
     "no match": "the filter finds no match",
+    "not the best": "another synthetic caption of the picture scores higher",
     "repeated": "another caption of the picture says the same",
     "empty": "no words",
     "too long": "too long for a caption",
@@ -48,11 +50,12 @@ class Shown:
 class Summary:
     """Counts of lines. Its memory grows with the number of broken inputs only.
 
-    The sample is chosen by a hash of picture and caption, so interrupted and resumed runs show the same one.
+    `curves` are those by which `thresholds` were chosen. The sample is chosen by a hash of picture and caption, so that
+    interrupted and resumed runs show the same one.
     """
 
-    def __init__(self, threshold: float):
-        self.threshold = threshold
+    def __init__(self, thresholds: Thresholds, curves: Mapping[str, Curve] | None = None):
+        self.thresholds, self.curves = thresholds, curves or {}
         self.pictures = 0  # with at least one kept caption
         self.kept: Counter[str] = Counter()  # captions by source
         self.dropped: Counter[tuple[str, str]] = Counter()  # by source ("" for pictures and entries) and reason
@@ -105,7 +108,7 @@ def write_report(folder: Path, summary: Summary, items: Iterable[Item]) -> Path:
     shown = {one.key for kept in (True, False) for one in summary.sample(kept)}
     pictures = {item.key: item.picture for item in items if item.key in shown}
     chart = io.BytesIO()
-    draw_scores(summary.scores, summary.threshold).save(chart, "PNG", optimize=True)
+    draw_scores(summary.scores, summary.thresholds).save(chart, "PNG", optimize=True)
     with shared_path(folder / "scores.png") as temporary:
         temporary.write_bytes(chart.getvalue())
     page = folder / "report.html"
@@ -127,12 +130,36 @@ def _page(summary: Summary, chart: bytes, pictures: Mapping[str, Picture]) -> st
         cards = "".join(_card(shown, pictures) for shown in summary.sample(kept))
         parts.append(f"<h2>{title}</h2><div class='cards'>{cards or '<p>none</p>'}</div>")
     return PAGE.format(
-        threshold=f"{summary.threshold:g}",
+        thresholds=_listed(summary.thresholds),
+        calibration=_calibration(summary.curves),
         columns=columns,
         rows=cells,
         chart=data_uri(chart, "png"),
         sample="".join(parts),
     )
+
+
+def _listed(thresholds: Thresholds) -> str:
+    if len(set(thresholds.values())) == 1:
+        return f"{next(iter(thresholds.values())):g}"
+    return " and ".join(f"{value:g} for {source} captions" for source, value in thresholds.items())
+
+
+def _calibration(curves: Mapping[str, Curve]) -> str:
+    """The part of the page on how thresholds were chosen, nothing where they were given."""
+    if not curves:
+        return ""
+    chart = io.BytesIO()
+    draw_curves(curves).save(chart, "PNG", optimize=True)
+    rows = "".join(
+        f"<tr><th>{source}</th><td>{one.threshold:g}</td><td>{one.precision:.3f}</td><td>{one.recall:.3f}</td>"
+        f"<td>{one.pairs:,}</td><td>{one.matches:,}</td></tr>"
+        for source, one in curves.items()
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("", "threshold", "precision", "recall", "labelled", "match"))
+    image = f"<img class='chart' src='{data_uri(chart.getvalue(), 'png')}' alt='precision and recall by threshold'>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<h2>Thresholds, learned from the labelled sample</h2>{table}{image}"
 
 
 def _cell(column: Mapping[str, int], row: str) -> str:
@@ -172,10 +199,10 @@ figure p {{ margin: 6px 0 0; font-size: 13px; color: #666 }}
 .synthetic {{ border-left: 4px solid #c0702a; padding-left: 6px }}
 </style>
 <h1>CapFilt</h1>
-<p>Captions are kept where the filter's probability that they match their picture is at least {threshold}.</p>
+<p>Captions are kept where the filter's probability that they match their picture is at least {thresholds}.</p>
 <table><thead><tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody></table>
 <h2>Scores</h2>
 <img class="chart" src="{chart}" alt="histograms of the scores of web and synthetic captions">
-{sample}
+{calibration}{sample}
 </html>
 """

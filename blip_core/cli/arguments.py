@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from blip_core.engines import ENGINES
 from blip_core.generation import GenerationConfig
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
 from blip_core.processing.pictures import to_colour
+from blip_core.stores import StoreCache, on_disk
+from blip_core.stores.cache import GB
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
@@ -41,6 +44,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", metavar="NAME", help="use this split alone, such as test or train+restval; all: every one"
     )
+    parser.add_argument("--cache", metavar="FOLDER", help="copy shards of a store to it as a whole (read in place)")
+    parser.add_argument("--cache-size", type=positive, metavar="GB", help="what it may hold (100); the oldest go first")
+
+
+def store_cache(args: argparse.Namespace, parser: argparse.ArgumentParser) -> StoreCache | None:
+    """Where shards of stores are copied to; ends the command with exit code 2 for a size without a folder."""
+    if args.cache is None:
+        if args.cache_size is not None:
+            parser.error("argument --cache-size: needs --cache")
+        return None
+    folder = os.path.abspath(on_disk(args.cache))
+    return StoreCache(folder) if args.cache_size is None else StoreCache(folder, int(args.cache_size * GB))
 
 
 def add_engine_option(group: Any, text: str = "the first that is installed") -> None:
@@ -63,6 +78,9 @@ def add_engine_arguments(group: Any) -> None:
         help="pack the weights for long work on a CPU (for capfilt, serve, and captions of many pictures)",
     )
     add_background_argument(group)
+    group.add_argument(
+        "--fast-decode", action="store_true", help="decode large JPEG files at a part of their size, see docs/cli.md"
+    )
 
 
 def add_background_argument(group: Any) -> None:

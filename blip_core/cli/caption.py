@@ -100,7 +100,8 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         targets = [opened.enter_context(target) for target in find_targets(args, pictures)]
         todo = [path for path in pictures if not targets or not all(target.has(path) for target in targets)]
         report.skipped = len(pictures) - len(todo)
-        with report.progress(len(todo)):
+        place = args.output if todo else None
+        with report.progress(len(pictures), "caption", place, done=report.skipped):
             for argument, problem in problems.items():
                 report.problem(argument, problem)
             if todo:

@@ -19,6 +19,7 @@ from blip_core.files import read_lines, write_lines
 from blip_core.inference import Caption, Captioner
 from blip_core.jobs.sharding import (
     SHARD_SIZE,
+    Done,
     OnRay,
     Shard,
     Share,
@@ -103,9 +104,10 @@ def fill_folder(
     if how:
         start = partial(start_elsewhere, args, options, folder, model)
         del writer  # the workers need the memory
-    with report.progress(sum(len(shard.items) for shard in todo)):
-        for count in work_through(todo, start, how):
-            report.step(count)
+    total, left = (sum(len(shard.items) for shard in some) for some in (mine, todo))
+    with report.progress(total, "caption", folder, done=total - left, name=str(args.shards or Share())):
+        for done in work_through(todo, start, how):
+            report.worked(done)
     new = {shard.name for shard in todo}
     for shard in mine:
         for entry in read_lines(shard_file(folder, shard)):
@@ -125,14 +127,14 @@ def start_elsewhere(args: argparse.Namespace, options: dict[str, Any], folder: P
     return partial(write_shard, writer, folder)
 
 
-def write_shard(writer: Writer, folder: Path, shard: Shard[str]) -> Iterator[int]:
-    """Caption a shard that is not there; yields how many more pictures are done."""
+def write_shard(writer: Writer, folder: Path, shard: Shard[str]) -> Iterator[Done]:
+    """Caption a shard that is not there; yields what was just done."""
     path = shard_file(folder, shard)
     if not path.exists():
         found: list[Entry] = []
         for entries in writer(shard.items):
             found += entries
-            yield len(entries)
+            yield Done(len(entries), sum("error" in entry for entry in entries))
         with writing(folder):
             write_lines(path, found)
 

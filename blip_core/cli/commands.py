@@ -66,6 +66,7 @@ for _row in (
     Command("train", "blip_core.cli.train", "train a model on your own data", DATA),
     Command("evaluate", "blip_core.cli.evaluate", "measure how good a model is on a data set", DATA),
     Command("capfilt", "blip_core.cli.capfilt", "clean a data set of captions from the web", DATA),
+    Command("status", "blip_core.cli.status", "say how far a long job is", DATA),
     Command("inspect", "conversion.cli_inspect", "say what a checkpoint holds", FILES),
     Command("convert", "conversion.cli_convert", "write a checkpoint in another format", FILES),
     Command("parity", "conversion.cli_parity", "prove that two engines compute the same", FILES),

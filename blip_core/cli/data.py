@@ -8,15 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from blip_core.cli.arguments import add_data_arguments, whole
+from blip_core.cli.arguments import add_data_arguments, store_cache, whole
 from blip_core.cli.data_page import write_page
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import json_line, printable
 from blip_core.datasets import Dataset, Picture
 from blip_core.datasets.sources import ALL, guess_task, read_dataset
 from blip_core.datasets.spool import group
+from blip_core.jobs.progress import Progress
 from blip_core.jobs.read_ahead import READERS, in_one_line, read_batches
 from blip_core.tasks import TASKS, get_task
 
@@ -53,9 +52,9 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     if not paths:
         parser.error("the following arguments are required: PATH")
     task = args.task or guess_task(paths[0])
-    dataset = read_dataset(paths, task, args.image_root, args.split or ALL)
+    dataset = read_dataset(paths, task, args.image_root, args.split or ALL, store_cache(args, parser))
     if args.read_pictures:
-        read_pictures(dataset)
+        read_pictures(dataset, args.json)
     found = describe(dataset, args.examples)
     if args.html:
         write_page(args.html, found, dataset)
@@ -96,7 +95,7 @@ def describe(dataset: Dataset, count: int) -> dict[str, Any]:
     }
 
 
-def read_pictures(dataset: Dataset) -> None:
+def read_pictures(dataset: Dataset, as_json: bool) -> None:
     """Decode every picture once; those that are broken become problems."""
     order, starts = group(picture for example in dataset for picture in example.images)
     flat = [(at, side) for at, example in enumerate(dataset) for side in range(len(example.images))]
@@ -110,13 +109,13 @@ def read_pictures(dataset: Dataset) -> None:
     def decode(found: tuple[str, Picture]) -> None:
         found[1].load()
 
-    with tqdm(total=len(starts) - 1, unit="picture", disable=None) as bar:
+    with Progress("data check", len(starts) - 1, events=as_json, problems=lambda: len(dataset.problems)) as bar:
         for batch in read_batches(pictures(), BATCH, decode, READERS):
             for (key, picture), error in batch:
                 if isinstance(error, Exception):
                     message = in_one_line(error)
                     dataset.report(key, message if picture.name in message else f"{picture.name}: {message}")
-            bar.update(len(batch))
+            bar.step(len(batch))
 
 
 def in_lines(found: dict[str, Any]) -> str:

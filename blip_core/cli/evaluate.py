@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from blip_core.checks import METHODS
 from blip_core.cli.arguments import (
     add_data_arguments,
     add_length_arguments,
     add_model_arguments,
     generation_options,
+    store_cache,
     whole,
 )
 from blip_core.cli.load_model import load, load_head
@@ -30,6 +29,7 @@ from blip_core.evaluation.common import by_picture
 from blip_core.evaluation.presets import describe_settings, get_preset
 from blip_core.files import write_json
 from blip_core.inference import Matcher
+from blip_core.jobs.progress import Progress
 from blip_core.processing.video import is_video_file
 from blip_core.tasks import TASKS, Task, get_task
 
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
             parser.error(f"argument --{name}: must end in .json, got {file!r}")
     preset = get_preset(args.preset, task.name) if getattr(args, "preset", None) else None
     options = task_options(args, parser, task, preset)
-    dataset = open_dataset(args.data, task.name, args.image_root, args.split)
+    dataset = open_dataset(args.data, task.name, args.image_root, args.split, store_cache(args, parser))
     check_data(dataset, task, args, preset)
     over = loading_options(preset, args.model, args.revision) if preset else {}
     if over:
@@ -122,14 +122,19 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         options["matcher"] = load(Matcher, args, "matcher")
     pictures = len(dataset) if task.pictures > 1 else len(by_picture(dataset))
     total = pictures * (2 if options.get("rerank") or "matcher" in options else 1)
-    with tqdm(total=total, unit="picture", disable=None) as bar:
+    place = args.output or getattr(args, "predictions", None)
+
+    def count_problems() -> int:
+        return len(dataset.problems)
+
+    with Progress(f"evaluate {task.name}", total, place, events=args.json, problems=count_problems) as bar:
         result = task.evaluate(
             loaded.model,
             loaded.processor,
             dataset,
             unlabelled=any(files.values()),
             batch_size=args.batch_size,
-            progress=bar.update,
+            progress=bar.step,
             **options,
         )
     summary: dict[str, Any] = {"task": task.name, "model": args.model or "shipped", "engine": loaded.engine.name}

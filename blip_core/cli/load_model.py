@@ -38,7 +38,7 @@ def load(
         except ValueError as error:
             raise ValueError(f"--device {args.device} does not work: {error}") from None
     try:
-        how = {key: getattr(args, key) for key in ("device", "dtype", "revision", "background")}
+        how = {key: getattr(args, key) for key in ("device", "dtype", "revision", "background", "fast_decode")}
         loaded = kind.from_pretrained(name, engine=engine.name, **how, **over)
     except ValueError as error:
         ours = str(error).replace(f"The model does not fit a {kind.__name__}", f"--{option} does not fit this command")

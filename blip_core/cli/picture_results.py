@@ -22,7 +22,7 @@ def print_results(
     """
     report = Report(args.json)
     pictures, problems = find_pictures(images, args.recursive)
-    with report.progress(len(pictures)):
+    with report.progress(len(pictures), "pictures"):
         for argument, problem in problems.items():
             report.problem(argument, problem)
         for path, found in zip(pictures, work(pictures) if pictures else (), strict=True):

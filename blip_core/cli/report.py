@@ -10,7 +10,9 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from blip_core.jobs.progress import Progress
 from blip_core.jobs.read_ahead import in_one_line
+from blip_core.jobs.sharding import Done
 
 
 def json_line(entry: dict[str, Any]) -> str:
@@ -43,20 +45,24 @@ class Report:
         self.json = as_json
         self.quiet = quiet and not as_json
         self.done = self.skipped = self.failed = 0
-        self._bar: tqdm | None = None
+        self._found = 0  # problems of workers, which are told at the end
+        self._progress: Progress | None = None
 
-    def progress(self, total: int) -> Self:
-        """Begin with `total` pictures."""
-        self._bar = tqdm(total=total, unit="picture", disable=None if total > 1 else True)
+    def progress(self, total: int, command: str, place: Any = None, *, done: int = 0, name: str = "1/1") -> Self:
+        """Begin with `total` pictures; the other arguments are those of `Progress`."""
+        options: dict[str, Any] = {"done": done, "name": name, "show": total > 1, "events": self.json}
+        self._progress = Progress(command, total, place, problems=lambda: self.failed + self._found, **options)
         return self
 
     def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(kind, error, trace)
+            self._progress, self._found = None, 0
 
     def result(self, entry: dict[str, Any], *lines: str) -> None:
         """Print one result: `entry` with `--json`, else the lines."""
@@ -93,5 +99,11 @@ class Report:
     def step(self, count: int = 1) -> None:
         """Show that one more picture is dealt with, or `count`."""
         sys.stdout.flush()
-        if self._bar is not None:
-            self._bar.update(count)
+        if self._progress is not None:
+            self._progress.step(count)
+
+    def worked(self, done: Done) -> None:
+        """Show what a worker has just done, whose results and problems are told later."""
+        self._found += done.problems
+        if self._progress is not None:
+            self._progress.step(done.pictures, done.worker)

@@ -18,6 +18,7 @@ from blip_core.cli.arguments import (
 from blip_core.cli.load_model import for_workers, load
 from blip_core.cli.parser import CommandParser
 from blip_core.cli.report import Report
+from blip_core.inference.cells import AUTO, COMPARE
 from blip_core.inference.matcher import Matcher
 from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Share
 from blip_core.processing.video import FRAMES, is_video_file
@@ -42,6 +43,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--top", type=whole(1), default=10, metavar="N", help="show the N best (10)")
     parser.add_argument(
         "--rerank", type=whole(0), default=RERANK, metavar="N", help=f"match the N best one by one ({RERANK})"
+    )
+    parser.add_argument(
+        "--compare", choices=COMPARE, default=AUTO, help="with all pictures, or those in cells (auto: beyond a million)"
     )
     add_result_arguments(parser, batch="pictures")
     group = parser.add_argument_group("videos")
@@ -69,6 +73,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     if args.videos and find_spec("av") is None and any(map(is_video_file, collection.stamps)):
         raise ValueError('--videos: video files need PyAV; pip install "blip-duo[video]", or av.')
     options = {"index": args.index, "rebuild": args.rebuild, "frames": args.frames, "batch_size": args.batch_size}
+    options["compare"] = args.compare
     with Searcher(load(Matcher, args), collection, **options) as searcher:
         # Before the pictures of the folder, which may take hours: queries that cannot be understood.
         features = searcher.queries(texts, args.image)
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
             return report.exit_code(summary=True)
         hits = searcher.search(features, max(args.top, args.rerank if texts else 0))
         if args.rerank:
-            with report.progress(len(candidates(hits[: len(texts)], args.rerank))):
+            with report.progress(len(candidates(hits[: len(texts)], args.rerank)), "search"):
                 for name, error in searcher.rerank(texts, hits[: len(texts)], args.rerank):
                     report.problem(os.path.join(folder, name), error) if error else report.step()
     show(texts, args.image, hits, folder, args.top, report)
@@ -94,7 +99,7 @@ def update(searcher: Searcher, report: Report) -> None:
     searcher.parts.take_into(searcher.index)
     todo = len(searcher.outdated())
     report.skipped = len(stamps) - todo - report.done
-    with report.progress(todo):
+    with report.progress(todo, "search", searcher.index.path if todo else None):
         for name, error in searcher.update():
             report.problem(os.path.join(folder, name), error) if error else report.finished()
 
@@ -103,9 +108,10 @@ def encode_parts(searcher: Searcher, args: argparse.Namespace, how: OnRay | None
     """Encode this process's share of the shards, but for what is encoded already, into parts of the index."""
     mine, done = searcher.shards(args.shards or Share(), args.shard_size or SHARD_SIZE)
     report.skipped += done
-    with report.progress(sum(len(shard.items) for shard in mine)):
-        for count in searcher.encode_parts(mine, how, partial(load, Matcher, for_workers(args))):
-            report.step(count)
+    total = done + sum(len(shard.items) for shard in mine)
+    with report.progress(total, "search", searcher.index.path, done=done, name=str(args.shards or Share())):
+        for step in searcher.encode_parts(mine, how, partial(load, Matcher, for_workers(args))):
+            report.worked(step)
     for line in (line for shard in mine for line in searcher.parts.read(shard.name)):
         if "error" not in line:
             report.done += 1

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from blip_core.cli.arguments import add_data_arguments, add_engine_option, colour, whole
+from blip_core.cli.arguments import add_data_arguments, add_engine_option, colour, store_cache, whole
 from blip_core.cli.load_model import import_quietly, shipped
 from blip_core.cli.parser import CommandParser
 from blip_core.engines import get_engine
@@ -63,6 +63,7 @@ def add_arguments(parser: CommandParser) -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     again.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    parser.add_argument("--json", action="store_true", help="write progress to standard error as JSON lines")
     group = parser.add_argument_group("settings", "All of them are listed in docs/training.md.")
     group.add_argument(
         "--recipe",
@@ -83,6 +84,9 @@ def add_arguments(parser: CommandParser) -> None:
         help="vision: leave the vision encoder as it is; vision:N: its first N blocks; none (by the recipe)",
     )
     group.add_argument(
+        "--fast-decode", action="store_true", default=None, help="decode large JPEG files at a part of their size"
+    )
+    group.add_argument(
         "--gradient-checkpointing", action="store_true", default=None, help="less memory for more computing"
     )
 
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
     from blip_core.training import read_settings, train
     from blip_core.training.settings import given_settings, merged_settings, parse_setting
 
-    own = {name: getattr(args, name) for name in (*OWN, "freeze", "gradient_checkpointing")}
+    own = {name: getattr(args, name) for name in (*OWN, "freeze", "fast_decode", "gradient_checkpointing")}
     try:
         given = [*map(parse_setting, args.set), {name: value for name, value in own.items() if value is not None}]
         options = merged_settings(given_settings(args.config, given))
@@ -119,6 +123,8 @@ def run(args: argparse.Namespace, parser: CommandParser) -> int:
         recipe=args.recipe,
         resume=args.resume,
         overwrite=args.overwrite,
+        events=args.json,
+        store_cache=store_cache(args, parser),
         **options,
     )
     if result.rank == 0:

@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from blip_core.datasets.picture_loader import PictureLoader
 from blip_core.processing.pictures import on_ground, to_colour
 from blip_core.processing.processor import BlipProcessor
 from blip_core.tasks import get_task
-from blip_core.validators import whole_number
+from blip_core.validators import number, whole_number
 
 AHEAD = 2  # batches that workers prepare ahead of the one that is waited for
 CHUNK = 8  # examples that a worker takes at once
@@ -75,6 +75,9 @@ class Batches:
         drop_last: Whether to leave out an incomplete last batch; unless given, in training. Otherwise it is short, or
             in training on several ranks, and where pairs of a batch are compared, filled with examples from the
             beginning.
+        synthetic_share: In training, how often a synthetic caption is drawn for a picture that has both synthetic ones
+            and captions from the web, 0 to 1; None draws among all alike.
+        fast_decode: Decode large JPEG files at a part of their size, as the image processor's setting of this name.
 
     Raises:
         ValueError: For an argument that cannot work, and if there are not enough examples.
@@ -107,11 +110,15 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool | None = None,
+        synthetic_share: float | None = None,
+        fast_decode: bool = False,
     ):
         whole_number("batch_size", batch_size, least=1)
         whole_number("world_size", world_size, least=1)
         for name, value in {"seed": seed, "workers": workers, "cache": cache, "rank": rank}.items():
             whole_number(name, value)
+        number("synthetic_share", synthetic_share, 0, 1, optional=True)
+        self.synthetic_share = synthetic_share
         if rank >= world_size:
             raise ValueError(f"rank must be less than world_size, {world_size}, got {rank}.")
         self.task = get_task(task)
@@ -127,9 +134,9 @@ class Batches:
         self.drop_last = training if drop_last is None else drop_last
         longest = max_text_length or self.task.max_length or processor.tokenizer.model_max_length
         self.tokenize = partial(processor, truncation=True, max_length=longest, padding=padding, return_tensors="np")
-        self.load = PictureLoader(
-            cache, self.background is not None or (self.augment is not None and self.augment.random_background > 0)
-        )
+        keep_alpha = self.background is not None or (self.augment is not None and self.augment.random_background > 0)
+        images = replace(processor.image_processor, fast_decode=True) if fast_decode else processor.image_processor
+        self.load = PictureLoader(cache, keep_alpha, images.least)
         self.examples: Sequence[Example] = dataset
         self.with_targets = not any(self.task.lacks(example) for example in dataset)
         if training and not self.with_targets:
@@ -238,7 +245,9 @@ class Batches:
             raise OSError(f"{TRIES} pictures in a row cannot be read; the last: {reason}")
         text = example.texts[0] if example.texts else ""
         if self.training and len(example.texts) > 1:
-            text = example.texts[int(self._noise(epoch, example, "text").integers(len(example.texts)))]
+            noise = self._noise(epoch, example, "text")
+            texts = self._of_one_source(example, noise)
+            text = texts[int(noise.integers(len(texts)))]
         text = self.task.clean(text)
         swap = self.task.swap
         if self.training and swap is not None and self._noise(epoch, example, "sides").random() < 0.5:
@@ -247,6 +256,14 @@ class Batches:
         for image, pixels in zip(images, out, strict=True):
             pixels[:] = self._pixels(image, noise)
         return example, text
+
+    def _of_one_source(self, example: Example, noise: np.random.Generator) -> Sequence[str]:
+        """The texts to draw from: all, or with `synthetic_share` those of one source, where there are both."""
+        synthetic = [source == "synthetic" for source in example.sources]
+        if self.synthetic_share is None or len(set(synthetic)) < 2:
+            return example.texts
+        wanted = bool(noise.random() < self.synthetic_share)
+        return [text for text, found in zip(example.texts, synthetic, strict=True) if found == wanted]
 
     def _pixels(self, image: Image.Image, noise: np.random.Generator) -> np.ndarray:
         processor = self.processor.image_processor

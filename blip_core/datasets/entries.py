@@ -37,7 +37,10 @@ def parse_captions(key: str, images: tuple[Picture, ...], entry: dict[str, Any])
     """An entry of a picture with captions."""
     texts = tuple(_text("caption", text) for text in _list_of_texts(entry, "caption", least=0))
     image_id = _identity(entry, "image_id" if "image_id" in entry else "img_id")  # the original's name in NoCaps
-    return Example(key, images, texts, image_id, group=_group(entry, "domain"))
+    given = entry.get("source")
+    sources = tuple(one for one in given if isinstance(one, str)) if isinstance(given, list) else ()
+    sources = sources if len(sources) == len(texts) else ()
+    return Example(key, images, texts, image_id, group=_group(entry, "domain"), sources=sources)
 
 
 def parse_question(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:
@@ -75,7 +78,7 @@ def parse_pair(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> 
     """An entry of a picture and a caption that match or do not."""
     label = _label(entry, MATCHES, "'match' or 'no match'")
     caption = _text("caption", entry.get("caption"))
-    return Example(key, images, (caption,), _identity(entry, "image_id"), label=label)
+    return Example(key, images, (caption,), _identity(entry, "image_id"), label=label, group=_group(entry, "source"))
 
 
 def parse_grounding(key: str, images: tuple[Picture, ...], entry: dict[str, Any]) -> Example:

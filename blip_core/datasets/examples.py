@@ -6,16 +6,18 @@ import io
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from blip_core.datasets.spool import Spool
 from blip_core.files import Version, file_version, open_regular
-from blip_core.processing.picture_files import load_image
+from blip_core.processing.picture_files import READ, load_image
 from blip_core.processing.video import sample_frames
-from blip_core.stores import is_address, to_path
+from blip_core.stores import StoreCache, StorePath, is_address, to_path
 
 MAX_PICTURE_BYTES = 2**28
 
@@ -34,6 +36,7 @@ class Picture:
         offset: Where it begins in the shard, in bytes.
         size: Its length in the shard, in bytes.
         version: The version of the shard for which these hold.
+        cache: The folder and size of the cache that shards of a store are copied to.
     """
 
     path: str
@@ -41,21 +44,22 @@ class Picture:
     offset: int = 0
     size: int = 0
     version: Version | None = None
+    cache: tuple[str, int] | None = None
 
     @property
     def name(self) -> str:
         """The path; of a picture in a shard, "PATH:MEMBER"."""
         return f"{self.path}:{self.member}" if self.member else self.path
 
-    def load(self) -> Image.Image:
-        """Read the picture and turn it upright by its EXIF orientation, in its own mode.
+    def load(self, least: int | None = None) -> Image.Image:
+        """Read the picture and turn it upright by its EXIF orientation, in its own mode; `least` as in `load_image`.
 
         Raises:
             OSError: If it is missing or broken; `ChangedError` if its shard was changed.
             ValueError: If it has too many pixels.
         """
         in_memory = self.member or is_address(self.path)
-        return load_image(self.read(), name=self.name) if in_memory else load_image(self.path)
+        return load_image(self.read() if in_memory else self.path, name=self.name, least=least)
 
     def read(self) -> bytes:
         """Return the encoded bytes of the picture.
@@ -65,13 +69,24 @@ class Picture:
             ValueError: If it has more than 256 MB.
         """
         data = self._read()
-        if self.version:
+        if self.version and not self._copy(fetch=False):  # a copy is one of this version
             check_version(self.path, self.version)
+        READ.add(len(data))
         if len(data) > MAX_PICTURE_BYTES:
             raise ValueError(f"{self.name} is of more than {MAX_PICTURE_BYTES} bytes, which no picture may have")
         return data
 
+    def _copy(self, fetch: bool = True) -> Path | None:
+        """The copy of its shard in the cache, None without one."""
+        if self.cache is None or self.version is None:
+            return None
+        return StoreCache(*self.cache).copy(to_path(self.path), self.version, fetch)
+
     def _read(self) -> bytes:
+        while copy := self._copy():
+            with suppress(FileNotFoundError), open(copy, "rb") as file:  # which another process has just removed
+                file.seek(self.offset)
+                return file.read(self.size)
         if is_address(self.path):
             place, most = to_path(self.path), MAX_PICTURE_BYTES + 1
             return bytes(place.read_part(self.offset, self.size if self.member else min(place.stat().st_size, most)))
@@ -84,7 +99,7 @@ class Picture:
 class VideoPicture(Picture):
     """The frame in the middle of a video file."""
 
-    def load(self) -> Image.Image:
+    def load(self, least: int | None = None) -> Image.Image:
         """Decode the frame. Raises `OSError` where it is missing or broken, `ValueError` where PyAV is missing."""
         if is_address(self.path):
             raise ValueError(f"{self.path} is a video, which is read from disks alone; copy it to one.")
@@ -94,6 +109,12 @@ class VideoPicture(Picture):
         file = io.BytesIO()
         self.load().save(file, "PNG")
         return file.getvalue()
+
+
+def cache_of(path: Any) -> tuple[str, int] | None:
+    """Return the folder and size of the cache that a path has, None without one."""
+    cache = path.cache if isinstance(path, StorePath) else None
+    return None if cache is None else (cache.folder, cache.size)
 
 
 def check_version(path: str | os.PathLike[str], version: Version) -> None:
@@ -123,6 +144,7 @@ class Example:
         weights: The weight of each answer in the loss.
         label: 1 where the sentence is true, else 0.
         box: The box of what the texts say, in pixels of the picture: x and y of its corner, width and height.
+        sources: Where each of the texts is from, "web" or "synthetic", as `blip capfilt` writes; empty for other data.
         group: What results are reported by, too: the domain of NoCaps, the type of an answer of VQA v2.
     """
 
@@ -136,6 +158,7 @@ class Example:
     label: int | None = None
     group: str | None = None
     box: tuple[float, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class StoredExamples(Sequence[Example]):

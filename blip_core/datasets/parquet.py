@@ -15,10 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, cache_of, check_version
 from blip_core.datasets.look import Item
 from blip_core.files import Version, file_version
-from blip_core.stores import StoreError, to_path
+from blip_core.stores import StoreCache, StoreError, StorePath, to_path
 
 MAGIC = b"PAR1"
 MAX_ROW_BYTES = 2**20  # of the texts of a row, as in tar shards
@@ -29,7 +29,7 @@ PAGE = 2**16  # bytes read from the file at once
 PASSED, PASSED_BYTES = 256, 2**26  # skipped pictures that stay in memory
 OPEN = 4  # files that stay open
 
-FIELDS = ("image_id", "question", "question_id", "answer", "sentence", "label", "dataset", "split", "images")
+FIELDS = ("image_id", "question", "question_id", "answer", "sentence", "label", "dataset", "split", "images", "source")
 CAPTIONS = ("caption", "captions", "text")
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "file_name")
 """Possible names of the column of pictures, tried in order: ours and Hugging Face's, and those of img2dataset."""
@@ -63,7 +63,7 @@ class ParquetPicture(Picture):
     def _read(self) -> bytes:
         assert self.version
         try:
-            data = _open(self.path, self.column, self.version).read(self.group, self.row)
+            data = _open(self.path, self.column, self.version, self.cache).read(self.group, self.row)
             if data is None:
                 raise ValueError("its bytes are missing")
         except Exception as error:  # pyarrow raises errors of many types for invalid files
@@ -114,7 +114,7 @@ def read_parquet(path: Path) -> Iterator[Item]:
                         f"{path} has {chunk.num_values} values of {chunk.path_in_schema} in "
                         f"{chunk.total_uncompressed_size} bytes, too many to read; leave out the largest."
                     )
-    number = 0
+    number, cache = 0, cache_of(path)
     columns = [leaf.path for leaf in texts]
     shared = [leaf.path for leaf in texts if leaf.physical_type == "BYTE_ARRAY"]
     with pq.ParquetFile(for_arrow(path), read_dictionary=shared, pre_buffer=False, buffer_size=PAGE) as file:
@@ -129,8 +129,8 @@ def read_parquet(path: Path) -> Iterator[Item]:
                             raise entry
                         entry["caption"] = entry.get(captions)
                         if in_bytes:
-                            picture = ParquetPicture(str(path), place, 0, 0, version, stored, group, row)
-                            yield place, (picture,), entry
+                            where = (str(path), place, 0, 0, version, cache)
+                            yield place, (ParquetPicture(*where, stored, group, row),), entry
                         else:
                             value = entry.get(image)
                             named = value.get("path") if isinstance(value, dict) else value
@@ -210,8 +210,8 @@ def _to_text(value: Any) -> Any:
 
 
 @lru_cache(maxsize=OPEN)
-def _open(path: str, column: str, version: Version) -> _Pictures:
-    return _Pictures(path, column)
+def _open(path: str, column: str, version: Version, cache: tuple[str, int] | None) -> _Pictures:
+    return _Pictures(StorePath(path, StoreCache(*cache)) if cache else to_path(path), column)
 
 
 class _Pictures:
@@ -220,8 +220,8 @@ class _Pictures:
     Some skipped pictures stay in memory for threads that ask for them a little later.
     """
 
-    def __init__(self, path: str, column: str):
-        self.file = import_pyarrow().ParquetFile(for_arrow(to_path(path)), pre_buffer=False, buffer_size=PAGE)
+    def __init__(self, path: Any, column: str):
+        self.file = import_pyarrow().ParquetFile(for_arrow(path), pre_buffer=False, buffer_size=PAGE)
         self.column = column
         self.lock = threading.Lock()
         self.rows: Iterator[Any] = iter(())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from blip_core.datasets.entries import sidecar_entry
-from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, check_version
+from blip_core.datasets.examples import MAX_PICTURE_BYTES, Picture, cache_of, check_version
 from blip_core.datasets.look import Item
 from blip_core.datasets.spool import Spool, group
 from blip_core.files import file_version
@@ -67,7 +67,7 @@ def read_shard(path: Path) -> Iterator[Item]:
             for number in order[start:end]:
                 if number < len(pictures):
                     key, name, offset, size = pictures[number]
-                    images.append(Picture(str(path), name, offset, size, version))
+                    images.append(Picture(str(path), name, offset, size, version, cache_of(path)))
                 else:
                     key, suffix, offset, size = texts[number - len(pictures)]
                     file.seek(offset)

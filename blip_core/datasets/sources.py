@@ -16,7 +16,7 @@ from blip_core.datasets.forms import recognise
 from blip_core.datasets.look import Item, Look, Source
 from blip_core.datasets.objects import PictureStore, is_object, read_object
 from blip_core.datasets.picture_finder import PictureFinder, Root
-from blip_core.stores import StoreError, StorePath, is_address
+from blip_core.stores import StoreCache, StoreError, StorePath, is_address
 from blip_core.tasks import get_task
 
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
@@ -26,7 +26,9 @@ ALL = "all"
 """In place of a split: entries of all splits."""
 
 
-def open_dataset(paths: Any, task: str, image_root: Root = None, split: str | None = None) -> Dataset:
+def open_dataset(
+    paths: Any, task: str, image_root: Root = None, split: str | None = None, store_cache: StoreCache | None = None
+) -> Dataset:
     """Open the examples of one or several files for a task.
 
     An entry that cannot be used ends nothing: it is in `problems` of the result. Pictures are looked for but not read.
@@ -43,6 +45,7 @@ def open_dataset(paths: Any, task: str, image_root: Root = None, split: str | No
             entries' field `dataset`, as VQA v2 ({"vqa": ..., "vg": ...}) needs.
         split: Use the entries of this split alone; several are joined by "+", as "train+restval", and "all" uses all.
             A file that holds several splits needs it.
+        store_cache: Where shards of stores are copied to as a whole; unless given, they are read in place.
 
     Returns:
         The examples in the order of the files, and what is wrong with the rest.
@@ -58,7 +61,7 @@ def open_dataset(paths: Any, task: str, image_root: Root = None, split: str | No
         >>> open_dataset("captions.jsonl", "caption")[0].texts
         ('a fox',)
     """
-    dataset = read_dataset(paths, task, image_root, split)
+    dataset = read_dataset(paths, task, image_root, split, store_cache)
     if not dataset:
         tried = ", ".join(f"{name} (read as {form})" for name, form in dataset.forms.items()) or "no file at all"
         problems = dataset.problems
@@ -67,12 +70,15 @@ def open_dataset(paths: Any, task: str, image_root: Root = None, split: str | No
     return dataset
 
 
-def read_dataset(paths: Any, task: str, image_root: Root = None, split: str | None = None) -> Dataset:
+def read_dataset(
+    paths: Any, task: str, image_root: Root = None, split: str | None = None, store_cache: StoreCache | None = None
+) -> Dataset:
     """As `open_dataset`, but that there may be no example."""
     row = get_task(task)
     sources = [paths] if is_object(paths) or isinstance(paths, str | os.PathLike) else list(paths)
-    files = [file for source in sources for file in ([source] if is_object(source) else _expand(source))]
-    names = _names(files)
+    files = [file for source in sources for file in ([source] if is_object(source) else expand(source))]
+    files = [StorePath(str(file), store_cache) if is_address(file) else file for file in files]
+    names = names_of(files)
     examples, splits = StoredExamples(), _Splits(split)
     problems: list[tuple[str, str]] = []
     forms: dict[str, str] = {}
@@ -118,7 +124,7 @@ def guess_task(path: Source) -> str:
 
     Raises as `open_dataset`.
     """
-    look = Look(_expand(path)[0])
+    look = Look(expand(path)[0])
     form = recognise(look)
     fields = next((item[2] for item in form.read(look) if len(item) == 3), {}) if not form.task else {}
     return form.task or next((task for name, task in FIELDS.items() if fields.get(name)), "caption")
@@ -156,14 +162,14 @@ def _listed(splits: Mapping[str, int]) -> str:
     return f"{', '.join(f'{split} ({count:,})' for split, count in splits.items()):.400}"
 
 
-def _names(files: Sequence[Any]) -> list[str]:
+def names_of(files: Sequence[Any]) -> list[str]:
     """What places in files begin with: the name, behind the number of the file where several share it."""
     names = ["dataset" if is_object(file) else file.name for file in files]
     counts = Counter(names)
     return [f"{number}/{name}" if counts[name] > 1 else name for number, name in enumerate(names)]
 
 
-def _expand(source: Source) -> list[Any]:
+def expand(source: Source) -> list[Any]:
     """The files, of a disk or a store, that a path or a pattern means. Raises `OSError` where there is none."""
     if is_address(source):
         return [path for name in _expand_braces(str(source)) for path in _in_store(name)]

@@ -112,7 +112,7 @@ class Run:
             raise ValueError(f"The data set was opened for {dataset.task}, not for {task}.")
         self.task, self.processor, self.batch_size, self.background = task, processor, batch_size, background
         self.progress, self.processes = progress or (lambda count: None), processes
-        self.problems, self.examples = list(dataset.problems), []
+        self.dataset, self.problems, self.examples = dataset, list(dataset.problems), []
         for example in dataset:
             if not unlabelled and (missing := get_task(task).lacks(example)):
                 self.problems.append((example.key, f"has no {missing} to compare with"))
@@ -176,6 +176,8 @@ class Run:
         if len(dataset):
             for batch in read(dataset):
                 yield batch
+                for key, reason in dataset.problems:  # for whoever watches
+                    self.dataset.report(key, reason)
                 self.progress(len(batch.examples))
                 done += len(batch.examples)
             if done < len(dataset):

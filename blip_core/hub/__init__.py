@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.files import read_json
+from blip_core.stores import fetch_folder, is_address
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 REFUSALS = {
@@ -46,13 +47,16 @@ def resolve_folder(
 ) -> Path:
     """Return the folder that holds a model's files.
 
-    A folder is returned as it is, a file gives the folder it lies in. Anything else is taken for a Hub repository
+    A folder is returned as it is, a file gives the folder it lies in; of a folder in a store (`s3://bucket/model`) the
+    files that match `patterns` are copied into the user's cache. Anything else is taken for a Hub repository
     such as `Salesforce/blip-vqa-base`, of which the files that match `patterns` (shell style) are downloaded into the
     usual cache; `revision` is a branch, tag or commit, `options` are the others of `KEYWORDS` for the Hub.
     `HF_HUB_OFFLINE=1` uses the cache alone.
 
     Raises `OSError` where there is neither a path nor a repository of this name, or the Hub cannot be reached.
     """
+    if is_address(name_or_path):
+        return fetch_folder("/".join(filter(None, (str(name_or_path).rstrip("/"), subfolder))), patterns)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not (path / subfolder).is_dir():

@@ -63,6 +63,7 @@ class LoadedModel:
         background: str | Sequence[int] | None = None,
         config: Mapping[str, Any] | None = None,
         image_size: int | None = None,
+        fast_decode: bool = False,
     ) -> Self:
         """Load a model and its processor.
 
@@ -75,6 +76,7 @@ class LoadedModel:
             background: The colour on which transparent pictures are put, over that of the model's image processor.
             config: Settings over those of the checkpoint, nested for `text_config` and `vision_config`.
             image_size: Height and width of pictures in pixels, over the checkpoint's; its positions are resized.
+            fast_decode: Decode large JPEG files at a part of their size, as `BlipImageProcessor` says.
 
         Raises:
             OSError: Where the model cannot be found or read.
@@ -85,6 +87,8 @@ class LoadedModel:
         cls.check_head(name, revision)
         processor = BlipProcessor.from_pretrained(name, revision=revision)
         changed: dict[str, Any] = {} if background is None else {"background": background}
+        if fast_decode:
+            changed["fast_decode"] = True
         if image_size is not None:
             changed["size"] = {"height": image_size, "width": image_size}
         if changed:

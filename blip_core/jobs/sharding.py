@@ -11,26 +11,42 @@ import os
 import re
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from blip_core.datasets.examples import ChangedError
 from blip_core.files import TEMPORARY, differences, read_json, write_json
+from blip_core.jobs.progress import PROGRESS
 from blip_core.jobs.writer_lock import LOCK
+from blip_core.processing.picture_files import READ
 from blip_core.validators import check_settings, number, setting, text, whole_number
 
 SHARD_SIZE = 1000
 """The default number of items in a shard."""
 Item = TypeVar("Item")
 Unit = TypeVar("Unit")
-Work = Callable[[Unit], Iterator[int]]
-"""Works on a shard, writes its result, and yields the number of pictures just processed."""
+
+
+class Done(NamedTuple):
+    """What was just processed."""
+
+    pictures: int
+    problems: int = 0
+    """How many of these cannot be used."""
+    worker: str = ""
+    """The process that did it, where it is one of Ray's."""
+    shards: int = 0
+    """Shards that were finished by it, where they are counted."""
+
+
+Work = Callable[[Unit], Iterator[Done]]
+"""Works on a shard, writes its result, and yields what was just processed."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +117,10 @@ class OnRay:
         check_settings(self)
 
 
-def work_through(shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray: OnRay | None = None) -> Iterator[int]:
-    """Work through shards; yields the number of pictures just processed.
+def work_through(
+    shards: Sequence[Unit], start: Callable[[], Work[Unit]], on_ray: OnRay | None = None
+) -> Iterator[Done]:
+    """Work through shards; yields what was just processed.
 
     `start` is called once in each working process and loads what it needs. With Ray, it and the shards must be
     picklable, and actors that die are restarted. An exception ends the work; finished shards stay.
@@ -131,7 +149,8 @@ def find_run(
         raise ValueError(f"{path} is a file; the output of this command needs a folder.")
     # Listed first: another process that begins at this moment writes the facts before anything else.
     others = path.is_dir() and any(
-        p.name not in allowed and not fnmatch(p.name, TEMPORARY) and not fnmatch(p.name, LOCK) for p in path.iterdir()
+        p.name not in allowed and not any(fnmatch(p.name, known) for known in (TEMPORARY, LOCK, PROGRESS))
+        for p in path.iterdir()
     )
     if (path / name).exists():
         if different := differences(read_json(path / name), run, free):
@@ -167,9 +186,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def clean(path: Path) -> None:
-    """Remove the temporary files that killed processes left; call it when all work is done."""
+    """Remove the temporary files and those of progress that killed processes left; call it when all work is done."""
     for left in path.rglob(TEMPORARY):
         left.unlink(missing_ok=True)
+    if (path / PROGRESS).is_dir():
+        for left in (path / PROGRESS).iterdir():
+            left.unlink(missing_ok=True)
+        with suppress(OSError):  # another process has begun meanwhile
+            (path / PROGRESS).rmdir()
 
 
 def check_worker(found: object, wanted: object) -> None:
@@ -188,15 +212,17 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Work on a batch of one shard. Errors are returned as values, as Ray would wrap exceptions."""
-        error, pictures = np.empty(1, object), 0
+        error, done, before = np.empty(1, object), [Done(0)], READ.bytes
         try:
-            pictures = sum(self.work(batch["shard"][0]))
+            done += self.work(batch["shard"][0])
         except (ValueError, OSError) as raised:
             error[0] = raised
-        return {"pictures": [pictures], "error": error}
+        counts = {name: [sum(getattr(one, name) for one in done)] for name in ("pictures", "problems", "shards")}
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        return {**counts, "bytes": [READ.bytes - before], "worker": [worker], "error": error}
 
 
-def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], settings: OnRay) -> Iterator[int]:
+def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], settings: OnRay) -> Iterator[Done]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # off: it reports to Ray's makers
     import ray
     import ray.data
@@ -226,7 +252,8 @@ def _on_ray(shards: Sequence[Unit], start: Callable[[], Work[Unit]], settings: O
         for row in found.iter_rows():
             if row["error"] is not None:
                 raise row["error"]
-            yield row["pictures"]
+            READ.add(row["bytes"])
+            yield Done(row["pictures"], row["problems"], row["worker"], row["shards"])
     finally:
         if mine:
             ray.shutdown()

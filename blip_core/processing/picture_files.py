@@ -48,7 +48,9 @@ def is_source(value: Any) -> bool:
     return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
 
-def load_image(source: Source, apply_exif_orientation: bool | None = None, name: str = "The image") -> Image.Image:
+def load_image(
+    source: Source, apply_exif_orientation: bool | None = None, name: str = "The image", least: int | None = None
+) -> Image.Image:
     """Read a picture into memory; a PIL image is loaded if needed and returned.
 
     Args:
@@ -57,6 +59,7 @@ def load_image(source: Source, apply_exif_orientation: bool | None = None, name:
         apply_exif_orientation: Rotate the picture by its EXIF orientation; None rotates files but not PIL images, as
             transformers does.
         name: The picture's name in messages, for sources without a file name.
+        least: Decode a JPEG at a half, a quarter or an eighth of its size, whose sides are at least so many pixels.
 
     Returns:
         The picture in the mode of the file.
@@ -66,7 +69,7 @@ def load_image(source: Source, apply_exif_orientation: bool | None = None, name:
         ValueError: The picture has more pixels than Pillow accepts (twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million).
     """
     with open_image(source, name) as (image, found):
-        return decode(image, apply_exif_orientation, found, turn=not isinstance(source, Image.Image))
+        return decode(image, apply_exif_orientation, found, not isinstance(source, Image.Image), least)
 
 
 @contextmanager
@@ -86,10 +89,17 @@ def open_image(source: Source, name: str = "The image") -> Iterator[tuple[Image.
         yield image, name
 
 
-def decode(image: Image.Image, apply_exif_orientation: bool | None, name: str, turn: bool = True) -> Image.Image:
-    """Decode an opened picture; `turn` says whether None applies its EXIF orientation. Raises as `load_image`."""
+def decode(
+    image: Image.Image, apply_exif_orientation: bool | None, name: str, turn: bool = True, least: int | None = None
+) -> Image.Image:
+    """Decode an opened picture; `turn` says whether None applies its EXIF orientation. Else as `load_image`."""
     with _errors_named(name):
+        # Of JPEG alone: libjpeg computes no pixels that are thrown away.
+        drafted = None if least is None else image.draft(None, (least, least))
         image.load()
+        box = drafted[1] if drafted else (0, 0, *image.size)
+        if box[2:] != image.size:  # the last row or column is only partly of the picture
+            image = image.resize((round(box[2]), round(box[3])), Image.Resampling.BICUBIC, box)
         turn = turn if apply_exif_orientation is None else apply_exif_orientation
         return ImageOps.exif_transpose(image) if turn else image
 
@@ -119,6 +129,22 @@ ROOM = _Room(PIXELS)
 """Held while a picture is decoded and made smaller, so that huge pictures are decoded one at a time."""
 
 
+class _Meter:
+    """Counts bytes; threads may add to it."""
+
+    def __init__(self) -> None:
+        self.bytes, self._lock = 0, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Add bytes."""
+        with self._lock:
+            self.bytes += count
+
+
+READ = _Meter()
+"""The bytes of all pictures that this process has read, for reports of progress."""
+
+
 def _find(source: Any, name: str) -> tuple[str | io.BytesIO, str]:
     """Return a path or a file in memory for Pillow to open, and what messages call it."""
     if isinstance(source, bytes | bytearray | memoryview):
@@ -132,7 +158,9 @@ def _find(source: Any, name: str) -> tuple[str | io.BytesIO, str]:
         return io.BytesIO(content), name
     path = os.fspath(source)
     if path.startswith(("http://", "https://")):
-        return io.BytesIO(_download(path)), path
+        content = _download(path)
+        READ.add(len(content))
+        return io.BytesIO(content), path
     if path.startswith("data:"):
         header, _, data = path.partition(",")
         if not header.endswith(";base64") or (content := _from_base64(data)) is None:
@@ -141,9 +169,11 @@ def _find(source: Any, name: str) -> tuple[str | io.BytesIO, str]:
     path = os.path.expanduser(path)
     if len(path) > 60 and not os.path.lexists(path) and (content := _from_base64(path)):
         return io.BytesIO(content), name
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if os.path.isdir(path) else "no regular file, but a pipe or a device"
         raise OSError(f"{path} is not a picture that can be read whole: it is {kind}")
+    READ.add(found.st_size)
     return path, path
 
 

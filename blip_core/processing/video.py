@@ -26,7 +26,10 @@ CONTAINERS = "asf,avi,matroska,mov,mp4,mpeg,mpegts,ogg,webm"
 
 
 def sample_frames(
-    path: str | os.PathLike[str], frames: int = FRAMES, apply_exif_orientation: bool | None = None
+    path: str | os.PathLike[str],
+    frames: int = FRAMES,
+    apply_exif_orientation: bool | None = None,
+    least: int | None = None,
 ) -> list[Image.Image]:
     """Return frames of a video, spread evenly; a still picture is its only frame.
 
@@ -36,6 +39,7 @@ def sample_frames(
         frames: How many to take of a video of `count` frames, at the indices floor(i * count / frames); a shorter
             video gives all of its frames.
         apply_exif_orientation: As in `load_image`.
+        least: As in `load_image`, for pictures.
 
     Returns:
         The frames, in order.
@@ -50,10 +54,10 @@ def sample_frames(
         pictures = frame_files(name)
         if not pictures:
             raise ValueError(f"{name} has no frames: there are no pictures in this folder.")
-        return [load_image(pictures[i], apply_exif_orientation) for i in positions(len(pictures), frames)]
+        return [load_image(pictures[i], apply_exif_orientation, least=least) for i in positions(len(pictures), frames)]
     if is_video_file(name):
         return video_frames(name, frames)
-    return animation_frames(name, frames) or [load_image(name, apply_exif_orientation)]
+    return animation_frames(name, frames) or [load_image(name, apply_exif_orientation, least=least)]
 
 
 def read_frames(processor: Any, video: Any, frames: int = FRAMES) -> np.ndarray:
@@ -72,8 +76,8 @@ def read_frames(processor: Any, video: Any, frames: int = FRAMES) -> np.ndarray:
         ValueError: As of `sample_frames`.
     """
     on_disk = isinstance(video, str | os.PathLike) and os.path.exists(video)
-    orientation = processor.image_processor.apply_exif_orientation
-    found = sample_frames(video, frames, orientation) if on_disk else [video]
+    images = processor.image_processor
+    found = sample_frames(video, frames, images.apply_exif_orientation, images.least) if on_disk else [video]
     result: np.ndarray = processor(images=found, return_tensors="np")["pixel_values"]
     return result
 

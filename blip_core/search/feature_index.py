@@ -1,8 +1,9 @@
 """Features of the pictures of a folder, kept on disk and mapped into memory for searching.
 
-An index is a folder of two files. `blip-features.npy` is a float32 array (rows, width), which NumPy can open;
-`blip-index.sqlite` says which row belongs to which picture, and which model made the features. The database is written
-after the features, in one transaction: a killed run loses only what it was writing.
+An index is a folder of two files, and for very many pictures of two more (`index_cells`). `blip-features.npy` is a
+float32 array (rows, width), which NumPy can open; `blip-index.sqlite` says which row belongs to which picture, and
+which model made the features. The database is written after the features, in one transaction: a killed run loses only
+what it was writing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from blip_core.files import cache_folder
+from blip_core.search.index_cells import CELL_OF, MIDDLES, IndexCells
 
 SCHEMA = (
     "CREATE TABLE made (name TEXT PRIMARY KEY, value TEXT)",
@@ -68,6 +70,7 @@ class FeatureIndex:
         self.width = width
         self.path.mkdir(parents=True, exist_ok=True)
         self._features = self.path / "blip-features.npy"
+        self.cells = IndexCells(self.path, width)
         with self._explained():
             # Another thread may search than opens the index, one at a time.
             self._database = sqlite3.connect(
@@ -125,12 +128,18 @@ class FeatureIndex:
         names = [os.fsencode(name) for name in entries]
         with self._transaction() as database:
             rows = self._take_rows(len(names))  # before any is released: until the commit those are still in use
+            self.cells.forget(np.array(rows))
             self._write(rows, features.astype("<f4"))
             self._release(names)
             database.executemany(
                 "INSERT INTO pictures VALUES (?, ?, ?, ?)",
                 [(name, *entry, row) for name, entry, row in zip(names, entries.values(), rows, strict=True)],
             )
+
+    def divide(self) -> None:
+        """Divide all features into cells, for searching in very many; raises as `IndexCells.divide`."""
+        with self._transaction():  # nobody writes features meanwhile
+            self.cells.divide(self.features)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove pictures; their rows are used again."""
@@ -262,11 +271,8 @@ def default_index(folder: str | os.PathLike[str], model: str) -> Path:
 def delete_index(index: str | os.PathLike[str]) -> None:
     """Delete the files of an index, and nothing else in its folder."""
     index = Path(index)
-    for name in (
-        f"{DATABASE}-journal",
-        DATABASE,
-        "blip-features.npy",
-    ):  # a killed run leaves the journal
+    journal = f"{DATABASE}-journal"  # a killed run leaves it
+    for name in (journal, DATABASE, "blip-features.npy", MIDDLES, CELL_OF):
         (index / name).unlink(missing_ok=True)
     for part in index.glob(f"{PARTS}/*/*.jsonl"):
         part.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import numpy as np
 from blip_core.files import read_lines, write_lines
 from blip_core.inference.matcher import Matcher
 from blip_core.jobs.read_ahead import in_one_line
-from blip_core.jobs.sharding import Shard, Work, check_worker, clean, writing
+from blip_core.jobs.sharding import Done, Shard, Work, check_worker, clean, writing
 from blip_core.search.feature_index import PARTS, FeatureIndex
 from blip_core.search.folder_encoder import FolderEncoder
 
@@ -91,8 +91,8 @@ class Parts:
         return entries, features
 
 
-def encode_part(encoder: FolderEncoder, parts: Parts, shard: Shard[tuple[str, str]]) -> Iterator[int]:
-    """Encode the files of a shard, names and stamps, into its part; yields the number just processed."""
+def encode_part(encoder: FolderEncoder, parts: Parts, shard: Shard[tuple[str, str]]) -> Iterator[Done]:
+    """Encode the files of a shard, names and stamps, into its part; yields what was just processed."""
     stamps, lines = dict(shard.items), []
     for batch in encoder.features(stamps):
         for name, result in batch:
@@ -101,7 +101,7 @@ def encode_part(encoder: FolderEncoder, parts: Parts, shard: Shard[tuple[str, st
             else:
                 feature, frames = result
                 lines.append(parts.line(name, stamps[name], frames, feature))
-        yield len(batch)
+        yield Done(len(batch), sum(isinstance(result, Exception) for _, result in batch))
     parts.write(shard.name, lines)
 
 

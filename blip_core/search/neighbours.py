@@ -10,6 +10,7 @@ import numpy as np
 from blip_core.generation.scores import softmax
 from blip_core.inference.matcher import Matcher
 from blip_core.search.feature_index import Entry
+from blip_core.search.index_cells import IndexCells
 
 CHUNK = 2**14
 """Rows that are compared at once: with 256 values each, 16 MB of the mapped file."""
@@ -87,7 +88,9 @@ def _better(
     return values[order], found[order]
 
 
-def find(queries: np.ndarray, features: np.ndarray, entries: Mapping[str, Entry], k: int) -> list[list[Hit]]:
+def find(
+    queries: np.ndarray, features: np.ndarray, entries: Mapping[str, Entry], k: int, cells: IndexCells | None = None
+) -> list[list[Hit]]:
     """Find the pictures of an index that are nearest to each query.
 
     Args:
@@ -95,13 +98,15 @@ def find(queries: np.ndarray, features: np.ndarray, entries: Mapping[str, Entry]
         features: Those of a `FeatureIndex`.
         entries: The entries of the index to search.
         k: How many pictures to find.
+        cells: Compare the queries with the pictures in cells near them alone.
 
     Returns:
         The hits of each query, best first.
     """
     names = sorted(entries, key=lambda name: entries[name].row)
     rows = np.array([entries[name].row for name in names], np.int64)
-    found, similarities = nearest(queries, features, k, rows)
+    among = rows if cells is None else cells.near(queries, rows, k)
+    found, similarities = nearest(queries, features, k, among)
     places = np.searchsorted(rows, found)
     return [
         [Hit(names[place], float(similarity)) for place, similarity in zip(*pair, strict=True)]

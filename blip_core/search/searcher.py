@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from blip_core.inference.cells import AUTO, CELLS, COMPARE, import_faiss, in_cells
 from blip_core.inference.matcher import Matcher
-from blip_core.jobs.sharding import SHARD_SIZE, OnRay, Shard, Share, Work, cut, work_through
+from blip_core.jobs.sharding import SHARD_SIZE, Done, OnRay, Shard, Share, Work, cut, work_through
 from blip_core.processing.video import FRAMES
 from blip_core.search.collection import Collection
-from blip_core.search.feature_index import FeatureIndex, default_index, delete_index, indexed_folder
+from blip_core.search.feature_index import Entry, FeatureIndex, default_index, delete_index, indexed_folder
 from blip_core.search.folder_encoder import FolderEncoder
+from blip_core.search.index_cells import IndexCells
 from blip_core.search.index_parts import Parts, encode_part, start_elsewhere
 from blip_core.search.neighbours import Hit, candidates, find, rerank
 from blip_core.stores import on_disk
+from blip_core.validators import choice
 
 ALL = Share()
+MOST_EXACT = 1_000_000
+"""Pictures that a query is compared with one by one, unless told otherwise: about 0.4 s on two cores."""
 RERANK = 16
 """How many of the best are matched by default: each takes a CPU about half a second (the original: 128)."""
 
@@ -38,6 +45,8 @@ class Searcher:
         videos: Search videos as well.
         frames: How many frames represent a video.
         batch_size: How many frames the model gets at once.
+        compare: "exact" compares a query with all pictures, "cells" with those in cells near it, which FAISS finds once
+            and which miss some hits; "auto" is exact up to 1,000,000 pictures, and where FAISS is not installed.
 
     Raises:
         OSError: Where the index cannot be read or written.
@@ -62,7 +71,12 @@ class Searcher:
         videos: bool = False,
         frames: int = FRAMES,
         batch_size: int = 8,
+        compare: str = AUTO,
     ):
+        choice("compare", compare, COMPARE)
+        if compare == CELLS:
+            import_faiss("Searching in cells")
+        self.compare = compare
         if not isinstance(folder, Collection):
             folder = Collection.find(folder, recursive=recursive, videos=videos)
         self.matcher, self.collection = matcher, folder
@@ -85,12 +99,13 @@ class Searcher:
         dtype: str = "float32",
         revision: str | None = None,
         background: str | Sequence[int] | None = None,
+        fast_decode: bool = False,
         **options: Any,
     ) -> Self:
         """Load a matcher and open the index of a folder.
 
         Args:
-            name, engine, device, dtype, revision, background: As in `Matcher.from_pretrained`.
+            name, engine, device, dtype, revision, background, fast_decode: As in `Matcher.from_pretrained`.
             folder: The folder to search.
             **options: Keywords of the constructor.
 
@@ -102,7 +117,13 @@ class Searcher:
             ValueError: As they do.
         """
         matcher = Matcher.from_pretrained(
-            name, engine=engine, device=device, dtype=dtype, revision=revision, background=background
+            name,
+            engine=engine,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            background=background,
+            fast_decode=fast_decode,
         )
         return cls(matcher, folder, **options)
 
@@ -243,7 +264,7 @@ class Searcher:
         shards: Sequence[Shard[tuple[str, str]]],
         on_ray: OnRay | None = None,
         load: Callable[[], Matcher] | None = None,
-    ) -> Iterator[int]:
+    ) -> Iterator[Done]:
         """Encode shards into parts of the index, which the next `update` takes in.
 
         Args:
@@ -252,7 +273,7 @@ class Searcher:
             load: With Ray, a picklable function that loads the matcher in each process.
 
         Yields:
-            The number of pictures just processed; `parts.read(shard.name)` has the result of each.
+            What was just processed; `parts.read(shard.name)` has the result of each.
         """
         start: Callable[[], Work[Shard[tuple[str, str]]]] = partial(partial, encode_part, self.encoder, self.parts)
         if on_ray:
@@ -273,7 +294,22 @@ class Searcher:
         """
         stamps = self.collection.stamps
         entries = {name: entry for name, entry in self.index.entries().items() if name in stamps}
-        return find(queries, self.index.features, entries, k)
+        cells = self._divided(entries)
+        return find(queries, self.index.features, entries, k, cells)
+
+    def _divided(self, entries: Mapping[str, Entry]) -> IndexCells | None:
+        """The cells to search in, which are found where they are missing or old; None to compare with all."""
+        if not entries or not in_cells(self.compare, len(entries), MOST_EXACT):
+            return None
+        if self.compare == AUTO and find_spec("faiss") is None:
+            warnings.warn(
+                f'{len(entries):,} pictures are compared one by one; pip install "blip-duo[faiss]" to search in cells.',
+                stacklevel=3,
+            )
+            return None
+        if self.index.cells.outdated(np.array([entry.row for entry in entries.values()])):
+            self.index.divide()
+        return self.index.cells
 
     def rerank(self, texts: Sequence[str], hits: Sequence[list[Hit]], k: int) -> Iterator[tuple[str, Exception | None]]:
         """Re-rank the best hits of each text by ITM, in place; each picture is encoded once for all texts.

@@ -14,9 +14,12 @@ import os
 import posixpath
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
+
+from blip_core.stores.cache import StoreCache
 
 ATTEMPTS = 5
 WAIT = 0.5  # seconds before the second attempt
@@ -84,10 +87,10 @@ def on_disk(path: Any) -> Path:
 
 
 class StorePath(os.PathLike[str]):
-    """The address of a file or folder in a store."""
+    """The address of a file or folder in a store; with a cache, files are copied to it when they are opened."""
 
-    def __init__(self, address: str):
-        self.address = address.rstrip("/")
+    def __init__(self, address: str, cache: StoreCache | None = None):
+        self.address, self.cache = address.rstrip("/"), cache
         self.scheme, _, self._rest = self.address.partition("://")
 
     def __fspath__(self) -> str:
@@ -105,7 +108,7 @@ class StorePath(os.PathLike[str]):
         return hash(self.address)
 
     def __truediv__(self, name: str) -> StorePath:
-        return StorePath(f"{self.address}/{name}") if name else self
+        return StorePath(f"{self.address}/{name}", self.cache) if name else self
 
     @property
     def name(self) -> str:
@@ -125,7 +128,7 @@ class StorePath(os.PathLike[str]):
     @property
     def parent(self) -> StorePath:
         """The folder around it."""
-        return StorePath(f"{self.scheme}://{posixpath.dirname(self._rest)}")
+        return StorePath(f"{self.scheme}://{posixpath.dirname(self._rest)}", self.cache)
 
     def absolute(self) -> StorePath:
         """Itself."""
@@ -165,8 +168,28 @@ class StorePath(os.PathLike[str]):
         return StoreStat(int(info.get("size") or 0), int.from_bytes(hashlib.blake2b(mark, digest_size=6).digest()))
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Open the file to be read block by block. Raises `OSError`."""
+        """Open the file, or its copy in the cache, to be read block by block. Raises `OSError`."""
+        while self.cache is not None and (copy := self.cache.copy(self, self.version())):
+            with suppress(FileNotFoundError):  # another process has just removed it
+                return open(copy, "rb")
         return io.BufferedReader(_Blocks(self), BLOCK)
+
+    def version(self) -> tuple[int, int]:
+        """Return what `file_version` returns."""
+        found = self.stat()
+        return found.st_size, found.st_mtime_ns
+
+    def fetch(self, place: Path, version: tuple[int, int]) -> None:
+        """Copy a version of the file to a place on the disk. Raises `OSError`, also where it is another one by now."""
+
+        def get(system: Any) -> None:
+            system.get_file(self.address, str(place))
+            if place.stat().st_size != version[0]:
+                raise ConnectionError(f"{place.stat().st_size} of {version[0]} bytes came")
+
+        self._ask(get)
+        if self.version() != version:
+            raise StoreError(f"{self.address} changed while it was read; begin again when nothing writes to it.")
 
     def read_bytes(self) -> bytes:
         """Return all of it. Raises `OSError`."""
@@ -185,12 +208,12 @@ class StorePath(os.PathLike[str]):
 
     def put(self, file: Path) -> None:
         """Write a file of the disk to it, which appears as a whole. Raises `OSError`."""
-        self._ask(lambda system: system.put_file(str(file), self.address))
+        self._ask(lambda system: system.put_file(str(file), self.address), "written")
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file. Raises `OSError`, where it is missing unless told otherwise."""
         try:
-            self._ask(lambda system: system.rm_file(self.address))
+            self._ask(lambda system: system.rm_file(self.address), "removed")
         except MissingError:
             if not missing_ok:
                 raise
@@ -201,7 +224,8 @@ class StorePath(os.PathLike[str]):
     def rglob(self, pattern: str) -> Iterator[StorePath]:
         """Yield the files in the folder and those below whose names fit a pattern."""
         for parent, _, names in walk(self.address):
-            yield from (StorePath(f"{parent}/{name}") for name in names if fnmatch.fnmatchcase(name, pattern))
+            fitting = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+            yield from (StorePath(f"{parent}/{name}", self.cache) for name in fitting)
 
     def iterdir(self) -> Iterator[StorePath]:
         """Yield what is in the folder, in the order of names. Raises `OSError`."""
@@ -216,8 +240,8 @@ class StorePath(os.PathLike[str]):
             if fnmatch.fnmatchcase(path.name, first):
                 yield from path.glob(rest) if rest else iter([path])
 
-    def _ask(self, call: Callable[[Any], Value]) -> Value:
-        """Call with the file system of the store until it answers, at most `ATTEMPTS` times."""
+    def _ask(self, call: Callable[[Any], Value], done: str = "read") -> Value:
+        """Call with the file system of the store until it answers, at most `ATTEMPTS` times; `done` is for messages."""
         for attempt in range(ATTEMPTS):
             try:
                 return call(_system(self.scheme))
@@ -225,7 +249,7 @@ class StorePath(os.PathLike[str]):
                 raise MissingError(f"{self.address} does not exist.") from None
             except PermissionError as error:
                 module = STORES[self.scheme].module
-                message = f"{self.address} may not be read ({error}); give credentials as {module} takes them."
+                message = f"{self.address} may not be {done} ({error}); give credentials as {module} takes them."
                 raise StoreError(message) from None
             except ValueError:
                 raise
@@ -233,7 +257,7 @@ class StorePath(os.PathLike[str]):
                 last = error
             if attempt + 1 < ATTEMPTS:
                 time.sleep(WAIT * 2**attempt)
-        raise StoreError(f"{self.address} cannot be read; {ATTEMPTS} attempts ended with: {last!r:.300}") from last
+        raise StoreError(f"{self.address} cannot be {done}; {ATTEMPTS} attempts ended with: {last!r:.300}") from last
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from blip_core.files import atomic_path, errors_named
+from blip_core.jobs.progress import Progress
 from blip_core.training.trackers import Trackers
 
 LOG = "log.jsonl"
@@ -25,10 +27,20 @@ class Log:
 
     `log.jsonl` has an object per line: `{"step", "epoch", "loss", ..., "learning_rate", "images_per_second"}` of
     training, the mean over the steps since the last line, and `{"step", "epoch", "validation": {...}}` after an epoch.
-    `log.csv` has the same as a table, written at each validation and at the end.
+    `log.csv` has the same as a table, written at each validation and at the end. `problems` says how many there are so
+    far, for the progress that `blip status` reads.
     """
 
-    def __init__(self, folder: Path, step: int, steps: int, every: int, trackers: Trackers):
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        steps: int,
+        every: int,
+        trackers: Trackers,
+        problems: Callable[[], int] = lambda: 0,
+        events: bool = False,
+    ):
         self.every, self._trackers = every, trackers
         self._path = folder / LOG
         _drop_after(self._path, step)
@@ -36,9 +48,8 @@ class Log:
         self._sums: dict[str, float] = {}
         self._count = self._images = 0
         self._since = time.monotonic()
-        self._bar = tqdm(
-            total=steps, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty(), smoothing=0.1
-        )
+        bar: dict[str, Any] = {"dynamic_ncols": True, "smoothing": 0.1, "events": events}
+        self._progress = Progress("train", steps, folder, done=step, unit="step", problems=problems, **bar)
         self._said = -math.inf
         self._begun, self._first, self._steps = time.monotonic(), step, steps
 
@@ -48,7 +59,7 @@ class Log:
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         self._images += images
-        self._bar.update()
+        self._progress.step()
         if self._count == self.every:
             self.flush(step, epoch, rate)
 
@@ -62,8 +73,8 @@ class Log:
         self._write({"step": step, "epoch": epoch, **means})
         self._trackers.scalars(step, {f"train/{name}": value for name, value in means.items()})
         said = {"loss": f"{means['loss']:.4f}", "lr": f"{rate:.2e}", "img/s": f"{means['images_per_second']:.1f}"}
-        self._bar.set_postfix(said, refresh=False)
-        if self._bar.disable and now - self._said >= PAUSE:
+        self._progress.bar.set_postfix(said, refresh=False)
+        if self._progress.bar.disable and now - self._said >= PAUSE:
             self._said = now
             said["left"] = str(
                 timedelta(seconds=round((now - self._begun) * (self._steps - step) / (step - self._first)))
@@ -83,9 +94,13 @@ class Log:
         """Print a line on standard error, above the bar."""
         tqdm.write(f"blip: {message}", file=sys.stderr)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Close the files."""
-        self._bar.close()
+        self._progress.__exit__(kind, error, trace)
         with errors_named(self._file.name):  # what a full disk did not take is written once more
             self._file.close()
         write_csv(self._path)
@@ -106,7 +121,7 @@ class NoLog(Log):
     def _ignore(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    step = flush = validation = say = close = _ignore
+    step = flush = validation = say = __enter__ = __exit__ = _ignore  # type: ignore[assignment]
 
 
 def _finite(value: Any) -> Any:

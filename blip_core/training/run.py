@@ -15,6 +15,7 @@ from blip_core.engines import Engine, get_engine
 from blip_core.generation.prompts import prompt_tokens
 from blip_core.jobs.writer_lock import one_writer
 from blip_core.parameters.heads import HEADS
+from blip_core.stores import StoreCache
 from blip_core.tasks import TASKS, get_task
 from blip_core.training.before_after import BeforeAfter, tell
 from blip_core.training.chunks import InTurn, joined
@@ -75,6 +76,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     settings: Settings | None = None,
+    events: bool = False,
+    store_cache: StoreCache | None = None,
     **options: Any,
 ) -> TrainingResult:
     """Train a model for a task.
@@ -107,6 +110,8 @@ def train(
         resume: Continue the run in the output folder, or begin one if there is none.
         overwrite: Replace the run in the output folder.
         settings: All settings, in place of `recipe`, `config` and `options`.
+        events: Write progress to standard error as JSON lines.
+        store_cache: Where shards of stores are copied to, as for `open_dataset`.
         **options: Single settings, over those of `config`; docs/training.md lists all.
 
     Returns:
@@ -139,14 +144,16 @@ def train(
     if automatic and stored is not None:
         rules = [stored]  # so that the run goes on as it began
     chosen = settings or Settings(**merged_settings([*rules, *given]))
-    dataset = open_dataset(data, task, image_root, split)
-    held_out = None if validation is None else open_dataset(validation, task, image_root, validation_split)
+    dataset = open_dataset(data, task, image_root, split, store_cache)
+    held_out = None
+    if validation is not None:
+        held_out = open_dataset(validation, task, image_root, validation_split, store_cache)
     if held_out is None and chosen.held_out:
         dataset, held_out = hold_out(dataset, chosen.held_out, chosen.seed)
     turns = [dataset]
     if chunks is not None:
         listed = chunks if isinstance(chunks, list | tuple) else [chunks]
-        turns = [joined(dataset, open_dataset(chunk, task, image_root, split)) for chunk in listed]
+        turns = [joined(dataset, open_dataset(chunk, task, image_root, split, store_cache)) for chunk in listed]
         dataset = turns[0]
     if automatic and stored is None:
         start = find_start(task, model, tokenizer, chosen, revision, vision, text)
@@ -200,7 +207,7 @@ def train(
         trainer.model.generation_config = trainer.model.generation_config.updated(prompt_ids=begin)
         if last is not None:
             trainer.load_optimizer_state(read_optimizer(last[0]))
-        return _run(chosen_engine, trainer, start, chosen, turns, held_out, folder, position, run)
+        return _run(chosen_engine, trainer, start, chosen, turns, held_out, folder, position, run, events)
     finally:
         trainer.close()
 
@@ -215,6 +222,7 @@ def _run(
     folder: RunFolder,
     position: Position,
     run: Mapping[str, Any],
+    events: bool,
 ) -> TrainingResult:
     dataset = turns[0]
     batch = settings.batch_size * settings.accumulation * trainer.processes * trainer.replicas
@@ -224,7 +232,7 @@ def _run(
             f"{batch}. Resume it on as many devices as before."
         )
     position.batch = batch
-    shared = ("workers", "cache", "prompt", "max_text_length", "background")
+    shared = ("workers", "cache", "prompt", "max_text_length", "background", "fast_decode")
     options: dict[str, Any] = {name: getattr(settings, name) for name in shared}
     options |= {"rank": trainer.rank, "world_size": trainer.processes}
 
@@ -239,6 +247,7 @@ def _run(
                 seed=settings.seed,
                 augment=settings.augment(start.task.name),
                 drop_last=settings.drop_last,
+                synthetic_share=settings.synthetic_share,
                 **options,
             )
             for examples in turns
@@ -268,8 +277,13 @@ def _run(
             loop.replayed = batches_of([replayed(start.task.name, folder.path)], settings.replay)
         if trainer.rank == 0:
             trackers = Trackers(settings.report_to, folder.path, run, position.step)
-            log = Log(folder.path, position.step, loop.steps, settings.log_every, trackers)
-        stack.callback(log.close)
+            parts = [data for data in (dataset, held_out) if data is not None]
+
+            def problems() -> int:
+                return sum(len(data.problems) for data in parts)
+
+            log = Log(folder.path, position.step, loop.steps, settings.log_every, trackers, problems, events)
+        stack.enter_context(log)
         asked = BeforeAfter(start, settings, measured or dataset, folder.path)
         if measured and position.step == 0 and (model := trainer.inference_model()) and trainer.rank == 0:
             asked.ask_before(model)

@@ -113,6 +113,8 @@ class Settings:
     max_text_length: int | None = setting(None, whole_number, least=3, optional=True)
     augmentation: bool | Mapping[str, Any] = setting(True, _augmentation)
     background: str | None = setting(None, text, optional=True)
+    synthetic_share: float | None = setting(None, number, least=0, most=1, optional=True)
+    fast_decode: bool = setting(False, flag)
     workers: int = setting(2, whole_number)
     cache: int = setting(0, whole_number)
 

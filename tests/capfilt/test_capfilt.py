@@ -311,6 +311,7 @@ def test_a_dry_run_reports_and_writes_no_captions(blip, pictures, tmp_path):
     assert sorted(path.as_posix() for path in contents(tmp_path / "out")) == [
         "dry-run/report.html",
         "dry-run/scores.png",
+        "dry-run/to-label.jsonl",
     ]
     page = (tmp_path / "out/dry-run/report.html").read_text()
     assert "data:image/jpeg;base64," in page
@@ -395,7 +396,7 @@ def test_processes_that_begin_at_once(tmp_path, monkeypatch):
         found = exists(path, **options)
         if path.name == output_folder.RUN and not begun:
             begun.append(path)
-            other.begin({"seed": 1}, [])
+            other.begin({"seed": 1})
         return found
 
     def cleaned_up_meanwhile(temporary, path):
@@ -404,7 +405,7 @@ def test_processes_that_begin_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "exists", begin_meanwhile)
     monkeypatch.setattr(os, "replace", cleaned_up_meanwhile)
-    one.begin({"seed": 1}, [])
+    one.begin({"seed": 1})
     monkeypatch.undo()
     assert begun
     assert json.loads((tmp_path / "out" / output_folder.RUN).read_text()) == {"seed": 1}

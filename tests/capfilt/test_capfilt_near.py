@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from blip_core.capfilt import capfilt, near_duplicates
+from blip_core.capfilt import capfilt, near_duplicates, pipeline
 from blip_core.datasets import open_dataset
+from blip_core.inference.cells import find_cells
 from tests.helpers.capfilt_runs import FRAMEWORKS, ROOT, contents, lines, load
 from tests.helpers.frameworks import INSTALLED
 
@@ -63,6 +65,70 @@ def test_the_first_stays_and_those_like_it_go(monkeypatch, chunk, limit):
     assert {at: first for at, (first, _) in found.items()} == plainly(features, limit)
     assert 30 < len(found) < 297
     assert all(cosine >= limit - near_duplicates.EDGE for _, cosine in found.values())
+
+
+def clusters(count=6000, width=32):
+    """Features, float16, of which a third are look-alikes of others, at cosines around 0.95."""
+    noise = np.random.default_rng(3)
+    rows = noise.normal(size=(60, width))[noise.integers(0, 60, count)] + noise.normal(size=(count, width))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    copies = noise.random(count) < 0.33
+    strength = noise.uniform(0, 0.45, (copies.sum(), 1)) / width**0.5
+    rows[copies] = rows[noise.integers(0, count, copies.sum())] + noise.normal(size=(copies.sum(), width)) * strength
+    return rows.astype(np.float16)
+
+
+def test_cells_find_nearly_all_that_comparing_all_finds(monkeypatch):
+    pytest.importorskip("faiss")
+    features = clusters()
+    features[[0, 17, 4000]] = 0
+    exact = near_duplicates.find_near(features, 0.95)
+    middles = find_cells(features, "it")
+    assert middles.shape == (309, 32)
+    found = near_duplicates.find_near_in_cells(features, 0.95, middles)
+    assert len(exact) > 1000
+    assert len(exact.keys() & found.keys()) >= 0.99 * len(exact)
+    assert sum(found[at][0] == first for at, (first, _) in exact.items() if at in found) >= 0.98 * len(exact)
+    assert all(cosine >= 0.95 - near_duplicates.EDGE for _, cosine in found.values())
+    for chunk in (100, 777):  # which rows are looked at together changes nothing
+        monkeypatch.setattr(near_duplicates, "CHUNK", chunk)
+        again = near_duplicates.find_near_in_cells(features, 0.95, middles)
+        assert again.keys() == found.keys()
+        assert all(again[at] == (first, pytest.approx(cosine, abs=1e-5)) for at, (first, cosine) in found.items())
+
+
+def test_cells_follow_from_the_features_and_not_from_their_order():
+    pytest.importorskip("faiss")
+    features = clusters(2000)
+    order = np.random.default_rng(0).permutation(len(features))
+    assert np.array_equal(find_cells(features, "it"), find_cells(features[order], "it"))
+
+
+def test_cells_of_a_run_are_the_same_however_it_is_divided(blip, alike, tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    options = ("--near-duplicates", "1", "--threshold", "0")
+    assert blip(alike, tmp_path / "exact", *options)[0] == 0
+    expected = drop(tmp_path / "exact")
+    assert blip(alike, tmp_path / "cells", *options, "--compare", "cells", "--shard-size", "4")[0] == 0
+    assert drop(tmp_path / "cells") == expected
+    assert (tmp_path / "cells/cells.npy").exists()
+    for share in ("2/2", "1/2"):
+        more = ("--compare", "cells", "--shard-size", "4", "--shards", share)
+        assert blip(alike, tmp_path / "shares", *options, *more)[0] == 0
+    assert contents(tmp_path / "shares") == contents(tmp_path / "cells")
+    (tmp_path / "shares/cells.npy").write_bytes(b"broken")
+    (tmp_path / "shares/kept/00002.jsonl").unlink()
+    code, _, err = blip(alike, tmp_path / "shares", *options, "--compare", "cells", "--shard-size", "4")
+    assert (code, "cells.npy is damaged" in err) == (1, True)
+    monkeypatch.setattr(pipeline, "MOST_EXACT", 5)  # which "auto" compares in cells beyond
+    assert blip(alike, tmp_path / "auto", *options)[0] == 0
+    assert (tmp_path / "auto/cells.npy").exists()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    code, _, err = blip(alike, tmp_path / "without", *options)
+    assert (code, 'pip install "blip-duo[faiss]", or faiss-cpu' in err) == (1, True)
+    assert not (tmp_path / "without").exists()
+    with pytest.raises(SystemExit):
+        blip(alike, tmp_path / "without", "--compare", "cells")
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -11,6 +11,7 @@ from blip_core.checkpoints.saving import write_pretrained
 from blip_core.cli import main
 from blip_core.inference.loaded_model import LoadedModel
 from blip_core.parameters.models import parameters
+from tests.helpers.object_store import served, store  # noqa: F401
 
 HEADS = {
     "caption": "BlipForConditionalGeneration",

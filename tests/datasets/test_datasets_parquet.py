@@ -68,7 +68,7 @@ def test_no_more_than_some_pictures_stay(tmp_path, monkeypatch):
     for example in data:
         example.images[0].read()
     picture = data[9].images[0]
-    assert 1 < len(parquet._open(picture.path, picture.column, picture.version).passed) <= 4
+    assert 1 < len(parquet._open(picture.path, picture.column, picture.version, None).passed) <= 4
 
 
 @pytest.mark.parametrize("form", ["text", "Hugging Face"])

@@ -19,6 +19,7 @@ import numpy as np
 from blip_core.capfilt import Captioning, capfilt
 from blip_core.capfilt.cap_filter import CapFilter, PictureRead, Scored
 from blip_core.datasets import open_dataset
+from blip_core.jobs.progress import PROGRESS
 from blip_core.jobs.sharding import Share
 
 MOMENTS = 10
@@ -60,8 +61,8 @@ def begin(data: str, output: Path, moment: int = 0, share: Share | None = None, 
 
     def replace_or_die(source, target):
         nonlocal left
-        left -= 1
-        if not left:
+        left -= PROGRESS not in str(target)  # which is no result, and written at other moments, too
+        if not left and PROGRESS not in str(target):
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from blip_core.jobs.sharding import OnRay, Share, work_through
+from blip_core.jobs.sharding import Done, OnRay, Share, work_through
 
 
 def start(folder, broken=None):
@@ -13,9 +13,9 @@ def start(folder, broken=None):
     def work(shard):
         if shard == broken:
             raise OSError(f"there is no room for {shard}")
-        yield 1
+        yield Done(1)
         (folder / str(shard)).write_text("done")
-        yield 1
+        yield Done(1, problems=shard % 2, shards=1)
 
     return work
 
@@ -35,7 +35,8 @@ def test_shares_that_are_none(numbers):
 
 
 def test_here(tmp_path):
-    assert sum(work_through(range(4), partial(start, tmp_path))) == 8
+    done = list(work_through(range(4), partial(start, tmp_path)))
+    assert (sum(one.pictures for one in done), sum(one.problems for one in done)) == (8, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == list("0123")
     assert list(work_through([], lambda: pytest.fail("nothing is to be loaded"))) == []
 
@@ -52,7 +53,10 @@ def test_options_of_ray(options, said):
 @pytest.mark.slow
 def test_on_ray(tmp_path):
     ray = pytest.importorskip("ray")
-    assert list(work_through(range(4), partial(start, tmp_path), OnRay(actors=2))) == [2] * 4
+    done = list(work_through(range(4), partial(start, tmp_path), OnRay(actors=2)))
+    assert sorted(one[:2] for one in done) == [(2, 0), (2, 0), (2, 1), (2, 1)]
+    assert all(one.worker for one in done)
+    assert [one.shards for one in done] == [1] * 4
     assert sorted(path.name for path in tmp_path.iterdir()) == list("0123")
     with pytest.raises(OSError, match="there is no room for 5"):
         list(work_through(range(4, 8), partial(start, tmp_path, broken=5), OnRay()))

@@ -37,8 +37,8 @@ def test_what_is_written_at_once_names_its_file(tmp_path):
 def test_the_log_names_its_file(full):
     log = object.__new__(Log)
     log._file = open(full, "a", encoding="utf-8")  # noqa: SIM115
-    for call in (lambda: log._write({"step": 1}), lambda: log.close()):
-        log._bar = open(os.devnull)  # noqa: SIM115
+    for call in (lambda: log._write({"step": 1}), lambda: log.__exit__(None, None, None)):
+        log._progress = open(os.devnull)  # noqa: SIM115
         with pytest.raises(OSError, match="No space") as caught:
             call()
         assert in_one_line(caught.value) == f"{full}: {FULL}"

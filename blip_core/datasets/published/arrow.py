@@ -97,7 +97,7 @@ def _entries(
         value = batch.column(image)[row] if image else None
         has_bytes, named = _stored(value)
         if has_bytes:
-            yield (ArrowPicture(str(path), str(first + row), 0, 0, version, image, count, row),), fields
+            yield (ArrowPicture(str(path), str(first + row), 0, 0, version, None, image, count, row),), fields
         else:
             yield None, {**fields, "image": named} if image else fields
 
