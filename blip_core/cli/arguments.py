@@ -72,11 +72,7 @@ def add_engine_arguments(group: Any) -> None:
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the weights; auto: as stored (float32)"
     )
-    group.add_argument(
-        "--optimize",
-        action=argparse.BooleanOptionalAction,
-        help="pack the weights for long work on a CPU (for capfilt, serve, and captions of many pictures)",
-    )
+    group.add_argument("--optimize", action="store_true", help="pack the weights for long work on a CPU")
     add_background_argument(group)
     group.add_argument(
         "--fast-decode", action="store_true", help="decode large JPEG files at a part of their size, see docs/cli.md"

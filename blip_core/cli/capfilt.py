@@ -120,7 +120,7 @@ class Loader:
     background: str | None
     fast_decode: bool
     captioning: Captioning
-    optimize: bool | None = None
+    optimize: bool = False
     revision: None = None
 
     def __call__(self) -> CapFilter:
@@ -128,7 +128,7 @@ class Loader:
         from blip_core.capfilt import CapFilter
 
         args = argparse.Namespace(**vars(self))
-        captioner, matcher = load(Captioner, args, "captioner", long=True), load(Matcher, args, "filter", long=True)
+        captioner, matcher = load(Captioner, args, "captioner"), load(Matcher, args, "filter")
         return CapFilter(captioner, matcher, self.captioning)
 
 

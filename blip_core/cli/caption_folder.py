@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_core.cli.find_pictures import absolute
-from blip_core.cli.load_model import for_workers, load, optimize
+from blip_core.cli.load_model import for_workers, load
 from blip_core.cli.report import Report, say_missing
 from blip_core.cli.targets import Entry
 from blip_core.files import read_lines, write_lines
@@ -34,8 +34,6 @@ from blip_core.jobs.sharding import (
 from blip_core.stores import on_disk
 
 RUN = "caption.json"
-MANY = 64
-"""Pictures for which it is worth to optimize a model."""
 TEXT_OPTIONS = (
     "prompt", "frames", "beams", "min_tokens", "max_tokens", "no_repeat_ngram", "repetition_penalty", "length_penalty",
     "num_captions", "bad_words", "forced_words", "sample", "top_p", "top_k", "temperature", "seed", "prefix", "suffix",
@@ -58,7 +56,6 @@ class Writer:
     def __call__(self, paths: Sequence[str]) -> Iterator[list[Entry]]:
         """An entry for each picture, batch by batch; it has `error` where the picture cannot be read."""
         args = self.args
-        optimize(self.captioner, args, long=len(paths) >= MANY)
         found = self.captioner(
             paths, prompt=args.prompt, batch_size=args.batch_size, seed=args.seed, frames=args.frames, **self.options
         )

@@ -17,12 +17,8 @@ from blip_core.parameters.heads import HEADS
 Model = TypeVar("Model", bound=LoadedModel)
 
 
-def load(
-    kind: type[Model], args: argparse.Namespace, option: str = "model", *, long: bool = False, **over: Any
-) -> Model:
+def load(kind: type[Model], args: argparse.Namespace, option: str = "model", **over: Any) -> Model:
     """Load a model and its processor; `option` is the one that names it, `over` are more keywords of `from_pretrained`.
-
-    `long` says that there is much to do, so that the model is optimized unless `--no-optimize` forbids it.
 
     Raises `ValueError` or `OSError` where that fails; a name that leads nowhere is told before a framework is imported.
     """
@@ -43,17 +39,16 @@ def load(
     except ValueError as error:
         ours = str(error).replace(f"The model does not fit a {kind.__name__}", f"--{option} does not fit this command")
         raise ValueError(ours) from None
-    optimize(loaded, args, long)
+    if args.optimize:
+        optimize(loaded)
     return loaded
 
 
-def optimize(loaded: LoadedModel, args: argparse.Namespace, long: bool) -> None:
-    """Optimize a model that has much to do, or where `--optimize` asks for it, which raises `ValueError` elsewhere."""
-    can = hasattr(loaded.model, "optimize")
-    if args.optimize and not can:
+def optimize(loaded: LoadedModel) -> None:
+    """Optimize a model. Raises `ValueError` where its engine has nothing to choose."""
+    if not hasattr(loaded.model, "optimize"):
         raise ValueError(f"--optimize is for --engine pt; {loaded.engine.title} has nothing to choose.")
-    if can and (long if args.optimize is None else args.optimize):
-        loaded.model.optimize()
+    loaded.model.optimize()
 
 
 def load_head(head: str, args: argparse.Namespace, **over: Any) -> LoadedModel:

@@ -176,13 +176,13 @@ def load_models(args: argparse.Namespace) -> Models:
         problems = []
         for role, kind in KINDS.items():
             try:
-                found |= {} if role in named else {role: load(kind, whole_model, long=True)}
+                found |= {} if role in named else {role: load(kind, whole_model)}
             except ValueError as error:
                 problems.append(error)
         if not found and not named:
             raise problems[0]
     for role in named:
-        found[role] = load(KINDS[role], argparse.Namespace(**vars(args) | {"revision": None}), role, long=True)
+        found[role] = load(KINDS[role], argparse.Namespace(**vars(args) | {"revision": None}), role)
     if args.search_index:
         if "matcher" not in found:
             raise ValueError("--search-index needs a model that matches; name the one of the index with --matcher.")
