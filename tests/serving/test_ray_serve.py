@@ -71,3 +71,49 @@ def unused_port():
 
     with socket.create_server(("127.0.0.1", 0)) as opened:
         return opened.getsockname()[1]
+
+
+FIELDS = {
+    "": {"apiVersion", "kind", "metadata", "spec"},
+    "spec": {"serveConfigV2", "rayClusterConfig"},
+    "spec.rayClusterConfig": {"enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"},
+    "spec.rayClusterConfig.headGroupSpec": {"rayStartParams", "template"},
+    "spec.rayClusterConfig.workerGroupSpecs.0": {
+        "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
+    },
+}  # fmt: skip
+"""Fields of KubeRay's RayService, and of what is in it, that the documentation uses."""
+
+
+@pytest.mark.slow
+def test_the_documented_rayservice_is_one_of_kuberay_and_ray():
+    pytest.importorskip("ray.serve")
+    import yaml
+    from ray.serve.schema import ServeDeploySchema
+
+    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(apiVersion.*?)```", page, re.DOTALL)
+    service = yaml.safe_load(text)
+    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
+    for path, fields in FIELDS.items():
+        found = service
+        for name in filter(None, path.split(".")):
+            found = found[int(name) if name.isdigit() else name]
+        assert set(found) == fields
+    cluster = service["spec"]["rayClusterConfig"]
+    (worker,) = cluster["workerGroupSpecs"]
+    assert worker["minReplicas"] <= worker["replicas"] <= worker["maxReplicas"]
+    for group in (cluster["headGroupSpec"], worker):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        (container,) = group["template"]["spec"]["containers"]
+        assert set(container) <= {"name", "image", "resources"}
+    (app,) = ServeDeploySchema(**yaml.safe_load(service["spec"]["serveConfigV2"])).applications
+    module, _, name = app.import_path.partition(":")
+    (code,) = re.findall(r"```python\n([^`]*ray_serve import[^`]*)```", page)
+    assert f"as the module `{module}`" in page
+    values: dict[str, object] = {}
+    exec(code, values)
+    assert type(values[name]).__name__ == "Application"
+    # Each replica takes a whole GPU, so that a worker for each is what there must be.
+    assert (worker["minReplicas"], worker["maxReplicas"]) == (1, 8)
+    assert "least=1, most=8, gpus=1" in code
