@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -18,6 +19,8 @@ GB = 10**9
 SIZE = 100 * GB
 OLD = 3600.0
 """Seconds after which a copy that is not whole counts as left by a process that was killed."""
+OURS = re.compile(r"\.?[0-9a-f]{32}(\..*)?")
+"""The names of copies: what else lies in the folder is not theirs to remove."""
 _LOCK = threading.Lock()
 """Held while a file is copied, so that threads of one process do not copy the same."""
 
@@ -26,7 +29,7 @@ _LOCK = threading.Lock()
 class StoreCache:
     """Copies of files of stores; those that were not read for the longest time are removed for new ones.
 
-    Processes may share a folder. A copy has a name that follows from the address and the version of the file, so that
+    Processes may share a folder, and other files may lie in it, which are left alone. A copy has a name that follows from the address and the version of the file, so that
     an old one is never read for a new one.
 
     Args:
@@ -77,6 +80,8 @@ class StoreCache:
         """Remove copies until there is room for `size` bytes."""
         found = []
         for entry in os.scandir(self.folder):
+            if not OURS.fullmatch(entry.name):
+                continue
             with suppress(FileNotFoundError):  # another process has removed it
                 stat = entry.stat()
                 if not entry.name.endswith(".tmp") or time.time() - stat.st_mtime > OLD:

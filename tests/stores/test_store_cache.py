@@ -57,13 +57,23 @@ def test_parquet(store, tmp_path):
 
 def test_the_cache_is_bounded_and_what_was_read_last_stays(store, shards, tmp_path):
     folder = tmp_path / "cache"
+    own = {folder / name: name.encode() * 9999 for name in ("holiday.tar", "notes")}
+    folder.mkdir()
+    for path, content in own.items():
+        path.write_bytes(content)
     dataset = open_dataset(shards, "caption", store_cache=StoreCache(str(folder), 2 * store.size))
-    assert sum(path.stat().st_size for path in folder.iterdir()) == 2 * store.size
-    (tmp_path / "cache/.left.tmp").write_bytes(b"of a process that works")
+
+    def size():
+        return sum(path.stat().st_size for path in folder.glob("*.tar") if path not in own)
+
+    assert size() == 2 * store.size
+    working = folder / f".{'0' * 32}.tar.1234.tmp"
+    working.write_bytes(b"of a process that works")
     for _ in range(2):
         assert pairs(dataset) == PAIRS
-        assert sum(path.stat().st_size for path in folder.glob("*.tar")) <= 2 * store.size
-    assert (tmp_path / "cache/.left.tmp").exists()
+        assert size() <= 2 * store.size
+    assert working.exists()
+    assert all(path.read_bytes() == content for path, content in own.items())
     store.server.asked.clear()
     assert pairs(open_dataset(shards, "caption", store_cache=StoreCache(str(tmp_path / "small"), 10))) == PAIRS
     assert not (tmp_path / "small").exists()  # a shard is larger than all of it
