@@ -28,10 +28,12 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 CLASSES = (1, 2, 4, 8, 32, 128)
 """Rows that are measured; a product of other rows belongs to the largest class that has no more."""
 ROUNDS = 3
+CLEARLY = 0.9
+"""The share of the usual way's time that another may take at most to be chosen, so that noise chooses nothing."""
 
 HAS_ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # private, which may vanish
 USUAL = "onednn" if HAS_ONEDNN and torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "torch"
-"""The way that is taken where nothing is measured."""
+"""The way that is taken where nothing is measured, and where none is clearly faster."""
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
@@ -69,20 +71,29 @@ def _remembered(rows: int, out: int, into: int, packing: bool, threads: int) -> 
     ways = [way for way in WAYS if packing or way != "packed"]
     kind = f"{rows} x {into} x {out}" + ", packed" * packing
     path = _path(threads)
-    known: dict[str, object] = {}
-    with suppress(OSError, ValueError):
-        known = read_json(path)
-    if (found := known.get(kind)) in ways:
+    if (found := _known(path).get(kind)) in ways:
         return str(found)
     found = measure(rows, out, into, ways)
+    known = _known(path)  # by now another process may have measured it: both take the same way
+    if (theirs := known.get(kind)) in ways:
+        return str(theirs)
     with suppress(OSError):  # a folder that cannot be written: it is measured again next time
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**known, **_about(threads), kind: found})
     return found
 
 
+def _known(path: Path) -> dict[str, object]:
+    """What a file remembers; nothing where it is missing or damaged."""
+    try:
+        found: dict[str, object] = read_json(path)
+    except (OSError, ValueError):
+        found = {}
+    return found
+
+
 def measure(rows: int, out: int, into: int, ways: list[str]) -> str:
-    """Time each way on random numbers, in turns, and name the one whose best time is least."""
+    """Time each way on random numbers, in turns, and name the one whose best time is least, if it is clearly so."""
     with torch.inference_mode():
         noise = torch.Generator().manual_seed(0)  # the global one belongs to the user
         x, weight, bias = (torch.randn(*shape, generator=noise) for shape in ((rows, into), (out, into), (out,)))
@@ -93,14 +104,13 @@ def measure(rows: int, out: int, into: int, ways: list[str]) -> str:
                 begin = time.perf_counter()
                 WAYS[way][0](x, weights[way], bias)
                 times[way] = min(times[way], time.perf_counter() - begin)
-    return min(times, key=times.__getitem__)
+    best = min(times, key=times.__getitem__)
+    return best if times[best] < CLEARLY * times[USUAL] else USUAL
 
 
 def chosen() -> dict[str, str]:
     """What was measured on this machine with so many threads, by rows x inputs x outputs."""
-    with suppress(OSError, ValueError):
-        return {kind: str(way) for kind, way in read_json(_path(torch.get_num_threads())).items() if way in WAYS}
-    return {}
+    return {kind: str(way) for kind, way in _known(_path(torch.get_num_threads())).items() if way in WAYS}
 
 
 def _path(threads: int) -> Path:

@@ -99,3 +99,25 @@ def test_a_file_of_another_machine_is_not_read(cache, measured, monkeypatch):
     assert len(measured) == len(list(cache.iterdir())) == 2
     for file in cache.iterdir():
         write_json(file, {})
+
+
+@pytest.mark.parametrize(("seconds", "way"), [(0.95, "onednn"), (0.8, "torch")])
+def test_another_way_than_the_usual_one_must_be_clearly_faster(monkeypatch, seconds, way):
+    spent = {"torch": seconds, "onednn": 1.0}
+    clock, ways = [0.0], list(spent)
+    calls = {name: (lambda x, weight, bias, name=name: clock.append(clock[-1] + spent[name])) for name in ways}
+    monkeypatch.setattr(products, "WAYS", {name: (call, lambda weight: weight) for name, call in calls.items()})
+    monkeypatch.setattr(products, "USUAL", "onednn")
+    monkeypatch.setattr(products.time, "perf_counter", lambda: clock[-1])
+    assert products.measure(2, 8, 6, ways) == way
+
+
+def test_processes_that_measure_at_once_take_the_same_way(cache, monkeypatch):
+    def measure(rows, out, into, ways):
+        path = products._path(torch.get_num_threads())
+        path.parent.mkdir(parents=True)
+        write_json(path, {"1 x 6 x 8": "torch"})  # of the other process
+        return "onednn"
+
+    monkeypatch.setattr(products, "measure", measure)
+    assert products.best_way(1, WEIGHT) == "torch"
