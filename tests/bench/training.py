@@ -38,11 +38,11 @@ def applies(system: str, head: str, mode: str) -> bool:
     return (system != "hf" or head == "captioner") and (system != "tf" or mode == "plain")
 
 
-def inputs(batch: int, size: int) -> dict[str, np.ndarray]:
-    """Random pictures and texts."""
+def inputs(head: str, batch: int, size: int) -> dict[str, np.ndarray]:
+    """Random pictures and texts, which begin with [DEC] for the captioner, else with [CLS]."""
     noise = np.random.default_rng(0)
     ids = noise.integers(1000, 30000, (batch, TOKENS))
-    ids[:, 0], ids[:, -1] = 101, 102
+    ids[:, 0], ids[:, -1] = 30522 if head == "captioner" else 101, 102
     pixels = noise.standard_normal((batch, 3, size, size), np.float32)
     return {"pixel_values": pixels, "input_ids": ids, "attention_mask": np.ones_like(ids)}
 
@@ -78,7 +78,7 @@ def pytorch_step(system: str, head: str, mode: str, batch: int, size: int) -> An
     model.train()
     if mode == "checkpointing":
         model.gradient_checkpointing_enable()
-    given = {name: torch.from_numpy(array) for name, array in inputs(batch, size).items()}
+    given = {name: torch.from_numpy(array) for name, array in inputs(head, batch, size).items()}
     given |= extra(head, given["input_ids"], torch.arange(batch))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
 
@@ -88,7 +88,7 @@ def pytorch_step(system: str, head: str, mode: str, batch: int, size: int) -> An
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return loss.item()
 
     return step
 
@@ -101,7 +101,7 @@ def tensorflow_step(head: str, batch: int, size: int) -> Any:
 
     tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = getattr(blip_tf, f"TF{HEADS[head]}")(own_config(size))
-    given = {name: tf.constant(array) for name, array in inputs(batch, size).items()}
+    given = {name: tf.constant(array) for name, array in inputs(head, batch, size).items()}
     given |= extra(head, given["input_ids"], tf.range(batch))
     optimizer = tf.keras.optimizers.AdamW(1e-5)
 
