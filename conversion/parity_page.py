@@ -7,6 +7,7 @@ import math
 import re
 from itertools import groupby
 
+from blip_core.processing.web_pages import web_page
 from conversion.parity import ParityReport, ParityRow
 
 WIDTH, HEIGHT, MARGIN = 960, 300, 46
@@ -19,11 +20,9 @@ FLOOR = -9.0
 STACK = re.compile(r"(.+) (?:embedding|(?:layer|block) \d+)$")
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#1b1f24}
-h1{font-size:1.4em}.pass{color:#0a7d38}.fail{color:#c1121f}table{border-collapse:collapse;width:100%}
-td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #e6e8eb;font-variant-numeric:tabular-nums}
-td:nth-child(-n+2),th:nth-child(-n+2),td:last-child,th:last-child{text-align:left}td:last-child{overflow-wrap:anywhere}
-svg{width:100%;height:auto}text{font-size:12px;fill:#57606a}text.fail{fill:#c1121f}
+table{width:100%} td,th{padding:.15em .6em;text-align:right;border-bottom:1px solid #8884}
+td,th{font-variant-numeric:tabular-nums} text{font-size:12px;fill:currentColor} text.bad{fill:#c1121f}
+td:nth-child(-n+2),th:nth-child(-n+2),td:last-child,th:last-child{text-align:left}
 """
 
 
@@ -68,9 +67,9 @@ def verdict(report: ParityReport) -> str:
 
 def page(report: ParityReport) -> str:
     """Format a report as an HTML page with a plot along the depth of the network."""
-    kind = "pass" if report.passed else "fail"
+    kind = "good" if report.passed else "bad"
     body = [
-        f"<h1>Parity of {html.escape(report.head)}</h1><p class={kind}><b>{html.escape(verdict(report))}</b></p>",
+        f"<p class={kind}><b>{html.escape(verdict(report))}</b></p>",
         "<p>Greatest difference of each stage, relative to its greatest value; the dashed line is the tolerance. "
         "Of the gradients, the table has the worst.</p>",
     ]
@@ -81,14 +80,14 @@ def page(report: ParityReport) -> str:
             _plot([row for row in rows if row.kind == "values"]),
             "<table><tr><th>stage<th>kind<th>absolute<th>relative<th>allowed<th>note",
             *(
-                f"<tr{'' if row.passed else ' class=fail'}><td>{html.escape(row.stage)}<td>{row.kind}"
+                f"<tr{'' if row.passed else ' class=bad'}><td>{html.escape(row.stage)}<td>{row.kind}"
                 f"<td>{_number(row.absolute)}<td>{_number(row.relative)}<td>{_number(row.tolerance)}"
                 f"<td>{html.escape(row.note)}"
                 for row in rows
             ),
             "</table>",
         ]
-    return f"<!doctype html><meta charset=utf-8><title>Parity</title><style>{STYLE}</style>{''.join(body)}\n"
+    return web_page(f"Parity of {report.head}", "".join(body), STYLE)
 
 
 def _plot(rows: list[ParityRow]) -> str:
@@ -100,7 +99,7 @@ def _plot(rows: list[ParityRow]) -> str:
     shapes = []
     for power in range(int(FLOOR), 1, 3):
         y = _height(10.0**power)
-        shapes.append(f"<line x1={MARGIN} x2={WIDTH - MARGIN} y1={y:.1f} y2={y:.1f} stroke=#e6e8eb />")
+        shapes.append(f"<line x1={MARGIN} x2={WIDTH - MARGIN} y1={y:.1f} y2={y:.1f} stroke=#8884 />")
         label = f"1e{power}" if power > FLOOR else f"&lt;1e{power}"
         shapes.append(f"<text x=0 y={y + 4:.1f}>{label}</text>")
     allowed = [(x, _height(row.tolerance)) for (x, _), row in zip(points, rows, strict=True)]
@@ -115,7 +114,7 @@ def _plot(rows: list[ParityRow]) -> str:
         x, y = points[first]
         side = "start" if x < WIDTH / 2 else "end"
         shapes.append(
-            f"<text x={x:.1f} y={y - 10:.1f} text-anchor={side} class=fail>{html.escape(rows[first].stage)}</text>"
+            f"<text x={x:.1f} y={y - 10:.1f} text-anchor={side} class=bad>{html.escape(rows[first].stage)}</text>"
         )
     for index, (label, begin, end) in enumerate(_sections(rows)):
         left, right = MARGIN + (begin - 0.5) * step + 1, MARGIN + (end - 0.5) * step - 1

@@ -18,7 +18,7 @@ from blip_core.capfilt.chart import BINS, draw_curves, draw_scores
 from blip_core.capfilt.items import Item, Line
 from blip_core.datasets import Picture
 from blip_core.files import shared_path
-from blip_core.processing.thumbnails import data_uri, thumbnail
+from blip_core.processing.web_pages import data_uri, image_tag, web_page
 
 SOURCES = ("web", "synthetic")
 SAMPLE = 12  # captions of each source, kept and dropped
@@ -129,14 +129,15 @@ def _page(summary: Summary, chart: bytes, pictures: Mapping[str, Picture]) -> st
     for kept, title in ((True, "Kept"), (False, "Dropped: the filter finds no match")):
         cards = "".join(_card(shown, pictures) for shown in summary.sample(kept))
         parts.append(f"<h2>{title}</h2><div class='cards'>{cards or '<p>none</p>'}</div>")
-    return PAGE.format(
-        thresholds=_listed(summary.thresholds),
-        calibration=_calibration(summary.curves),
-        columns=columns,
-        rows=cells,
-        chart=data_uri(chart, "png"),
-        sample="".join(parts),
+    head = f"<thead><tr><th></th>{columns}</tr></thead>"
+    histograms = "histograms of the scores of web and synthetic captions"
+    body = (
+        "<p>Captions are kept where the filter's probability that they match their picture is at least "
+        f"{_listed(summary.thresholds)}.</p><table class='numbers'>{head}<tbody>{cells}</tbody></table>"
+        f"<h2>Scores</h2><img class='chart' src='{data_uri(chart, 'png')}' alt='{histograms}'>"
+        f"{_calibration(summary.curves)}{''.join(parts)}"
     )
+    return web_page("CapFilt", body, STYLE)
 
 
 def _listed(thresholds: Thresholds) -> str:
@@ -158,7 +159,7 @@ def _calibration(curves: Mapping[str, Curve]) -> str:
     )
     head = "".join(f"<th>{name}</th>" for name in ("", "threshold", "precision", "recall", "labelled", "match"))
     image = f"<img class='chart' src='{data_uri(chart.getvalue(), 'png')}' alt='precision and recall by threshold'>"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table class='numbers'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f"<h2>Thresholds, learned from the labelled sample</h2>{table}{image}"
 
 
@@ -167,42 +168,19 @@ def _cell(column: Mapping[str, int], row: str) -> str:
 
 
 def _card(shown: Shown, pictures: Mapping[str, Picture]) -> str:
-    try:
-        picture = f"<img src='{thumbnail(pictures[shown.key].load(), shown.key)}' alt=''>"
-    except (OSError, ValueError, KeyError):  # removed since it was captioned
-        picture = "<div class='gone'>the picture was removed</div>"
+    picture = pictures.get(shown.key)
+    tag = image_tag(picture.load, shown.key) if picture else "<div class='pale'>no longer in the input</div>"
     return (
-        f"<figure title='{html.escape(shown.key, quote=True)}'><div class='picture'>{picture}</div>"
+        f"<figure title='{html.escape(shown.key, quote=True)}'><div class='pictures'>{tag}</div>"
         f"<figcaption>{html.escape(shown.caption)}</figcaption>"
-        f"<p class='{shown.source}'>{shown.source} <b>{shown.score:.4f}</b></p></figure>"
+        f"<p class='pale {shown.source}'>{shown.source} <b>{shown.score:.4f}</b></p></figure>"
     )
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>CapFilt</title>
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 24px auto; padding: 0 16px }}
-h1 {{ font-size: 24px }} h2 {{ font-size: 18px; margin: 32px 0 12px }}
-table {{ border-collapse: collapse }} th, td {{ padding: 4px 16px 4px 0; text-align: right; font-weight: normal }}
-th:first-child {{ text-align: left }} thead th {{ border-bottom: 1px solid #bbb; color: #666 }}
-td {{ font-variant-numeric: tabular-nums }}
-.chart {{ width: 100% }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 16px }}
-figure {{ margin: 0; padding: 10px; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere }}
-.picture {{ height: 128px; display: flex; align-items: center; justify-content: center; margin-bottom: 8px }}
-.picture img {{ max-width: 100%; height: 128px; object-fit: contain }} .gone {{ color: #888 }}
-figure p {{ margin: 6px 0 0; font-size: 13px; color: #666 }}
-.web {{ border-left: 4px solid #3b6fb6; padding-left: 6px }}
-.synthetic {{ border-left: 4px solid #c0702a; padding-left: 6px }}
-</style>
-<h1>CapFilt</h1>
-<p>Captions are kept where the filter's probability that they match their picture is at least {thresholds}.</p>
-<table><thead><tr><th></th>{columns}</tr></thead><tbody>{rows}</tbody></table>
-<h2>Scores</h2>
-<img class="chart" src="{chart}" alt="histograms of the scores of web and synthetic captions">
-{calibration}{sample}
-</html>
+STYLE = """
+.numbers th, .numbers td { text-align: right; font-variant-numeric: tabular-nums }
+.numbers th:first-child { text-align: left }
+thead th { border-bottom: 1px solid #8886 } .chart { width: 100% } figure p { font-size: 13px }
+.web { border-left: 4px solid #3b6fb6; padding-left: 6px }
+.synthetic { border-left: 4px solid #c0702a; padding-left: 6px }
 """

@@ -29,8 +29,8 @@ _LOCK = threading.Lock()
 class StoreCache:
     """Copies of files of stores; those that were not read for the longest time are removed for new ones.
 
-    Processes may share a folder, and other files may lie in it, which are left alone. A copy has a name that follows from the address and the version of the file, so that
-    an old one is never read for a new one.
+    Processes may share a folder, and other files may lie in it, which are left alone. A copy has a name that follows
+    from the address and the version of the file, so that an old one is never read for a new one.
 
     Args:
         folder: Where the copies lie.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blip_core.files import atomic_path
-from blip_core.processing.thumbnails import image_tag
+from blip_core.processing.web_pages import image_tag, web_page
 from blip_core.training.before_after import Said
 from blip_core.training.logs import LOG
 
@@ -26,15 +26,13 @@ def write_page(folder: Path, title: str, lines: Sequence[str], said: Sequence[Sa
         lines: What is said of the whole run, in sentences.
         said: Pictures, and what the model said of them.
     """
-    page = PAGE.format(
-        title=html.escape(title),
-        lines="".join(f"<p>{html.escape(line)}</p>" for line in lines),
-        chart=draw_curves(read_curves(folder / LOG)),
-        cards="".join(map(_card, said)) or "<p>none</p>",
-    )
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    cards = "".join(map(_card, said)) or "<p>none</p>"
+    chart = draw_curves(read_curves(folder / LOG))
+    body = f"{told}<h2>Loss</h2>{chart}<h2>Before and now</h2><div class='cards'>{cards}</div>"
     path = folder / PAGE_NAME
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(web_page(title, body, STYLE), encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -80,8 +78,7 @@ def _card(said: Said) -> str:
     asked = "" if said.truths == said.example.texts else f"<p>{html.escape(' | '.join(said.example.texts))}</p>"
     rows = (("before", said.before), ("now", said.after))
     told = "".join(
-        f"<tr class='{'right' if said.right(text) else 'wrong'}'>"
-        f"<th>{name}</th><td>{html.escape(text or '-')}</td></tr>"
+        f"<tr class='{'good' if said.right(text) else 'bad'}'><th>{name}</th><td>{html.escape(text or '-')}</td></tr>"
         for name, text in rows
     )
     truth = f"<tr><th>truth</th><td>{html.escape(' | '.join(said.truths))}</td></tr>"
@@ -89,27 +86,4 @@ def _card(said: Said) -> str:
     return f"<figure title='{key}'><div class='pictures'>{pictures}</div>{asked}<table>{told}{truth}</table></figure>"
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 24px auto; padding: 0 16px }}
-h1 {{ font-size: 24px }} h2 {{ font-size: 18px; margin: 32px 0 12px }} svg {{ width: 100% }}
-.cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 16px }}
-figure {{ margin: 0; padding: 10px; border: 1px solid #ddd; border-radius: 6px; overflow-wrap: anywhere }}
-.pictures {{ min-height: 128px; display: flex; gap: 8px; align-items: center; justify-content: center }}
-.bad {{ color: #a33; font-size: 13px }}
-.pictures img {{ max-width: 100%; max-height: 128px }}
-th {{ font-weight: normal; color: #666; text-align: left; vertical-align: top; padding-right: 12px }}
-.right td {{ color: #186a3b; font-weight: 600 }} .wrong td {{ color: #a33 }}
-</style>
-<h1>{title}</h1>
-{lines}
-<h2>Loss</h2>
-{chart}
-<h2>Before and now</h2>
-<div class="cards">{cards}</div>
-</html>
-"""
+STYLE = "text { fill: currentColor } .good td { font-weight: 600 }"

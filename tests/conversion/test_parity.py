@@ -161,7 +161,7 @@ def test_the_command_prints_a_table_json_and_a_page(model, damaged, tmp_path, ca
     assert "<svg" in text
     assert "vision block 2" in text
     assert ">text decoder</text>" in text
-    assert "class=fail>patch embedding</text>" in text
+    assert "class=bad>patch embedding</text>" in text
     assert 1 < sum(" gradients " in line for line in out.splitlines()) <= 10
     assert not {"http:", "https:", "<script", "src="} & set(text.split())
     assert main(["parity", str(model), "--other", str(model), "--json"]) == 0

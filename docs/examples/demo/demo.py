@@ -23,7 +23,7 @@ from blip_core import Answerer, Captioner, Explainer, Matcher
 from blip_core.cli.load_model import quiet
 from blip_core.datasets import clean_caption
 from blip_core.inference.results import Answer, Caption, Match
-from blip_core.processing.thumbnails import image_tag
+from blip_core.processing.web_pages import image_tag, web_page
 
 EMOJI = Path(__file__).parents[3] / "tests" / "data" / "emoji"
 FOLDER = Path(".demo")
@@ -66,7 +66,7 @@ def main() -> None:
     ]
     summary = "".join(f"<p>{html.escape(line)}</p>" for line in (count, agreement))
     body = f"{summary}<div class='cards'>{''.join(cards)}</div><img src='{HEAT_MAP.name}' alt='A heat map'>"
-    (FOLDER / "demo.html").write_text(PAGE.replace("BODY", body), encoding="utf-8")
+    (FOLDER / "demo.html").write_text(web_page(TITLE, body, STYLE), encoding="utf-8")
     print(f"{count}\n{agreement}\nPictures: {FOLDER}/demo.html. Where it sees {truths[shown[-1]]!r}: {HEAT_MAP}")
     print(f"\nTry:  blip caption {FOLDER}/pictures/1f98a.png\n      blip search fox {FOLDER}/pictures")
     sys.exit(0 if same else 1)
@@ -150,23 +150,11 @@ def show(path: Path, lines: list[str]) -> None:
     print()
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>What the model in the package says</title>
-<style>
-:root { color-scheme: light dark }
-body { font: 15px/1.4 system-ui, sans-serif; max-width: 1000px; margin: 24px auto; padding: 0 16px }
-h1 { font-size: 24px } h2 { font-size: 18px; margin: 0 } p { margin: 2px 0 } .pale { opacity: .7 }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 16px; margin: 16px 0 }
-figure { margin: 0; padding: 12px; border: 1px solid #8886; border-radius: 8px; display: flex; gap: 12px }
-figure img { width: 88px; height: 88px } figcaption { min-width: 0 }
-td { padding: 0 8px 0 0; font-size: 13px } meter { width: 80px }
-</style>
-<h1>What the model in the package says of drawings that it has never seen</h1>
-BODY
-</html>
+TITLE = "What the model in the package says of drawings that it has never seen"
+STYLE = """
+.cards { grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)) } figure { display: flex; gap: 12px }
+figure > img { width: 88px; height: 88px } figcaption { min-width: 0 } h2, figcaption p { margin: 2px 0 }
+td { padding: 0 8px 0 0; font-size: 13px } meter { width: 80px } body > img { max-width: 100% }
 """
 
 
