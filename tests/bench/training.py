@@ -75,6 +75,8 @@ def pytorch_step(system: str, head: str, mode: str, batch: int, size: int) -> An
         import blip_pt
 
         model = getattr(blip_pt, HEADS[head])(own_config(size))
+        if head != "captioner":
+            model.start_momentum()
     model.train()
     if mode == "checkpointing":
         model.gradient_checkpointing_enable()
@@ -101,6 +103,8 @@ def tensorflow_step(head: str, batch: int, size: int) -> Any:
 
     tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["OMP_NUM_THREADS"]))
     model = getattr(blip_tf, f"TF{HEADS[head]}")(own_config(size))
+    if head != "captioner":
+        model.start_momentum()
     given = {name: tf.constant(array) for name, array in inputs(head, batch, size).items()}
     given |= extra(head, given["input_ids"], tf.range(batch))
     optimizer = tf.keras.optimizers.AdamW(1e-5)
