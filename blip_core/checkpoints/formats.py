@@ -106,6 +106,10 @@ def is_trainer_state(path: Path) -> bool:
     return any(path.match(pattern) for pattern in TRAINER_STATE)
 
 
+SAFETENSORS = ("safetensors", "int8")
+"""The formats whose files are safetensors."""
+
+
 def _is_safetensors(path: Path, start: bytes) -> bool:
     # The file begins with the length of its header, whose first byte may be that of a pickle.
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from blip_core.checkpoints.checkpoint import Checkpoint, MemoryCheckpoint, Rounded
-from blip_core.checkpoints.formats import HUB_PATTERNS, Format, open_checkpoint
+from blip_core.checkpoints.formats import HUB_PATTERNS, SAFETENSORS, Format, open_checkpoint
 from blip_core.checkpoints.plan import plan_tensors, wanted_parameters
 from blip_core.config import BlipConfig, BlipTextConfig, BlipVisionConfig
 from blip_core.config_mixin import merged
@@ -124,7 +124,7 @@ class Pretrained:
 
         def wanted(row: Format) -> bool:
             return (
-                (options["use_safetensors"] is None or (row.name == "safetensors") == options["use_safetensors"])
+                (options["use_safetensors"] is None or (row.name in SAFETENSORS) == options["use_safetensors"])
                 and not (options["from_pt"] and row.framework != "pt")
                 and not (options["from_tf"] and row.framework != "tf")
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_core.checkpoints.formats import FORMATS, Format
+from blip_core.checkpoints.formats import FORMATS, SAFETENSORS, Format
 from blip_core.checkpoints.sharded import INDEX, file_of_variant
 from blip_core.checkpoints.writing import About, LazyTensor
 from blip_core.files import atomic_path, write_json
@@ -74,7 +74,7 @@ def write_pretrained(
 
 def _older_format(engine: str) -> Format:
     """Return what a framework wrote before safetensors."""
-    return next(r for r in FORMATS.values() if r.framework == engine and r.write and r.name != "safetensors")
+    return next(r for r in FORMATS.values() if r.framework == engine and r.write and r.name not in SAFETENSORS)
 
 
 def _given(state: Mapping[str, Any], to_numpy: Callable[[Any], np.ndarray], parameter: Parameter) -> np.ndarray:

@@ -321,7 +321,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder):
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(OSError, match=r"holds no weights: expected model\.safetensors, pytorch_model\.bin"):
+    with pytest.raises(OSError, match=r"expected model\.safetensors, model\.int8\.safetensors, pytorch_model"):
         load(tmp_path)
 
 
