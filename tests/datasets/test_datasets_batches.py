@@ -325,7 +325,7 @@ class Slow(Picture):
     count = 0
     lock = threading.Lock()
 
-    def load(self):
+    def load(self, least=None):
         with Slow.lock:
             Slow.count += 1
         return picture()

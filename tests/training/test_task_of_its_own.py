@@ -114,7 +114,7 @@ def test_its_batches_are_the_rows(world):
 def test_an_unknown_task_names_those_there_are():
     with pytest.raises(
         ValueError,
-        match=r"task must be one of caption, retrieval, vqa, nlvr, match, grounding, pretrain, got 'dance'\.",
+        match=r"one of caption, retrieval, vqa, nlvr, match, classification, grounding, pretrain, got 'dance'\.",
     ):
         get_task("dance")
 
