@@ -17,7 +17,8 @@ def write_page(path: str, found: dict[str, Any], dataset: Dataset) -> None:
     rows += [(f"split {name}", f"{count:,}") for name, count in found["splits"].items()]
     cards = [_card(shown, dataset[at].images) for at, shown in enumerate(found["first"])]
     problems = [(one["where"], one["error"]) for one in found["problems"]]
-    title = f"{len(problems):,} entries cannot be used" if problems else "Everything can be used"
+    entries = "1 entry" if len(problems) == 1 else f"{len(problems):,} entries"
+    title = f"{entries} cannot be used" if problems else "Everything can be used"
     body = (
         f"{_table(rows)}<h2>First examples</h2><div class='cards'>{''.join(cards) or '<p>none</p>'}</div>"
         f"<h2>{title}</h2>{_table(problems)}"

@@ -21,7 +21,7 @@ def import_faiss(what: str) -> Any:
         import faiss
     except ImportError:
         raise ValueError(
-            f'{what} needs FAISS, which is not installed; pip install "blip-duo[faiss]", or faiss-cpu.'
+            f'{what} needs FAISS, which is not installed: pip install "blip-duo[faiss]", or use --compare exact.'
         ) from None
     return faiss
 

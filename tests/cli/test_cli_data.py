@@ -86,7 +86,7 @@ def test_the_page_shows_pictures_and_escapes_texts(tmp_path, capsys):
     assert page.count("&lt;script&gt;") == 2
     assert "<script>" not in page
     assert "class='bad'" in page
-    assert "1 entries cannot be used" in page
+    assert "1 entry cannot be used" in page
     assert "2.png" in page
 
 
