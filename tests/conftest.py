@@ -80,6 +80,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*engines): runs only where the packages of these engines are installed")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _events_are_late():
+    """Let no test on a slow machine find an event of progress where it looks at all that was said."""
+    from blip_core.jobs import progress
+
+    progress.EVENTS = 3600.0
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Any:
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
