@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,9 +21,7 @@ def draw_scores(scores: Mapping[str, np.ndarray], thresholds: Mapping[str, float
 
     `scores`: for each source the counts in BINS equal parts of 0 to 1.
     """
-    image = Image.new("RGB", (WIDTH, PANEL * len(scores)), "white")
-    draw = ImageDraw.Draw(image)
-    title, small = ImageFont.load_default(24), ImageFont.load_default(18)
+    image, draw, title, small = _sheet(len(scores))
     left, right = LEFT, WIDTH - RIGHT
     for panel, (source, counts) in enumerate(scores.items()):
         top, bottom = panel * PANEL + TOP, (panel + 1) * PANEL - BOTTOM
@@ -53,9 +52,7 @@ def draw_scores(scores: Mapping[str, np.ndarray], thresholds: Mapping[str, float
 
 def draw_curves(curves: Mapping[str, Curve]) -> Image.Image:
     """Draw precision (dark) and recall (the source's colour) by threshold for each source, RGB."""
-    image = Image.new("RGB", (WIDTH, PANEL * len(curves)), "white")
-    draw = ImageDraw.Draw(image)
-    title, small = ImageFont.load_default(24), ImageFont.load_default(18)
+    image, draw, title, small = _sheet(len(curves))
     left, right = LEFT, WIDTH - RIGHT
     for panel, (source, curve) in enumerate(curves.items()):
         top, bottom = panel * PANEL + TOP, (panel + 1) * PANEL - BOTTOM
@@ -75,6 +72,12 @@ def draw_curves(curves: Mapping[str, Curve]) -> Image.Image:
         draw.line((place(curve.threshold, 0), place(curve.threshold, 1)), PALE, 2)
         draw.text((place(curve.threshold, 1)[0], top - 4), f"{curve.threshold:g}", INK, small, anchor="ms")
     return image
+
+
+def _sheet(panels: int) -> tuple[Image.Image, ImageDraw.ImageDraw, Any, Any]:
+    """A white picture for so many panels, a pen for it, and the fonts of titles and of all else."""
+    image = Image.new("RGB", (WIDTH, PANEL * panels), "white")
+    return image, ImageDraw.Draw(image), ImageFont.load_default(24), ImageFont.load_default(18)
 
 
 def _bar(draw: ImageDraw.ImageDraw, left: float, right: float, top: float, bottom: float, colour: str) -> None:

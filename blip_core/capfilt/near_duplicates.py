@@ -39,14 +39,7 @@ def find_near(features: np.ndarray, limit: float) -> dict[int, tuple[int, float]
                 found[start + int(those[row])] = int(block[first]), float(cosines[row, first])
                 left[those[row]] = False
         cosines = rows @ rows.T
-        stays = np.zeros(len(rows), bool)
-        for row in np.flatnonzero(left):
-            like = stays & (cosines[row] >= limit - EDGE)
-            if like.any():
-                found[start + int(row)] = start + int(like.argmax()), float(cosines[row, like.argmax()])
-            else:
-                stays[row] = True
-        new = start + np.flatnonzero(stays)
+        new = start + _staying(left, cosines, cosines >= limit - EDGE, start, found)
         kept[count : count + len(new)] = new
         count += len(new)
     return found
@@ -87,16 +80,28 @@ def find_near_in_cells(features: np.ndarray, limit: float, middles: np.ndarray) 
         near = nearest_cells(rows, middles, probes)
         looked = np.zeros((len(rows), len(middles)), bool)
         np.put_along_axis(looked, near.astype(np.int64), True, 1)
-        alike = (rows @ rows.T >= limit - EDGE) & looked[:, near[:, 0]]
-        stays = np.zeros(len(rows), bool)
-        for row in np.flatnonzero(left):
-            like = stays & alike[row]
-            if like.any():
-                found[start + int(row)] = start + int(like.argmax()), float(rows[row] @ rows[like.argmax()])
-            else:
-                stays[row] = True
-        new = np.flatnonzero(stays)
+        cosines = rows @ rows.T
+        alike = (cosines >= limit - EDGE) & looked[:, near[:, 0]]
+        new = _staying(left, cosines, alike, start, found)
         index.add(rows[new])
         kept[count : count + len(new)] = start + new
         count += len(new)
     return found
+
+
+def _staying(
+    left: np.ndarray, cosines: np.ndarray, alike: np.ndarray, start: int, found: dict[int, tuple[int, float]]
+) -> np.ndarray:
+    """Return the rows of a chunk that resemble none before them in it that stays, and add the others to `found`.
+
+    `left` are those that resemble none of earlier chunks, `alike` says which rows of the chunk resemble which.
+    """
+    stays = np.zeros(len(left), bool)
+    for row in np.flatnonzero(left):
+        like = stays & alike[row]
+        if like.any():
+            first = like.argmax()
+            found[start + int(row)] = start + int(first), float(cosines[row, first])
+        else:
+            stays[row] = True
+    return np.flatnonzero(stays)
