@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blip_core.parameters.models import Parameter
 from blip_pt.base import evaluating
@@ -93,3 +94,14 @@ def descend(model: Any, gradients: dict[str, np.ndarray], rate: float) -> None:
     for weight, gradient in zip(weights, gradients.values(), strict=True):
         weight.grad = to_tensor(gradient, model).to(weight.dtype)
     torch.optim.SGD(weights, lr=rate).step()
+
+
+def resize_pixels(pixels: np.ndarray, height: int, width: int, mode: str) -> np.ndarray:
+    """Resize uint8 (height, width, 3) with antialiasing; `mode` is "bilinear" or "bicubic"."""
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        resized = nn.functional.interpolate(planes, (height, width), mode=mode, antialias=True)
+    found: np.ndarray = resized[0].permute(1, 2, 0).numpy()
+    return found

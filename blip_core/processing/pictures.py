@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+from blip_core.engines import ENGINES
+
 Colour = tuple[int, int, int]
 
 LAYOUTS = ("channels_first", "channels_last")
@@ -183,14 +185,8 @@ def fast_resize(image: Image.Image | np.ndarray, height: int, width: int, resamp
     mode = FAST_MODES.get(resample)
     if mode is None or not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[-1] != 3:
         return resize(image, height, width, resample)
-    import torch
-
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
-        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        resized = torch.nn.functional.interpolate(planes, (height, width), mode=mode, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    resized: np.ndarray = ENGINES["pt"].backend.resize_pixels(pixels, height, width, mode)
+    return resized
 
 
 FAST_MODES = {Image.Resampling.BILINEAR.value: "bilinear", Image.Resampling.BICUBIC.value: "bicubic"}

@@ -23,6 +23,7 @@ BODY_TWINS = {**TWINS, "get_tensor": "get_parameter", "mask": "score_mask", "out
 OWN_LAYERS = "the layers of PyTorch and of Keras begin otherwise; these draw no weights in PyTorch, own them in Keras"
 STEP = "a step is written down in PyTorch, and in TensorFlow traced as graphs that replicas run"
 ONLY_PYTORCH = {
+    "backend.py resize_pixels": "pictures are prepared fast with PyTorch alone",
     "base.py BlipPreTrainedModel.dtype": "Keras layers have it",
     "base.py BlipPreTrainedModel.get_tensor": "get_parameter of TensorFlow gives the queues as well",
     "base.py BlipPreTrainedModel.state_dict": "state dicts are PyTorch's",
